@@ -1,0 +1,76 @@
+"""python -m trainer [train]: one run, from a text to a published version.
+
+Checks what it is asked before TensorFlow is imported, so that a mistake shows at once: one line, exit code 2.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from trainer import corpus
+from trainer.artifact import ArtifactError
+from trainer.config import TooLarge, TrainingConfig, check_memory
+from trainer.corpus import CorpusError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 published, 1 failed on the way, 2 asked for what can't be done, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"]:
+        given = given[1:]
+    try:
+        config = CliApp.run(TrainingConfig, cli_args=given)
+        config.work_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(config.work_dir / "lock", timeout=0):
+            return _train(config)
+    except ValidationError as error:
+        return _fail(2, "; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()))
+    except SettingsError as error:  # a list in a variable
+        return _fail(2, f'{error}; a list is written as JSON: ["a.txt", "b.txt"]')
+    except Timeout:
+        return _fail(2, f"another run is training {config.name!r} in {config.models_dir}; wait for it, or give another --name")
+    except (CorpusError, TooLarge) as error:
+        return _fail(2, str(error))
+    except ArtifactError as error:
+        return _fail(1, str(error))
+    except OSError as error:
+        return _fail(1, f"{error.filename or config.work_dir}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return _fail(130, f"interrupted; finished epochs are kept in {config.work_dir}")
+
+
+def _train(config: TrainingConfig) -> int:
+    for old in (*config.work_dir.glob("ckpt_*"), *config.work_dir.glob("ids")):
+        old.unlink()
+    text = corpus.read(config.corpus, config.work_dir)
+    corpus.check_length(len(text.ids), config.seq_length, config.batch_size)
+    check_memory(config, text.vocabulary.characters)
+    print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct")
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
+    from trainer.loop import Diverged, train
+
+    try:
+        version = train(config, text)
+    except Diverged as error:
+        return _fail(1, f"{error}; finished epochs are kept in {config.work_dir}")
+    print(f"published {version.path}")
+    return 0
+
+
+def _said(place: Sequence[int | str], message: str) -> str:
+    option = "--" + str(place[0]).replace("_", "-") if place else ""
+    return f"{option}: {message}" if option else message
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"python -m trainer: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Characters <-> ids. Knows nothing of files, networks or TensorFlow."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The Unicode code points of `text`, shape [len(text)]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+class UnknownCharacters(ValueError):
+    """A text holds characters that the vocabulary lacks.
+
+    `places` lists each as (position in the text, character), in the text's order.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, str]]) -> None:
+        self.places = list(places)
+        positions: dict[str, list[str]] = {}
+        for position, character in self.places:
+            positions.setdefault(character, []).append(str(position))
+        named = "; ".join(f"{character!r} at position {', '.join(found)}" for character, found in positions.items())
+        super().__init__(f"not in the model's vocabulary: {named}")
+
+
+class Vocabulary:
+    """The characters a model knows; a character's id is its index.
+
+    Made from a text, the characters stand in code-point order, so that
+    `Vocabulary.of(text).characters == sorted(set(text))`.
+
+    Example:
+        >>> vocabulary = Vocabulary.of("hello")
+        >>> vocabulary.encode("hole")
+        array([1, 3, 2, 0], dtype=int32)
+    """
+
+    def __init__(self, characters: Sequence[str]) -> None:
+        """Raises ValueError unless `characters` are distinct single characters, at least one."""
+        for character in characters:
+            if len(character) != 1:
+                raise ValueError(f"a vocabulary holds single characters, not {character!r}")
+        if not characters or len(set(characters)) != len(characters):
+            raise ValueError("a vocabulary holds at least one character, each once")
+        self.characters = list(characters)
+        points = code_points("".join(characters))
+        # One row per code point up to the highest known, and one more (-1) that stands for all above it.
+        self._ids = np.full(int(points.max()) + 2, -1, np.int32)
+        self._ids[points] = np.arange(len(points), dtype=np.int32)
+
+    @classmethod
+    def of(cls, text: Iterable[str]) -> "Vocabulary":
+        return cls(sorted(set(text)))
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def encode(self, text: str) -> NDArray[np.int32]:
+        """Ids of `text`, shape [len(text)]; raises UnknownCharacters with every place."""
+        ids: NDArray[np.int32] = self._ids[np.minimum(code_points(text), len(self._ids) - 1)]
+        unknown = np.flatnonzero(ids < 0)
+        if len(unknown):
+            raise UnknownCharacters([(int(place), text[place]) for place in unknown])
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, each in [0, len(self))."""
+        return "".join([self.characters[i] for i in ids])
