@@ -1,0 +1,101 @@
+"""Every error in one shape, OpenAI's: {"error": {"code", "message", "type", "param"}}."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from service.generation.engine import EngineStopped
+from service.generation.scheduler import QueueFull
+from service.registry import NotReady, UnknownModel
+from trainer.vocabulary import UnknownCharacters
+
+log = logging.getLogger(__name__)
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    type: str
+    param: str | None = None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class ApiError(Exception):
+    """An answer other than 2xx: its status and what its body says."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers
+        kind = (
+            "invalid_request_error" if status < 500 and status != 429 else "rate_limit_error" if status == 429 else "server_error"
+        )
+        self.body = ErrorBody(error=ErrorDetail(code=code, message=_sendable(message), type=kind, param=param and _sendable(param)))
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body.model_dump(), self.status, self.headers)
+
+
+def translated(error: Exception) -> ApiError:
+    """What a caller is told of an exception from anywhere below: each has its status in this one place."""
+    match error:
+        case ApiError():
+            return error
+        case UnknownCharacters():
+            return ApiError(422, "unknown_characters", str(error), param="start_string")
+        case UnknownModel():
+            return ApiError(404, "model_not_found", str(error), param="model")
+        case NotReady():
+            return ApiError(503, "not_ready", str(error), headers={"Retry-After": "1"})
+        case QueueFull():
+            return ApiError(429, "queue_full", "too many requests are waiting; try again", headers={"Retry-After": "1"})
+        case EngineStopped():
+            return ApiError(503, "engine_stopped", str(error))
+        case RequestValidationError():
+            first = error.errors()[0]
+            if first["type"] == "json_invalid":
+                return ApiError(422, "invalid_json", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+            place = ".".join(str(part) for part in first["loc"] if part != "body") or None
+            return ApiError(422, "invalid_value", f"{place}: {first['msg']}" if place else first["msg"], param=place)
+        case HTTPException():
+            return ApiError(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
+        case _:
+            return ApiError(500, "internal_error", "the server failed; its log says how")
+
+
+def install(app: FastAPI) -> None:
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        return translated(error).response()
+
+    for kind in (
+        ApiError,
+        UnknownCharacters,
+        UnknownModel,
+        NotReady,
+        QueueFull,
+        EngineStopped,
+        RequestValidationError,
+        HTTPException,
+    ):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer)  # Starlette logs it with its trace besides
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a path operation that may answer these."""
+    return {status: {"model": ErrorBody} for status in statuses}
+
+
+def _sendable(text: str) -> str:
+    """Lone surrogates can't be sent as UTF-8: show them escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()

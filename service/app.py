@@ -1,0 +1,41 @@
+"""create_app(settings): wires settings, registry and routers into one ASGI application."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service.api import errors, generate, probes
+from service.generation.decoder import open_decoder
+from service.generation.engine import Engine
+from service.registry import Registry
+from service.settings import Settings
+from trainer.artifact import Version
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service. It listens at once; models load beside it, and /readyz says when they serve."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def open_engine(version: Version) -> Engine:
+            decoder = open_decoder(version, slots=settings.slots, chunk=settings.chunk)
+            return Engine(decoder, loop, queue_limit=settings.queue_limit, chunk=settings.chunk)
+
+        app.state.settings = settings
+        app.state.registry = registry = Registry(settings.models_dir, settings.default_model, open_engine)
+        loading = asyncio.create_task(asyncio.to_thread(registry.load))
+        try:
+            yield
+        finally:
+            await loading
+            await asyncio.to_thread(registry.close)
+
+    app = FastAPI(title="Folio", description="A character-level recurrent network, served over REST and SSE.", lifespan=lifespan)
+    app.include_router(generate.router)
+    app.include_router(probes.router)
+    errors.install(app)
+    return app

@@ -1,0 +1,64 @@
+"""What the engine asks of a network: advance some slots by some steps. Knows ids and slots, nothing of requests."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.artifact import Version
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call: B slots, each advanced by K steps.
+
+    At step k slot b's network takes its input (at first `inputs`, then what the step before chose) and its state; the step
+    chooses `forced` where that is not negative, else it samples. So a prompt is read by the call that generates.
+    """
+
+    slots: NDArray[np.int32]  # [B], distinct
+    fresh: NDArray[np.bool_]  # [B]: the slot starts from a zero state
+    inputs: NDArray[np.int32]  # [B]
+    forced: NDArray[np.int32]  # [K, B], -1 where the step samples
+    uniforms: NDArray[np.float32]  # [K, B], in [0, 1)
+    temperatures: NDArray[np.float64]  # [B]; 0 takes the most likely character
+
+
+class Decoder(Protocol):
+    """A network of a fixed number of slots, each with a state kept from call to call."""
+
+    slots: int
+
+    def decode(self, batch: Batch) -> NDArray[np.int32]:
+        """The characters chosen, [K, B].
+
+        A sampled one inverts the CDF of softmax(logits / temperature) at its uniform: the first id whose cumulative
+        probability exceeds it.
+        """
+        ...
+
+
+def open_decoder(version: Version, *, slots: int, chunk: int) -> Decoder:
+    """The decoder for a version, warmed: its first call of `chunk` steps is behind it."""
+    from service.generation.tensorflow_decoder import TensorFlowDecoder  # costs seconds and hundreds of MB: only where it is chosen
+
+    decoder = TensorFlowDecoder(version.config, version.tensors, slots)
+    decoder.decode(
+        Batch(
+            slots=np.zeros(1, np.int32),
+            fresh=np.ones(1, bool),
+            inputs=np.zeros(1, np.int32),
+            forced=np.full((chunk, 1), -1, np.int32),
+            uniforms=np.zeros((chunk, 1), np.float32),
+            temperatures=np.ones(1),
+        )
+    )
+    return decoder
+
+
+def inverse_temperatures(temperatures: NDArray[np.float64]) -> NDArray[np.float32]:
+    """1 / temperature [B, 1], bounded so that float32 logits stay finite; 0 stands for temperature 0."""
+    with np.errstate(divide="ignore"):
+        inverse = np.where(temperatures > 0, np.clip(1 / temperatures, 1e-30, 1e30), 0)
+    return inverse.astype(np.float32)[:, None]

@@ -1,0 +1,106 @@
+"""Which versions are in the models folder, and which of them are loaded: the newest valid one of each model."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.generation.engine import Engine
+from trainer import artifact
+from trainer.artifact import ArtifactError, Version, VersionConfig
+from trainer.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+PINNED = "PINNED"  # a file in a model's folder that names the version to serve instead of the newest
+
+
+class NotReady(Exception):
+    """No model can be served (yet); the message says why."""
+
+
+class UnknownModel(Exception):
+    """No model of that name is served; the message names those that are."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded version: what it is, and the engine that runs it."""
+
+    config: VersionConfig
+    vocabulary: Vocabulary
+    engine: Engine
+
+
+class Registry:
+    """The models of a folder. `load` fills it, off the event loop; until then nothing is served."""
+
+    def __init__(self, models_dir: Path, default_model: str, open_engine: Callable[[Version], Engine]) -> None:
+        self._models_dir, self._default, self._open_engine = models_dir, default_model, open_engine
+        self._models: dict[str, Model] = {}
+        self.not_ready: str | None = "models are being loaded"
+
+    def load(self) -> None:
+        """Loads and starts every model's newest valid version; then `not_ready` is None, or says why nothing is served."""
+        refused: list[str] = []
+        try:
+            folders = sorted(path for path in self._models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+        except OSError as error:
+            folders, refused = [], [f"{self._models_dir}: {error.strerror or error}"]
+        for folder in folders:
+            for path in candidates(folder):
+                try:
+                    version = read_own(path)
+                    engine = self._open_engine(version)
+                except Exception as error:
+                    # Whatever one version does, an older one or another model can still be served.
+                    reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error!r}"
+                    log.warning("refused %s", reason, exc_info=not isinstance(error, ArtifactError))
+                    refused.append(reason)
+                    continue
+                engine.start()
+                self._models[folder.name] = Model(version.config, Vocabulary(version.config.vocabulary), engine)
+                log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
+                break
+        if self._models:
+            self.not_ready = None
+        else:
+            self.not_ready = "no model can be served: " + ("; ".join(refused) or f"{self._models_dir} holds no published version")
+            log.error("%s", self.not_ready)
+
+    def check_ready(self) -> None:
+        """Raises NotReady until a model is served."""
+        if self.not_ready is not None:
+            raise NotReady(self.not_ready)
+
+    def get(self, name: str | None) -> Model:
+        """The model `name`; without a name the default one, or the only one. Raises NotReady or UnknownModel."""
+        self.check_ready()
+        if name is None and len(self._models) == 1:
+            return next(iter(self._models.values()))
+        try:
+            return self._models[name or self._default]
+        except KeyError:
+            raise UnknownModel(f"no model {name or self._default!r} here; there are: {', '.join(self._models)}") from None
+
+    def close(self) -> None:
+        for model in self._models.values():
+            model.engine.stop()
+
+
+def read_own(path: Path) -> Version:
+    """A version as `artifact.read` has it; one that was published under another name or number is refused too."""
+    version = artifact.read(path)
+    published = f"{version.config.name}/{version.config.version}"
+    if published != f"{path.parent.name}/{path.name}":
+        raise ArtifactError(f"{path}: was published as {published}: copy it to a folder of that name")
+    return version
+
+
+def candidates(model: Path) -> list[Path]:
+    """The versions to try, best first: newest to oldest, or the pinned one alone."""
+    try:
+        pinned = (model / PINNED).read_text().strip()
+    except OSError:
+        return [model / str(version) for version in reversed(artifact.versions(model))]
+    return [model / pinned]
