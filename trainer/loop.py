@@ -88,7 +88,9 @@ def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
         with tf.GradientTape() as tape:
             logits = recurrence.logits(model, inputs) if fast else model(inputs, training=True)
             loss = loss_of(targets, logits)
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        # Dense: for a row that occurs twice in a batch Keras's Adam adds squares of its sparse gradient's parts, not their sum's.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
+        optimizer.apply(gradients, model.trainable_variables)
         return loss
 
     return step  # type: ignore[no-any-return]

@@ -47,6 +47,8 @@ class Vocabulary:
             raise ValueError("a vocabulary holds at least one character, each once")
         self.characters = list(characters)
         points = code_points("".join(characters))
+        if ((points >= 0xD800) & (points <= 0xDFFF)).any():
+            raise ValueError("a vocabulary holds characters, not halves of surrogate pairs")
         # One row per code point up to the highest known, and one more (-1) that stands for all above it.
         self._ids = np.full(int(points.max()) + 2, -1, np.int32)
         self._ids[points] = np.arange(len(points), dtype=np.int32)

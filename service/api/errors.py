@@ -64,7 +64,9 @@ def translated(error: Exception) -> ApiError:
         case RequestValidationError():
             first = error.errors()[0]
             if first["type"] == "json_invalid":
-                return ApiError(422, "invalid_json", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+                return ApiError(
+                    422, "invalid_json", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+                )
             place = ".".join(str(part) for part in first["loc"] if part != "body") or None
             return ApiError(422, "invalid_value", f"{place}: {first['msg']}" if place else first["msg"], param=place)
         case HTTPException():

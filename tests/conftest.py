@@ -1,0 +1,24 @@
+"""Fixtures that every test may ask for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import VOCABULARY, Publish, config, random_tensors
+from trainer import artifact
+from trainer.artifact import Architecture, Version
+
+
+@pytest.fixture
+def architecture() -> Architecture:
+    return Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=VOCABULARY)
+
+
+@pytest.fixture
+def publish(tmp_path: Path, architecture: Architecture) -> Publish:
+    """publish(name="tiny", seed=0): the next version of a model in tmp_path, random weights."""
+
+    def publish(name: str = "tiny", seed: int = 0) -> Version:
+        return artifact.publish(tmp_path, config(architecture, name), random_tensors(architecture, seed), {})
+
+    return publish

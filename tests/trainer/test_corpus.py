@@ -1,0 +1,115 @@
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer import corpus
+from trainer.corpus import CorpusError
+
+
+def read(tmp_path: Path, *texts: bytes) -> corpus.Corpus:
+    paths = []
+    for i, text in enumerate(texts):
+        paths.append(tmp_path / f"{i}.txt")
+        paths[-1].write_bytes(text)
+    return corpus.read(paths, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["hello", "道可道，非常道。", "🎭🎭a🎉", "a\r\nb\rc\n", "\ufeffmark", "\x00\u2028"])
+def test_any_utf8_text_is_read_as_it_is(tmp_path: Path, text: str) -> None:
+    read_text = read(tmp_path, text.encode())
+    assert read_text.vocabulary.characters == sorted(set(text))
+    assert read_text.vocabulary.decode(read_text.ids) == text
+    assert read_text.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_files_are_one_text_in_their_order(tmp_path: Path) -> None:
+    text = read(tmp_path, b"one ", "dös ".encode(), b"three")
+    assert text.vocabulary.decode(text.ids) == "one dös three"
+
+
+def test_characters_cut_by_a_block_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "aé語🎭" * 100
+    for block in (1, 2, 3, 5, 7):
+        monkeypatch.setattr(corpus, "BLOCK", block)
+        read_text = read(tmp_path, text.encode())
+        assert read_text.vocabulary.decode(read_text.ids) == text
+
+
+@pytest.mark.parametrize(("distinct", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.uint16), (70_000, np.uint32)])
+def test_ids_take_as_few_bytes_as_the_vocabulary_allows(tmp_path: Path, distinct: int, dtype: type) -> None:
+    points = [point for point in range(distinct + 0x800) if not 0xD800 <= point <= 0xDFFF][:distinct]
+    text = read(tmp_path, "".join(map(chr, points)).encode())
+    assert text.ids.dtype == dtype
+    np.testing.assert_array_equal(text.ids, np.arange(distinct))
+
+
+@pytest.mark.parametrize("block", [4, 1 << 20])
+def test_the_byte_that_is_not_utf8_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    with pytest.raises(CorpusError, match=r"1\.txt: not UTF-8: byte 0xff at offset 8 \(invalid start byte\)"):
+        read(tmp_path, b"fine", "sech语s".encode() + b"\xff rest")
+
+
+def test_a_text_that_ends_within_a_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"byte 0xe8 at offset 2 \(unexpected end of data\)"):
+        read(tmp_path, b"ab" + "語".encode()[:2])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"absent\.txt: No such file"):
+        corpus.read([tmp_path / "absent.txt"], tmp_path)
+
+
+def test_an_empty_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no text"):
+        read(tmp_path, b"", b"")
+
+
+def test_a_text_too_short_for_a_batch_is_told_how_much_is_missing() -> None:
+    corpus.check_length(404, seq_length=100, batch_size=4)
+    with pytest.raises(CorpusError, match=r"403 characters, 1 short of one batch: 4 examples of 101 characters are 404"):
+        corpus.check_length(403, seq_length=100, batch_size=4)
+
+
+def test_targets_are_inputs_moved_by_one_and_no_window_comes_twice(tmp_path: Path) -> None:
+    text = read(tmp_path, bytes(range(33, 33 + 90)))
+    seen = []
+    for inputs, targets in corpus.batches(text.ids, seq_length=4, batch_size=3, seed=0):
+        np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+        seen += inputs[:, 0].numpy().tolist()
+    assert sorted(seen) == list(range(0, 90, 5))
+
+
+def test_each_epoch_is_shuffled_anew_and_a_seed_repeats_it(tmp_path: Path) -> None:
+    text = read(tmp_path, bytes(range(33, 33 + 90)))
+
+    def epochs(seed: int) -> list[list[int]]:
+        batches = corpus.batches(text.ids, seq_length=4, batch_size=3, seed=seed)
+        return [[first for inputs, _ in batches for first in inputs[:, 0].numpy().tolist()] for _ in range(2)]
+
+    first, second = epochs(1)
+    assert first != second
+    assert epochs(1) == [first, second]
+    assert epochs(2) != [first, second]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux counts it, in KiB")
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    """100 MB more of text must not cost even a tenth of that in memory: read in a process of its own, whose peak counts."""
+    program = (
+        "import resource, sys; from pathlib import Path; from trainer import corpus;"
+        "corpus.read([Path(sys.argv[1])], Path(sys.argv[2])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+
+    def peak(megabytes: int) -> int:
+        path = tmp_path / f"{megabytes}.txt"
+        with path.open("wb") as file:
+            for _ in range(megabytes):
+                file.write(("语言模型🎭 text\n" * 43_691)[: 1 << 19].encode()[: 1 << 20].ljust(1 << 20, b"."))
+        return int(subprocess.check_output([sys.executable, "-c", program, path, tmp_path]))
+
+    assert peak(104) - peak(4) < 10 * 1024

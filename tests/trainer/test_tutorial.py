@@ -1,0 +1,134 @@
+"""The facts of the reference, TensorFlow's tutorial 'Text generation with an RNN', that the recipe `tutorial` reproduces."""
+
+from math import log
+from pathlib import Path
+from typing import Literal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import corpus, loop, network, recurrence
+from trainer.config import TrainingConfig
+from trainer.corpus import Corpus
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainingConfig:
+    return TrainingConfig(recipe="tutorial")
+
+
+@pytest.fixture(scope="module")
+def text(config: TrainingConfig, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return corpus.read(config.corpus, tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def batches(config: TrainingConfig, text: Corpus) -> tf.data.Dataset:
+    return corpus.batches(text.ids, seq_length=config.seq_length, batch_size=config.batch_size, seed=config.seed)
+
+
+@pytest.fixture(scope="module")
+def model(config: TrainingConfig, text: Corpus) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return network.build(config.architecture(text.vocabulary.characters), config.batch_size)
+
+
+def test_the_corpus_has_its_characters(text: Corpus) -> None:
+    whole = Path(corpus.SHAKESPEARE).read_bytes().decode()
+    assert len(text.ids) == len(whole) == 1_115_394
+    assert len(text.vocabulary) == 65
+    assert text.vocabulary.characters == sorted(set(whole))
+
+
+def test_first_citizen_has_its_ids(text: Corpus) -> None:
+    first_citizen = [18, 47, 56, 57, 58, 1, 15, 47, 58, 47, 64, 43, 52]
+    assert text.vocabulary.encode("First Citizen").tolist() == first_citizen
+    assert text.ids[:13].tolist() == first_citizen
+
+
+def test_the_text_is_cut_into_its_examples_and_steps(config: TrainingConfig, text: Corpus, batches: tf.data.Dataset) -> None:
+    assert corpus.examples(len(text.ids), config.seq_length) == 11_043
+    assert len(batches) == 172
+    assert corpus.SHUFFLE_BUFFER == 10_000
+
+
+def test_batches_have_their_shapes(batches: tf.data.Dataset) -> None:
+    inputs, targets = next(iter(batches))
+    assert inputs.shape == targets.shape == (64, 100)
+    np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+
+
+def test_layers_have_their_parameters(model: keras.Model) -> None:
+    assert [layer.count_params() for layer in model.layers] == [16_640, 3_938_304, 66_625]
+    assert model.count_params() == 4_021_569
+
+
+def test_the_gru_is_the_tutorials(model: keras.Model) -> None:
+    gru = model.layers[1]
+    assert isinstance(gru, keras.layers.GRU)
+    assert gru.units == 1024
+    assert gru.stateful
+    assert gru.return_sequences
+    assert gru.reset_after
+    assert isinstance(gru.cell.recurrent_initializer, keras.initializers.GlorotUniform)
+
+
+def test_an_untrained_network_is_as_good_as_a_guess(model: keras.Model, batches: tf.data.Dataset) -> None:
+    inputs, targets = next(iter(batches))
+    network.reset_state(model)
+    logits = recurrence.logits(model, inputs)
+    assert logits.shape == (64, 100, 65)
+    loss = float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(targets, logits))
+    assert loss == pytest.approx(log(65), abs=0.01)
+    assert loss == pytest.approx(4.174, abs=0.01)
+
+
+def test_training_options_are_the_tutorials(config: TrainingConfig) -> None:
+    assert (config.epochs, config.batch_size, config.seq_length) == (10, 64, 100)
+    assert (config.cell, config.layers, config.units, config.embedding) == ("gru", 1, 1024, 256)
+    assert config.learning_rate == pytest.approx(float(keras.optimizers.Adam().learning_rate))
+
+
+def test_an_lstm_may_take_the_grus_place_and_layers_may_be_added(text: Corpus) -> None:
+    options = TrainingConfig(cell="lstm", layers=2, units=32, embedding=16)
+    model = network.build(options.architecture(text.vocabulary.characters), batch_size=2)
+    assert [type(layer) for layer in model.layers[1:-1]] == [keras.layers.LSTM, keras.layers.LSTM]
+    assert model(np.zeros((2, 5), np.int32)).shape == (2, 5, 65)
+
+
+def test_the_network_compiles_and_fits_as_a_plain_keras_model(text: Corpus) -> None:
+    """The tutorial's first half, on the trainer's own batches: model.compile, model.fit."""
+    keras.utils.set_random_seed(0)
+    options = TrainingConfig(units=32, embedding=16, batch_size=8, seq_length=20)
+    model = network.build(options.architecture(text.vocabulary.characters), options.batch_size)
+    batches = corpus.batches(text.ids[:20_000], seq_length=20, batch_size=8, seed=0)
+    model.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = model.fit(batches, epochs=2, shuffle=False, verbose=0).history
+    assert history["loss"][1] < history["loss"][0] < log(65)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: Literal["gru", "lstm"]) -> None:
+    """The tutorial's two halves differ in form only: from the same weights, over the same batches, to the same weights.
+
+    With SGD, whose steps show a gradient as it is: Keras's Adam treats an embedding's sparse gradient otherwise than a dense one.
+    """
+    architecture = TrainingConfig(units=16, embedding=8, cell=cell).architecture(text.vocabulary.characters)
+    by_fit, by_loop = network.build(architecture, 4), network.build(architecture, 4)
+    network.load(by_loop, network.tensors(by_fit))
+    before = network.tensors(by_fit)
+    batches = list(corpus.batches(text.ids[:1000], seq_length=10, batch_size=4, seed=0))
+
+    by_fit.compile(keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stacked = tuple(np.stack(part) for part in zip(*batches, strict=True))
+    by_fit.fit(tf.data.Dataset.from_tensor_slices(stacked), shuffle=False, verbose=0)
+    step = loop.training_step(by_loop, keras.optimizers.SGD(1.0))
+    for inputs, targets in batches:
+        step(inputs, targets)
+
+    for name, tensor in network.tensors(by_fit).items():
+        moved = np.abs(tensor - before[name]).max()
+        assert moved > 0
+        np.testing.assert_allclose(network.tensors(by_loop)[name], tensor, atol=1e-4 * moved, rtol=0, err_msg=name)
