@@ -59,6 +59,5 @@ def open_decoder(version: Version, *, slots: int, chunk: int) -> Decoder:
 
 def inverse_temperatures(temperatures: NDArray[np.float64]) -> NDArray[np.float32]:
     """1 / temperature [B, 1], bounded so that float32 logits stay finite; 0 stands for temperature 0."""
-    with np.errstate(divide="ignore"):
-        inverse = np.where(temperatures > 0, np.clip(1 / temperatures, 1e-30, 1e30), 0)
+    inverse = np.where(temperatures > 0, 1 / np.clip(temperatures, 1e-30, 1e30), 0)
     return inverse.astype(np.float32)[:, None]

@@ -1,0 +1,300 @@
+"""POST /generate over a real socket, by httpx, against the TensorFlow decoder and a small published model."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.settings import Settings
+from tests.sse import Event, events
+from tests.support import VOCABULARY, config, random_tensors, serving, wait_until
+from trainer import artifact, network, report
+from trainer.artifact import Architecture
+from trainer.vocabulary import Vocabulary
+
+ARCHITECTURE = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, httpx.Client]]:
+    models = tmp_path_factory.mktemp("models")
+    for name in ("tiny", "other"):
+        artifact.publish(models, config(ARCHITECTURE, name), random_tensors(ARCHITECTURE, seed=len(name)), {})
+    with serving(Settings(models_dir=models, default_model="tiny", slots=4, queue_limit=8, max_num_generate=1_000_000)) as both:
+        yield both
+
+
+@pytest.fixture
+def client(served: tuple[FastAPI, httpx.Client]) -> httpx.Client:
+    return served[1]
+
+
+@pytest.fixture
+def engine(served: tuple[FastAPI, httpx.Client]) -> Any:
+    return served[0].state.registry.get("tiny").engine
+
+
+def stream(client: httpx.Client, **body: Any) -> list[Event]:
+    with client.stream("POST", "/generate", json={**body, "stream": True}) as response:
+        assert response.status_code == 200, response.read()
+        return list(events(response.iter_bytes()))
+
+
+def test_the_answer_is_the_start_string_continued_as_the_tutorials_loop_does(client: httpx.Client) -> None:
+    single = network.build(ARCHITECTURE, batch_size=1)
+    network.load(single, random_tensors(ARCHITECTURE, seed=len("tiny")))
+    expected = report.sample(single, Vocabulary(VOCABULARY), "ROMEO: ", characters=120, temperature=0.7, seed=42)
+    body = {"start_string": "ROMEO: ", "temperature": 0.7, "num_generate": 120, "seed": 42}
+    answer = client.post("/generate", json=body).json()
+    assert answer["text"] == expected
+    assert answer | {"id": "", "timings": {}, "text": ""} == {
+        "id": "",
+        "model": "tiny",
+        "version": 1,
+        "start_string": "ROMEO: ",
+        "text": "",
+        "seed": 42,
+        "finish_reason": "length",
+        "usage": {"prompt_characters": 7, "generated_characters": 120},
+        "timings": {},
+    }
+    assert set(answer["timings"]) == {"queue_ms", "prefill_ms", "decode_ms", "characters_per_second"}
+    assert all(value > 0 for value in answer["timings"].values())
+
+
+def test_a_thousand_characters_at_temperature_one_unless_asked_otherwise(client: httpx.Client) -> None:
+    answer = client.post("/generate", json={"start_string": "a"}).json()
+    assert len(answer["text"]) == 1001
+    again = client.post(
+        "/generate", json={"start_string": "a", "seed": answer["seed"], "temperature": 1, "num_generate": 1000}
+    ).json()
+    assert again["text"] == answer["text"]
+    assert client.post("/generate", json={"start_string": "a"}).json()["seed"] != answer["seed"]
+
+
+def test_a_stream_is_the_same_text_and_ends_with_the_rest_of_the_answer(client: httpx.Client) -> None:
+    body: dict[str, Any] = {"start_string": "é語🎭\u2028\n", "num_generate": 500, "seed": 7}
+    whole = client.post("/generate", json=body).json()
+    *texts, done = stream(client, **body)
+    assert {event.name for event in texts} == {"message"}
+    assert all(list(event.data) == ["text"] and event.data["text"] for event in texts)
+    assert body["start_string"] + "".join(event.data["text"] for event in texts) == whole["text"]
+    assert {"\u2028", "\n"} <= set(whole["text"][5:]), "characters that careless readers split lines at must be among those sent"
+    assert done.name == "done"
+    assert done.data.keys() == whole.keys() - {"text"}
+    for field in done.data.keys() - {"id", "timings"}:
+        assert done.data[field] == whole[field]
+
+
+def test_every_event_has_an_id_and_the_first_comes_with_the_first_character(client: httpx.Client) -> None:
+    *texts, done = stream(client, start_string="hello", num_generate=100)
+    assert len(texts[0].data["text"]) == 1
+    sent = 0
+    for event in texts:
+        sent += len(event.data["text"])
+        assert event.id == f"{done.data['id']}:{sent}"
+    assert done.id == f"{done.data['id']}:100"
+
+
+def test_accept_asks_for_a_stream_too_and_its_headers_keep_proxies_from_holding_it(client: httpx.Client) -> None:
+    headers = {"Accept": "text/event-stream"}
+    with client.stream("POST", "/generate", json={"start_string": "a", "num_generate": 3}, headers=headers) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+        assert [event.name for event in events(response.iter_bytes())][-1] == "done"
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_seed(client: httpx.Client) -> None:
+    texts = {
+        client.post("/generate", json={"start_string": "a", "temperature": 0, "num_generate": 99, "seed": s}).json()["text"]
+        for s in "123"
+    }
+    assert len(texts) == 1
+
+
+def test_a_model_is_chosen_by_name(client: httpx.Client) -> None:
+    body = {"start_string": "a", "seed": 1, "num_generate": 60}
+    tiny, other = (client.post("/generate", json={**body, "model": name}).json() for name in ("tiny", "other"))
+    assert (tiny["model"], other["model"]) == ("tiny", "other")
+    assert tiny["text"] != other["text"]
+
+
+def test_many_at_once_on_few_slots_get_what_they_get_alone(client: httpx.Client) -> None:
+    bodies = [
+        {"start_string": VOCABULARY[i] * (i % 30 + 1), "num_generate": 20 + 13 * i, "seed": i, "temperature": i % 3 * 0.5}
+        for i in range(12)
+    ]
+    alone = [client.post("/generate", json=body).json()["text"] for body in bodies]
+
+    def whole(body: dict[str, Any]) -> str:
+        return str(client.post("/generate", json=body).json()["text"])
+
+    def streamed(body: dict[str, Any]) -> str:
+        return str(body["start_string"]) + "".join(event.data["text"] for event in stream(client, **body)[:-1])
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(whole, bodies)) == alone
+        assert list(pool.map(streamed, bodies)) == alone
+
+
+def test_unknown_characters_are_named_with_their_places(client: httpx.Client) -> None:
+    for streamed in (False, True):
+        response = client.post("/generate", json={"start_string": "aßb@ß", "stream": streamed})
+        assert response.status_code == 422
+        assert response.json() == {
+            "error": {
+                "code": "unknown_characters",
+                "message": "not in the model's vocabulary: 'ß' at position 1, 4; '@' at position 3",
+                "type": "invalid_request_error",
+                "param": "start_string",
+            }
+        }
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        ({}, 422, "invalid_value", "start_string"),
+        ({"start_string": ""}, 422, "invalid_value", "start_string"),
+        ({"start_string": 5}, 422, "invalid_value", "start_string"),
+        ({"start_string": "a" * 10_001}, 422, "too_long", "start_string"),
+        ({"start_string": "a", "temperature": -0.1}, 422, "invalid_value", "temperature"),
+        ({"start_string": "a", "num_generate": 0}, 422, "invalid_value", "num_generate"),
+        ({"start_string": "a", "num_generate": 1_000_001}, 422, "too_long", "num_generate"),
+        ({"start_string": "a", "num_generate": 1.5}, 422, "invalid_value", "num_generate"),
+        ({"start_string": "a", "seed": 2**53}, 422, "invalid_value", "seed"),
+        ({"start_string": "a", "seed": -1}, 422, "invalid_value", "seed"),
+        ({"start_string": "a", "model": "absent"}, 404, "model_not_found", "model"),
+        ({"start_string": "a", "temprature": 1}, 422, "invalid_value", "temprature"),
+        ([1], 422, "invalid_value", None),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_said_in_the_one_shape(
+    client: httpx.Client, body: Any, status: int, code: str, param: str
+) -> None:
+    response = client.post("/generate", json=body)
+    assert response.status_code == status
+    assert response.json().keys() == {"error"}
+    error = response.json()["error"]
+    assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
+    assert error["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b'{"start_string": ', 422, "invalid_json"),
+        (b'{"start_string": "a", "temperature": NaN}', 422, "invalid_value"),
+        (b'{"start_string": "a", "temperature": 1e999}', 422, "invalid_value"),
+        (b'{"start_string": "\\ud800"}', 422, "invalid_value"),
+        (b'{"start_string": "a", "\\ud800": 1}', 422, "invalid_value"),
+        (b'{"start_string": "\xff"}', 400, "http_400"),
+        (b"", 422, "invalid_value"),
+    ],
+)
+def test_bodies_that_are_no_json_or_hold_what_no_text_holds(client: httpx.Client, content: bytes, status: int, code: str) -> None:
+    response = client.post("/generate", content=content, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+def test_paths_and_methods_that_are_not_there_have_the_one_shape_too(client: httpx.Client) -> None:
+    for response, status in ((client.get("/absent"), 404), (client.get("/generate"), 405)):
+        assert response.status_code == status
+        assert response.json()["error"]["code"] == f"http_{status}"
+
+
+def test_beyond_the_queue_the_answer_is_429_with_retry_after(client: httpx.Client, engine: Any) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        leave = threading.Event()
+
+        def hold() -> None:
+            with client.stream(
+                "POST", "/generate", json={"start_string": "a", "num_generate": 1_000_000, "stream": True}
+            ) as response:
+                assert response.status_code == 200
+                leave.wait(60)
+
+        holding = [pool.submit(hold) for _ in range(12)]
+        wait_until(lambda: engine.running == 4 and engine.waiting == 8)
+        response = client.post("/generate", json={"start_string": "a"})
+        leave.set()
+        for one in holding:
+            one.result()
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.json()["error"]["code"] == "queue_full"
+    wait_until(lambda: engine.running == engine.waiting == 0)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_dropped_connection_frees_its_slot(client: httpx.Client, engine: Any, streamed: bool) -> None:
+    """A million characters take minutes; a slot that is free within the wait's limit was freed by the drop."""
+    body = {"start_string": "a", "num_generate": 1_000_000, "stream": streamed}
+    with httpx.Client(base_url=client.base_url) as leaving:
+        if streamed:
+            with leaving.stream("POST", "/generate", json=body) as response:
+                assert b"text" in next(response.iter_bytes())
+                assert engine.running == 1
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                leaving.post("/generate", json=body, timeout=httpx.Timeout(5, read=0.5))
+    wait_until(lambda: engine.running == 0, seconds=20)
+
+
+def test_a_client_that_leaves_the_queue_is_not_waited_for(client: httpx.Client, engine: Any) -> None:
+    body = {"start_string": "a", "num_generate": 1_000_000, "stream": True}
+    with ThreadPoolExecutor(5) as pool:
+        leave = threading.Event()
+
+        def hold() -> None:
+            with client.stream("POST", "/generate", json=body):
+                leave.wait(60)
+
+        holding = [pool.submit(hold) for _ in range(4)]
+        wait_until(lambda: engine.running == 4)
+        with httpx.Client(base_url=client.base_url) as leaving, leaving.stream("POST", "/generate", json=body):
+            wait_until(lambda: engine.waiting == 1)
+        wait_until(lambda: engine.waiting == 0, seconds=20)
+        assert engine.running == 4
+        leave.set()
+        for one in holding:
+            one.result()
+    wait_until(lambda: engine.running == 0)
+
+
+def test_the_openapi_document_describes_generate(client: httpx.Client) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/generate"]["post"]
+    assert operation["responses"].keys() >= {"200", "404", "422", "429", "503"}
+    assert operation["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}
+    error = client.get("/openapi.json").json()["components"]["schemas"]["ErrorBody"]
+    assert json.dumps(error)
+    assert operation["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("ErrorBody")
+
+
+def test_an_engine_that_dies_ends_a_stream_with_an_error_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact.publish(tmp_path, config(ARCHITECTURE), random_tensors(ARCHITECTURE), {})
+    with serving(Settings(models_dir=tmp_path, slots=2)) as (app, client):
+        decoder = app.state.registry.get("tiny").engine._decoder
+        decode, calls = decoder.decode, iter(range(3))
+
+        def failing(batch: Any) -> Any:
+            if next(calls, None) is None:
+                raise MemoryError("the device is gone")
+            return decode(batch)
+
+        monkeypatch.setattr(decoder, "decode", failing)
+        *texts, last = stream(client, start_string="a", num_generate=1000)
+        assert len(texts) == 3
+        assert last.name == "error"
+        assert last.data["error"]["code"] == "engine_stopped"
+        assert last.id
+        response = client.post("/generate", json={"start_string": "a"})
+        assert response.status_code == 503
+        assert "the device is gone" in response.json()["error"]["message"]

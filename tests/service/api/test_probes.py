@@ -1,0 +1,42 @@
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.app import create_app
+from service.generation import decoder
+from service.settings import Settings
+from tests.support import Publish, run_server, wait_until
+
+
+def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish()
+    go_on, open_decoder = threading.Event(), decoder.open_decoder
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        go_on.wait(60)
+        return open_decoder(*arguments, **options)
+
+    monkeypatch.setattr("service.app.open_decoder", slow)
+    with run_server(create_app(Settings(models_dir=tmp_path))) as address, httpx.Client(base_url=address) as client:
+        assert client.get("/healthz").status_code == 200
+        for response in (client.get("/readyz"), client.post("/generate", json={"start_string": "a"})):
+            assert response.status_code == 503
+            assert response.headers["retry-after"]
+            assert response.json()["error"] == {
+                "code": "not_ready", "message": "models are being loaded", "type": "server_error", "param": None,
+            }  # fmt: skip
+        go_on.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        assert client.post("/generate", json={"start_string": "a", "num_generate": 5}, timeout=60).status_code == 200
+
+
+def test_without_a_model_it_lives_and_says_why_it_is_not_ready(tmp_path: Path) -> None:
+    with run_server(create_app(Settings(models_dir=tmp_path / "absent"))) as address, httpx.Client(base_url=address) as client:
+        wait_until(lambda: "being loaded" not in client.get("/readyz").text)
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert "absent: No such file or directory" in response.json()["error"]["message"]
+        assert client.get("/healthz").json() == {"status": "ok"}

@@ -1,0 +1,200 @@
+"""The engine with a decoder whose every choice is known: a slot counts up from its prompt's last character."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.generation.decoder import Batch
+from service.generation.engine import Engine, EngineStopped
+from service.generation.request import Generation
+from service.generation.scheduler import QueueFull
+
+
+class Counter:
+    """Chooses input + 1. `calls` keeps each batch; where `gate` is set, a call waits for a permit."""
+
+    def __init__(self, slots: int, gate: threading.Semaphore | None = None) -> None:
+        self.slots, self.gate, self.calls = slots, gate, list[Batch]()
+        self.called = threading.Semaphore(0)
+
+    def decode(self, batch: Batch) -> NDArray[np.int32]:
+        self.calls.append(batch)
+        self.called.release()
+        if self.gate is not None:
+            self.gate.acquire()
+        chosen, character = [], batch.inputs
+        for forced in batch.forced:
+            character = np.where(forced >= 0, forced, character + 1).astype(np.int32)
+            chosen.append(character)
+        return np.stack(chosen)
+
+
+class Broken(Counter):
+    def decode(self, batch: Batch) -> NDArray[np.int32]:
+        raise MemoryError(f"no room for {len(batch.slots)}")
+
+
+def generation(first: int, num_generate: int = 5, prompt: int = 1) -> Generation:
+    return Generation(np.full(prompt, first, np.int32), num_generate, 1.0, 0)
+
+
+@asynccontextmanager
+async def running(decoder: Counter, queue_limit: int = 100, chunk: int = 4) -> AsyncIterator[Engine]:
+    engine = Engine(decoder, asyncio.get_running_loop(), queue_limit=queue_limit, chunk=chunk)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        if decoder.gate is not None:
+            decoder.gate.release(1_000_000)
+        await asyncio.to_thread(engine.stop)
+
+
+async def read_all(one: Generation) -> list[int]:
+    characters: list[int] = []
+    while new := await one.read():
+        characters += new
+    return characters
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(60):
+            await test()
+
+    asyncio.run(limited())
+
+
+def test_everybody_gets_their_own_characters_whether_slots_are_few_or_many() -> None:
+    async def test() -> None:
+        for slots in (1, 3, 50):
+            async with running(Counter(slots)) as engine:
+                everybody = [generation(1000 * i, num_generate=i + 1, prompt=i % 9 + 1) for i in range(50)]
+                for one in everybody:
+                    engine.submit(one)
+                results = await asyncio.gather(*(read_all(one) for one in everybody))
+                for i, characters in enumerate(results):
+                    assert characters == list(range(1000 * i + 1, 1000 * i + i + 2))
+                    assert everybody[i].finish_reason == "length"
+                assert (engine.running, engine.waiting) == (0, 0)
+
+    run(test)
+
+
+def test_the_first_character_comes_alone_and_before_the_rest_is_computed() -> None:
+    async def test() -> None:
+        gate = threading.Semaphore(1)
+        async with running(Counter(1, gate)) as engine:
+            one = generation(0, num_generate=9, prompt=3)
+            engine.submit(one)
+            assert await one.read() == [1]  # one permit: one call
+            gate.release()
+            assert await one.read() == [2, 3, 4, 5]
+
+    run(test)
+
+
+def test_a_slow_reader_finds_all_it_missed_at_once() -> None:
+    async def test() -> None:
+        async with running(Counter(2)) as engine:
+            slow, quick = generation(0, num_generate=100), generation(500, num_generate=200)
+            engine.submit(slow)
+            engine.submit(quick)
+            assert len(await read_all(quick)) == 200
+            assert await slow.read() == list(range(1, 101))
+            assert await slow.read() == []
+
+    run(test)
+
+
+def test_a_cancelled_generation_is_in_no_call_after_the_one_under_way() -> None:
+    async def test() -> None:
+        gate = threading.Semaphore(0)
+        decoder = Counter(1, gate)
+        async with running(decoder) as engine:
+            leaving, next_one = generation(0, num_generate=1000), generation(500, num_generate=3)
+            engine.submit(leaving)
+            engine.submit(next_one)
+            await asyncio.to_thread(decoder.called.acquire)  # the first call is under way
+            engine.cancel(leaving)
+            engine.cancel(leaving)  # again is no fault
+            gate.release(1000)
+            assert await read_all(next_one) == [501, 502, 503]
+            assert await read_all(leaving) == []
+            assert leaving.finish_reason == "cancelled"
+            assert [batch.inputs.tolist() for batch in decoder.calls] == [[0], [500], [501]]
+
+    run(test)
+
+
+def test_a_waiting_generation_can_be_cancelled() -> None:
+    async def test() -> None:
+        gate = threading.Semaphore(0)
+        async with running(Counter(1, gate)) as engine:
+            first, second = generation(0), generation(500)
+            engine.submit(first)
+            engine.submit(second)
+            engine.cancel(second)
+            gate.release(1000)
+            assert len(await read_all(first)) == 5
+            assert (engine.running, engine.waiting) == (0, 0)
+
+    run(test)
+
+
+def test_more_than_the_queue_holds_is_refused_and_what_it_holds_is_served() -> None:
+    async def test() -> None:
+        gate = threading.Semaphore(0)
+        async with running(Counter(1, gate), queue_limit=2) as engine:
+            taken = [generation(i * 100) for i in range(3)]
+            for one in taken:
+                engine.submit(one)
+            with pytest.raises(QueueFull):
+                engine.submit(generation(0))
+            gate.release(1000)
+            assert [len(await read_all(one)) for one in taken] == [5, 5, 5]
+
+    run(test)
+
+
+def test_a_decoder_that_fails_reaches_every_waiter_and_later_ones_are_refused() -> None:
+    async def test() -> None:
+        async with running(Broken(1)) as engine:
+            everybody = [generation(i) for i in range(3)]
+            for one in everybody:
+                try:
+                    engine.submit(one)
+                except EngineStopped:  # it is already known
+                    continue
+                with pytest.raises(EngineStopped, match="no room for 1"):
+                    await one.read()
+            with pytest.raises(EngineStopped, match="no room for 1"):
+                engine.submit(generation(0))
+
+    run(test)
+
+
+def test_stopping_ends_everybody_with_a_word() -> None:
+    async def test() -> None:
+        gate = threading.Semaphore(1)
+        decoder = Counter(1, gate)
+        async with running(decoder) as engine:
+            current, waiting = generation(0, num_generate=1000), generation(500)
+            engine.submit(current)
+            engine.submit(waiting)
+            assert await current.read() == [1]
+            stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+            for one in (current, waiting):
+                with pytest.raises(EngineStopped, match="shutting down"):
+                    await read_all(one)
+            gate.release(1000)
+            await stopping
+            with pytest.raises(EngineStopped):
+                engine.submit(generation(0))
+
+    run(test)
