@@ -5,14 +5,14 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from trainer import artifact, checkpoints, corpus, network, recurrence, report
+from trainer import __version__, artifact, checkpoints, corpus, network, recurrence, report
 from trainer.artifact import Version
 from trainer.checkpoints import Checkpoint
 from trainer.config import TrainingConfig
@@ -114,8 +114,13 @@ def publish(config: TrainingConfig, text: Corpus, checkpoint: Checkpoint) -> Ver
             "training": {**options, "corpus": [path.name for path in config.corpus], "last_loss": history[-1]["last_loss"]},
             "scores": {"full_pass": None, "cold_256": None},
             "sha256": {"corpus": text.sha256},
-            "packages": {"python": platform.python_version(), **{name: version(name) for name in ("folio", "keras", "numpy")}}
-            | {"tensorflow": tf.__version__},
+            "packages": {
+                "folio": __version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "keras": keras.__version__,
+                "tensorflow": tf.__version__,
+            },
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
         checkpoint.weights,

@@ -1,0 +1,85 @@
+"""The containers, with whatever engine `docker` answers with: the shipped model served, a version trained into the volume."""
+
+import os
+import shutil
+import socket
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+Compose = Callable[..., str]
+
+
+def engine_missing() -> str | None:
+    """Why there is no container engine with Compose, or None where there is."""
+    if shutil.which("docker") is None:
+        return "no docker command"
+    for command in (["docker", "compose", "version"], ["docker", "info"]):
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        if finished.returncode:
+            return f"{' '.join(command)}: {finished.stderr.strip().splitlines()[-1] if finished.stderr.strip() else 'failed'}"
+    return None
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def compose(port: int) -> Iterator[Compose]:
+    """docker compose, as a project of its own that is gone afterwards."""
+    if reason := engine_missing():
+        pytest.skip(f"no container engine: {reason}")
+    project = f"folio-test-{uuid.uuid4().hex[:8]}"
+
+    def compose(*arguments: str) -> str:
+        finished = subprocess.run(
+            ["docker", "compose", "--project-name", project, *arguments],
+            cwd=ROOT, env=os.environ | {"FOLIO_PORT": str(port)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout
+
+    yield compose
+    compose("--profile", "trainer", "down", "--volumes", "--remove-orphans")
+
+
+def test_the_shipped_model_is_served_and_a_trained_version_follows_it(compose: Compose, port: int) -> None:
+    compose("build", "api", "trainer")
+    compose("up", "--detach", "--wait", "api")
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        body = {"start_string": "ROMEO: ", "num_generate": 50, "seed": 1}
+        shipped = client.post("/generate", json=body).json()
+        assert shipped["model"] == "shakespeare"
+        assert len(shipped["text"]) == 57
+
+        said = compose("run", "--rm", "trainer", "--epochs", "1", "--units", "16", "--embedding", "8", "--seed", "3")
+        assert f"published /models/shakespeare/{shipped['version'] + 1}" in said
+
+        compose("restart", "api")
+        wait_until(lambda: _answers(client), seconds=120)
+        trained = client.post("/generate", json=body).json()
+        assert trained["version"] == shipped["version"] + 1
+        assert trained["text"] != shipped["text"]
+
+    inside = compose(
+        "exec", "-T", "api", "python", "-c", "import os, shutil; print(os.getuid(), shutil.which('gcc'), shutil.which('make'))"
+    )
+    assert inside.split() == ["10001", "None", "None"]
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
