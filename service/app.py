@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from service.api import errors, generate, probes
-from service.generation.decoder import open_decoder
+from service.generation.decoders import open_decoder
 from service.generation.engine import Engine
 from service.registry import Registry
 from service.settings import Settings

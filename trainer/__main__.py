@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from trainer import corpus
+from trainer import checkpoints, corpus
 from trainer.artifact import ArtifactError
 from trainer.config import TooLarge, TrainingConfig, check_memory
 from trainer.corpus import CorpusError
@@ -44,11 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(config: TrainingConfig) -> int:
-    for old in (*config.work_dir.glob("ckpt_*"), *config.work_dir.glob("ids")):
-        old.unlink()
     text = corpus.read(config.corpus, config.work_dir)
     corpus.check_length(len(text.ids), config.seq_length, config.batch_size)
     check_memory(config, text.vocabulary.characters)
+    checkpoints.clear(config.work_dir)  # an earlier run's, once this one can start
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct")
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here

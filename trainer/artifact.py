@@ -164,10 +164,10 @@ def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: M
     try:
         weights = save_tensors({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
         for name, data in {WEIGHTS: weights, **extras}.items():
-            _write(draft / name, data)
+            write_synced(draft / name, data)
         while True:
             version = max(versions(model), default=0) + 1
-            _write(draft / CONFIG, _config_json(config, version, weights))
+            write_synced(draft / CONFIG, _config_json(config, version, weights))
             verified = read(draft)
             _sync(draft)
             try:
@@ -228,7 +228,8 @@ def _config_json(config: Mapping[str, Any], version: int, weights: bytes) -> byt
     return (checked.model_dump_json(indent=2) + "\n").encode()
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes a file and waits until it is on the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()

@@ -4,7 +4,6 @@ Each file is written beside its place and renamed into it, so a checkpoint that 
 """
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialized
+
+from trainer.artifact import write_synced
 
 PATTERN = re.compile(r"ckpt_([1-9]\d*)\.safetensors")
 
@@ -32,9 +33,7 @@ def save(folder: Path, epoch: int, checkpoint: Checkpoint) -> Path:
     tensors: dict[str, NDArray[Any]] = {f"network/{name}": tensor for name, tensor in checkpoint.weights.items()}
     tensors |= {f"optimizer/{i}": np.asarray(tensor) for i, tensor in enumerate(checkpoint.optimizer)}
     draft = path.with_suffix(".part")
-    save_file(tensors, draft, metadata={"progress": json.dumps(checkpoint.progress)})
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
+    write_synced(draft, serialized(tensors, metadata={"progress": json.dumps(checkpoint.progress)}))
     draft.replace(path)
     return path
 
@@ -50,5 +49,15 @@ def load(path: Path) -> Checkpoint:
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint of the highest epoch in `folder`, if any."""
-    found = {int(match[1]): path for path in folder.iterdir() if (match := PATTERN.fullmatch(path.name))}
+    found = _all(folder)
     return found[max(found)] if found else None
+
+
+def clear(folder: Path) -> None:
+    for path in _all(folder).values():
+        path.unlink()
+
+
+def _all(folder: Path) -> dict[int, Path]:
+    """By epoch."""
+    return {int(match[1]): path for path in folder.iterdir() if (match := PATTERN.fullmatch(path.name))}

@@ -6,8 +6,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.artifact import Version
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,24 +35,6 @@ class Decoder(Protocol):
         probability exceeds it.
         """
         ...
-
-
-def open_decoder(version: Version, *, slots: int, chunk: int) -> Decoder:
-    """The decoder for a version, warmed: its first call of `chunk` steps is behind it."""
-    from service.generation.tensorflow_decoder import TensorFlowDecoder  # costs seconds and hundreds of MB: only where it is chosen
-
-    decoder = TensorFlowDecoder(version.config, version.tensors, slots)
-    decoder.decode(
-        Batch(
-            slots=np.zeros(1, np.int32),
-            fresh=np.ones(1, bool),
-            inputs=np.zeros(1, np.int32),
-            forced=np.full((chunk, 1), -1, np.int32),
-            uniforms=np.zeros((chunk, 1), np.float32),
-            temperatures=np.ones(1),
-        )
-    )
-    return decoder
 
 
 def inverse_temperatures(temperatures: NDArray[np.float64]) -> NDArray[np.float32]:

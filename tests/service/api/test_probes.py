@@ -6,14 +6,14 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.generation import decoder
+from service.generation.decoders import open_decoder
 from service.settings import Settings
 from tests.support import Publish, run_server, wait_until
 
 
 def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     publish()
-    go_on, open_decoder = threading.Event(), decoder.open_decoder
+    go_on = threading.Event()
 
     def slow(*arguments: Any, **options: Any) -> Any:
         go_on.wait(60)
