@@ -3,7 +3,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--custom-compile-command "make lock" $(LOCK_FLAGS) pyproject.toml
+	--custom-compile-command "make lock" $(LOCK_FLAGS)
+
+# Puts requirements/$(1).txt and the project into .venv, beside what is there already.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Folio needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version); name another: make PYTHON=python3.13"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "$(PYTHON) can't make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt -r requirements/build.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+endef
 
 .PHONY: help setup serve test lint types format lock clean
 
@@ -12,17 +24,14 @@ help: ## this list
 
 setup: .venv/ready ## the virtual environment, locked dependencies and the project, in .venv
 
-.venv/ready: pyproject.toml requirements/dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Folio needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version); name another: make PYTHON=python3.13"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
-		{ echo "$(PYTHON) can't make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+.venv/ready: pyproject.toml requirements/dev.txt requirements/build.txt
+	$(call install,dev)
 
-serve: setup ## serve the models in models/ on http://127.0.0.1:8000
+# Serving needs a small part of the packages, so it does not wait for the rest.
+.venv/serves: pyproject.toml requirements/service.txt requirements/build.txt
+	$(call install,service)
+
+serve: .venv/serves ## serve the models in models/ on http://127.0.0.1:8000
 	$(BIN)/python -m service
 
 test: setup lint types ## lint, types, tests
@@ -40,10 +49,11 @@ format: setup ## mend what ruff can
 	$(BIN)/ruff format .
 
 lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
-	$(LOCK) --extra trainer --extra dev -o requirements/dev.txt
-	$(LOCK) --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
-	$(LOCK) --extra gpu -c requirements/dev.txt -o requirements/gpu.txt
-	$(LOCK) -c requirements/dev.txt -o requirements/service.txt
+	$(LOCK) pyproject.toml --extra trainer --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
+	$(LOCK) pyproject.toml --extra gpu -c requirements/dev.txt -o requirements/gpu.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/service.txt
+	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 
 clean: ## remove what make made
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist

@@ -1,8 +1,13 @@
 """python -m service: serves the models folder over HTTP."""
 
+import asyncio
 import logging
 import os
+import signal
+import socket
 import sys
+from contextlib import suppress
+from math import ceil
 
 import uvicorn
 from pydantic import ValidationError
@@ -11,9 +16,31 @@ from pydantic_settings import CliApp
 from service.app import create_app
 from service.settings import Settings
 
+SENDING = 5  # seconds that ended streams have to send their last event
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which waits for open streams when it is told to stop; those still open after the grace end with an error event."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app, self._grace = create_app(settings), settings.shutdown_grace
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(self._grace, self._app.state.registry.end, "the server is shutting down")
+        await super().shutdown(sockets)
+
 
 def main() -> int:
-    """Serves until told to stop; returns 2 for settings that can't be."""
+    """Serves until told to stop, then returns 0; 1 where it can't listen, 2 for settings that can't be."""
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
@@ -22,14 +49,11 @@ def main() -> int:
         return 2
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        timeout_graceful_shutdown=settings.shutdown_grace,
-    )
-    return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once all is down
+    server = Server(settings)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    return 0 if server.started else 1
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """create_app(settings): wires settings, registry and routers into one ASGI application."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from service.api import errors, generate, probes
-from service.generation.decoders import open_decoder
+from service.generation.choice import choose, open_decoder
 from service.generation.engine import Engine
 from service.registry import Registry
 from service.settings import Settings
 from trainer.artifact import Version
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -22,7 +25,9 @@ def create_app(settings: Settings) -> FastAPI:
         loop = asyncio.get_running_loop()
 
         def open_engine(version: Version) -> Engine:
-            decoder = open_decoder(version, slots=settings.slots, chunk=settings.chunk)
+            name = choose() if settings.decoder == "auto" else settings.decoder
+            decoder = open_decoder(version, name, slots=settings.slots, chunk=settings.chunk)
+            log.info("%s %d runs on %s", version.config.name, version.config.version, name)
             return Engine(decoder, loop, queue_limit=settings.queue_limit, chunk=settings.chunk)
 
         app.state.settings = settings

@@ -48,44 +48,67 @@ class Registry:
         except OSError as error:
             folders, refused = [], [f"{self._models_dir}: {error.strerror or error}"]
         for folder in folders:
-            for path in candidates(folder):
-                try:
-                    version = read_own(path)
-                    engine = self._open_engine(version)
-                except Exception as error:
-                    # Whatever one version does, an older one or another model can still be served.
-                    reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error!r}"
-                    log.warning("refused %s", reason, exc_info=not isinstance(error, ArtifactError))
-                    refused.append(reason)
-                    continue
-                engine.start()
-                self._models[folder.name] = Model(version.config, Vocabulary(version.config.vocabulary), engine)
-                log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
-                break
+            self._load_newest(folder, refused)
         if self._models:
             self.not_ready = None
         else:
             self.not_ready = "no model can be served: " + ("; ".join(refused) or f"{self._models_dir} holds no published version")
             log.error("%s", self.not_ready)
 
+    def _load_newest(self, folder: Path, refused: list[str]) -> None:
+        """Loads one model; what is refused on the way is added with its reason."""
+        try:
+            paths = candidates(folder)
+        except (OSError, ValueError) as error:
+            log.warning("refused %s: %s", folder, error)
+            refused.append(f"{folder}: {error}")
+            return
+        for path in paths:
+            try:
+                version = read_own(path)
+                engine = self._open_engine(version)
+            except Exception as error:
+                # Whatever one version does, an older one or another model can still be served.
+                reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error!r}"
+                log.warning("refused %s", reason, exc_info=not isinstance(error, ArtifactError))
+                refused.append(reason)
+                continue
+            engine.start()
+            self._models[folder.name] = Model(version.config, Vocabulary(version.config.vocabulary), engine)
+            log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
+            return
+
     def check_ready(self) -> None:
-        """Raises NotReady until a model is served."""
+        """Raises NotReady until models are served, and when an engine has died."""
         if self.not_ready is not None:
             raise NotReady(self.not_ready)
+        for name, model in self._models.items():
+            if model.engine.stopped:
+                raise NotReady(f"{name}: {model.engine.stopped}")
 
     def get(self, name: str | None) -> Model:
         """The model `name`; without a name the default one, or the only one. Raises NotReady or UnknownModel."""
-        self.check_ready()
+        if self.not_ready is not None:
+            raise NotReady(self.not_ready)
         if name is None and len(self._models) == 1:
             return next(iter(self._models.values()))
+        wanted = self._default if name is None else name
         try:
-            return self._models[name or self._default]
+            return self._models[wanted]
         except KeyError:
-            raise UnknownModel(f"no model {name or self._default!r} here; there are: {', '.join(self._models)}") from None
+            raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(self._models)}") from None
+
+    def end(self, why: str) -> None:
+        """Ends what every engine is generating, with the reason; nothing more is served."""
+        self.not_ready = why
+        for model in self._models.values():
+            model.engine.end(why)
 
     def close(self) -> None:
+        """Ends and waits for the engines."""
+        self.end("the server is shutting down")
         for model in self._models.values():
-            model.engine.stop()
+            model.engine.join()
 
 
 def read_own(path: Path) -> Version:
@@ -98,9 +121,12 @@ def read_own(path: Path) -> Version:
 
 
 def candidates(model: Path) -> list[Path]:
-    """The versions to try, best first: newest to oldest, or the pinned one alone."""
+    """The versions to try, best first: newest to oldest, or the pinned one alone.
+
+    Raises OSError or ValueError where the folder or the pin can't be read.
+    """
     try:
         pinned = (model / PINNED).read_text().strip()
-    except OSError:
+    except FileNotFoundError:
         return [model / str(version) for version in reversed(artifact.versions(model))]
     return [model / pinned]

@@ -1,6 +1,7 @@
 """What a server is asked to be: Settings, from flags, SERVICE_* variables and defaults."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,9 +23,14 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     models_dir: Path = Field(Path("models"), description="where published versions are")
     default_model: str = Field("shakespeare", description="the model of requests that name none, unless there is only one")
+    decoder: Literal["auto", "openvino", "tensorflow"] = Field(
+        "auto", description="what runs the network; auto: tensorflow where it sees a GPU, else openvino"
+    )
     slots: int = Field(64, ge=1, description="generations that run at the same time, for each model")
     queue_limit: int = Field(512, ge=0, description="generations that may wait for a slot; more are answered 429")
-    chunk: int = Field(16, ge=1, description="most characters of a stream in one event")
+    chunk: int = Field(16, ge=1, description="most characters that one call of the decoder adds to a stream")
     max_start_string: int = Field(10_000, ge=1, description="longest start string, in characters")
     max_num_generate: int = Field(100_000, ge=1, description="most characters one request may ask for")
-    shutdown_grace: int = Field(10, ge=0, description="seconds that open streams have to end when the server is told to stop")
+    shutdown_grace: float = Field(
+        10, ge=0, allow_inf_nan=False, description="seconds that open streams have to end when the server is told to stop"
+    )

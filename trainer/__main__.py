@@ -3,13 +3,15 @@
 Checks what it is asked before TensorFlow is imported, so that a mistake shows at once: one line, exit code 2.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import SettingsError
 
 from trainer import checkpoints, corpus
 from trainer.artifact import ArtifactError
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["train"]:
         given = given[1:]
     try:
-        config = CliApp.run(TrainingConfig, cli_args=given)
+        config = TrainingConfig(**_flags(given))
         config.work_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(config.work_dir / "lock", timeout=0):
             return _train(config)
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(1, f"{error.filename or config.work_dir}: {error.strerror or error}")
     except KeyboardInterrupt:
-        return _fail(130, f"interrupted; finished epochs are kept in {config.work_dir}")
+        return _fail(130, f"interrupted; finished epochs are kept in {config.work_dir} until the next run")
 
 
 def _train(config: TrainingConfig) -> int:
@@ -56,9 +58,22 @@ def _train(config: TrainingConfig) -> int:
     try:
         version = train(config, text)
     except Diverged as error:
-        return _fail(1, f"{error}; finished epochs are kept in {config.work_dir}")
+        return _fail(1, f"{error}; finished epochs are kept in {config.work_dir} until the next run")
     print(f"published {version.path}")
     return 0
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags given, as strings by field: one for each field of TrainingConfig, which checks them.
+
+    Ours and not pydantic-settings's, which joins a list's values with commas and drops all but the last of a repeated flag.
+    """
+    parser = argparse.ArgumentParser(prog="python -m trainer [train]", description=TrainingConfig.__doc__, allow_abbrev=False)
+    for name, field in TrainingConfig.model_fields.items():
+        flag, default = "--" + name.replace("_", "-"), "" if field.default_factory else f" (default: {field.default})"
+        several: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "FILE"} if name == "corpus" else {}
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=f"{field.description}{default}", **several)
+    return vars(parser.parse_args(arguments))
 
 
 def _said(place: Sequence[int | str], message: str) -> str:

@@ -28,6 +28,8 @@ FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 GATES = {"gru": 3, "lstm": 4}  # columns of a kernel per unit: GRU z r h, LSTM i f c o
 
+MAX_LAYERS, MAX_UNITS = 1000, 1_000_000
+
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -43,9 +45,9 @@ class Architecture(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     cell: Literal["gru", "lstm"]
-    layers: int = Field(ge=1)
-    units: int = Field(ge=1)
-    embedding: int = Field(ge=1)
+    layers: int = Field(ge=1, le=MAX_LAYERS)
+    units: int = Field(ge=1, le=MAX_UNITS)
+    embedding: int = Field(ge=1, le=MAX_UNITS)
     vocabulary: list[str]
 
     @model_validator(mode="after")
@@ -142,6 +144,8 @@ def read(path: Path) -> Version:
         tensors = load_tensors(data)
     except SafetensorError as error:
         raise ArtifactError(f"{path / WEIGHTS}: not safetensors: {error}") from error
+    except KeyError as error:  # a type that numpy lacks
+        raise ArtifactError(f"{path / WEIGHTS}: a tensor is {error.args[0]}, expected float32") from error
     _check_tensors(path / WEIGHTS, config, tensors)
     return Version(path, config, tensors)
 

@@ -28,14 +28,13 @@ class Checkpoint:
     progress: dict[str, Any]
 
 
-def save(folder: Path, epoch: int, checkpoint: Checkpoint) -> Path:
+def save(folder: Path, epoch: int, checkpoint: Checkpoint) -> None:
     path = folder / f"ckpt_{epoch}.safetensors"
     tensors: dict[str, NDArray[Any]] = {f"network/{name}": tensor for name, tensor in checkpoint.weights.items()}
     tensors |= {f"optimizer/{i}": np.asarray(tensor) for i, tensor in enumerate(checkpoint.optimizer)}
     draft = path.with_suffix(".part")
     write_synced(draft, serialized(tensors, metadata={"progress": json.dumps(checkpoint.progress)}))
     draft.replace(path)
-    return path
 
 
 def load(path: Path) -> Checkpoint:
@@ -54,7 +53,8 @@ def latest(folder: Path) -> Path | None:
 
 
 def clear(folder: Path) -> None:
-    for path in _all(folder).values():
+    """Removes the checkpoints of `folder`, and what a killed run left half-written."""
+    for path in (*_all(folder).values(), *folder.glob("*.part")):
         path.unlink()
 
 

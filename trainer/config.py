@@ -5,28 +5,21 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliVariadicArg, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from trainer.artifact import GATES, Architecture, ModelName
+from trainer.artifact import GATES, MAX_LAYERS, MAX_UNITS, Architecture, ModelName
 from trainer.corpus import SHAKESPEARE
 
 
 class TrainingConfig(BaseSettings):
     """One training run. The defaults are the tutorial's."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TRAINER_",
-        frozen=True,
-        extra="forbid",
-        cli_prog_name="python -m trainer",
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="TRAINER_", frozen=True, extra="forbid")
 
     recipe: Literal["tutorial"] = Field(
         "tutorial", description="how to train: tutorial (TensorFlow's 'Text generation with an RNN')"
     )
-    corpus: CliVariadicArg[list[Path]] = Field(
+    corpus: list[Path] = Field(
         default_factory=lambda: [SHAKESPEARE],
         min_length=1,
         description="UTF-8 text files, taken as one; the reference's if none is given",
@@ -34,9 +27,9 @@ class TrainingConfig(BaseSettings):
     name: ModelName = Field("shakespeare", description="the model's name: a version of it is published")
     models_dir: Path = Field(Path("models"), description="where versions are published")
     cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell: gru or lstm")
-    layers: int = Field(1, ge=1, description="recurrent layers")
-    units: int = Field(1024, ge=1, description="units in each recurrent layer")
-    embedding: int = Field(256, ge=1, description="size of a character's embedding")
+    layers: int = Field(1, ge=1, le=MAX_LAYERS, description="recurrent layers")
+    units: int = Field(1024, ge=1, le=MAX_UNITS, description="units in each recurrent layer")
+    embedding: int = Field(256, ge=1, le=MAX_UNITS, description="size of a character's embedding")
     seq_length: int = Field(100, ge=1, description="characters in a training example")
     batch_size: int = Field(64, ge=1, description="examples in a batch")
     epochs: int = Field(10, ge=1, description="passes over the text")

@@ -51,16 +51,19 @@ def read(paths: Sequence[Path], folder: Path) -> Corpus:
         seen[points] = True
         characters += len(points)
     if not characters:
-        raise CorpusError(f"{', '.join(str(path) for path in paths)}: no text in it")
+        raise CorpusError(f"{', '.join(map(str, paths))}: no text in it")
 
     known = np.flatnonzero(seen)
     dtype = np.min_scalar_type(len(known) - 1)
     id_of = np.zeros(CODE_POINTS, dtype)
     id_of[known] = np.arange(len(known), dtype=dtype)
-    path = folder / "ids"
+    path, again = folder / "ids", hashlib.sha256()
     with path.open("wb") as file:
-        for _, text in _blocks(paths):
+        for block, text in _blocks(paths):
+            again.update(block)
             file.write(id_of[code_points(text)].tobytes())
+    if again.digest() != digest.digest():
+        raise CorpusError(f"{', '.join(map(str, paths))}: changed while being read")
     ids = np.memmap(path, dtype, "r", shape=(characters,))
     return Corpus(Vocabulary([chr(point) for point in known]), ids, digest.hexdigest())
 
@@ -106,6 +109,8 @@ def _blocks(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
     """Each file's bytes and the text that has become complete with them, a block at a time."""
     for path in paths:
         try:
+            if path.exists() and not path.is_file():
+                raise CorpusError(f"{path}: not a file; it is read twice, so save what it gives as one")
             with path.open("rb") as file:
                 yield from _decoded(path, file)
         except OSError as error:

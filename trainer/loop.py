@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,7 +14,7 @@ import tensorflow as tf
 from trainer import __version__, artifact, checkpoints, corpus, network, recurrence, report
 from trainer.artifact import Version
 from trainer.checkpoints import Checkpoint
-from trainer.config import TrainingConfig
+from trainer.config import TooLarge, TrainingConfig
 from trainer.corpus import Corpus
 
 CURVE_POINTS = 50  # recorded losses an epoch
@@ -29,12 +28,22 @@ class Diverged(Exception):
 
 
 def train(config: TrainingConfig, text: Corpus) -> Version:
-    """Trains a network on `text` and publishes it. Raises Diverged, or ArtifactError when it can't be written."""
-    return publish(config, text, checkpoints.load(fit(config, text)))
+    """Trains a network on `text` and publishes its latest checkpoint.
+
+    Raises Diverged, TooLarge when the device's memory does not suffice, or ArtifactError when it can't be written.
+    """
+    try:
+        fit(config, text)
+    except tf.errors.ResourceExhaustedError as error:
+        raise TooLarge(f"the device's memory is too small for this network and batch: {error.message.splitlines()[0]}") from error
+    last = checkpoints.latest(config.work_dir)
+    if last is None:
+        raise FileNotFoundError(f"{config.work_dir}: the run's checkpoints are gone")
+    return publish(config, text, checkpoints.load(last))
 
 
-def fit(config: TrainingConfig, text: Corpus) -> Path:
-    """Trains for config.epochs, saving a checkpoint after each; returns the last one's path.
+def fit(config: TrainingConfig, text: Corpus) -> None:
+    """Trains for config.epochs, saving a checkpoint after each.
 
     The state is set to zero at each epoch's start and carried from batch to batch within it, over windows that are not
     neighbours in the text, and nothing is held out: both are the tutorial's ways, kept in its recipe on purpose.
@@ -73,8 +82,7 @@ def fit(config: TrainingConfig, text: Corpus) -> Path:
         checkpoint = Checkpoint(
             network.tensors(model), [v.numpy() for v in optimizer.variables], {"epoch": epoch, "history": history}
         )
-        last = checkpoints.save(config.work_dir, epoch, checkpoint)
-    return last
+        checkpoints.save(config.work_dir, epoch, checkpoint)
 
 
 def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Step:

@@ -6,6 +6,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.artifact import Tensors
+
+STATES = {"gru": 1, "lstm": 2}  # state vectors a layer keeps: h; h and c
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -35,6 +39,16 @@ class Decoder(Protocol):
         probability exceeds it.
         """
         ...
+
+
+def input_table(tensors: Tensors) -> NDArray[np.float32]:
+    """Each character's product with the first layer's kernel, its bias added: [vocabulary, gates * units]."""
+    return tensors["embedding"] @ tensors["rnn.0.kernel"] + input_bias(tensors["rnn.0.bias"])
+
+
+def input_bias(bias: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The bias that joins the input product: a GRU's first row (its second joins the recurrent product), all of an LSTM's."""
+    return bias[0] if bias.ndim == 2 else bias
 
 
 def inverse_temperatures(temperatures: NDArray[np.float64]) -> NDArray[np.float32]:

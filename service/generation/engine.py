@@ -25,23 +25,32 @@ class Engine:
         """queue_limit: generations that may wait for a slot; chunk: most steps in a call."""
         self._decoder, self._loop, self._chunk = decoder, loop, chunk
         self._scheduler = Scheduler(decoder.slots, queue_limit)
-        self._work = threading.Condition()  # guards the scheduler and _stopped
-        self._stopped: EngineStopped | None = None
+        self._work = threading.Condition()  # guards the scheduler and `stopped`
+        self.stopped: str | None = None  # why no more work is taken
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends every generation with EngineStopped and waits for the call under way."""
-        self._end(EngineStopped("the server is shutting down"))
+    def end(self, why: str) -> None:
+        """Ends every generation with EngineStopped and takes no more; returns at once."""
+        with self._work:
+            self.stopped = self.stopped or why
+            everybody = [*self._scheduler.running.values(), *self._scheduler.waiting]
+            for generation in everybody:
+                self._scheduler.remove(generation)
+            self._work.notify()
+        self._on_loop([(generation, [], "error", EngineStopped(why)) for generation in everybody])
+
+    def join(self) -> None:
+        """Waits, once it is ended, for the call under way."""
         self._thread.join()
 
     def submit(self, generation: Generation) -> None:
         """Queues a generation; its characters come through its `read`. Raises QueueFull or EngineStopped."""
         with self._work:
-            if self._stopped:
-                raise self._stopped
+            if self.stopped:
+                raise EngineStopped(self.stopped)
             self._scheduler.add(generation)
             self._work.notify()
 
@@ -66,8 +75,8 @@ class Engine:
         try:
             while True:
                 with self._work:
-                    self._work.wait_for(lambda: self._stopped or self._scheduler.waiting or self._scheduler.running)
-                    if self._stopped:
+                    self._work.wait_for(lambda: self.stopped or self._scheduler.waiting or self._scheduler.running)
+                    if self.stopped:
                         return
                     batch = self._scheduler.schedule(self._chunk)
                 if batch is not None:
@@ -77,16 +86,7 @@ class Engine:
                     self._on_loop([(g, ids, "length" if g.finished else None, None) for g, ids in outputs])
         except Exception as error:
             log.exception("the engine's thread died")
-            self._end(EngineStopped(f"the engine failed: {error!r}"))
-
-    def _end(self, why: EngineStopped) -> None:
-        with self._work:
-            self._stopped = self._stopped or why
-            everybody = [*self._scheduler.running.values(), *self._scheduler.waiting]
-            for generation in everybody:
-                self._scheduler.remove(generation)
-            self._work.notify()
-        self._on_loop([(generation, [], "error", why) for generation in everybody])
+            self.end(f"the engine failed: {error!r}")
 
     def _on_loop(self, deliveries: list[tuple[Generation, list[int], FinishReason | None, Exception | None]]) -> None:
         """Delivers on the event loop, with one wake-up for all; a loop that has closed has no readers left."""

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from service.generation.decoder import Batch, inverse_temperatures
+from service.generation.decoder import STATES, Batch, input_bias, input_table, inverse_temperatures
 from trainer.artifact import Architecture, Tensors
 
 
@@ -22,13 +22,13 @@ class TensorFlowDecoder:
     def __init__(self, architecture: Architecture, tensors: Tensors, slots: int) -> None:
         self.slots = slots
         self._architecture = architecture
-        self._table = tf.constant(tensors["embedding"] @ tensors["rnn.0.kernel"] + input_bias(tensors["rnn.0.bias"]))
+        self._table = tf.constant(input_table(tensors))
         self._layers = [
-            {name: tf.constant(tensors[f"rnn.{i}.{name}"]) for name in ("kernel", "recurrent_kernel", "bias")}
+            {name: tensors[f"rnn.{i}.{name}"] for name in ("kernel", "recurrent_kernel", "bias")}
             for i in range(architecture.layers)
         ]
         self._dense, self._dense_bias = tf.constant(tensors["dense.kernel"]), tf.constant(tensors["dense.bias"])
-        self._states_per_layer = 1 if architecture.cell == "gru" else 2
+        self._states_per_layer = STATES[architecture.cell]
         self._state = tf.Variable(tf.zeros((slots, self._states_per_layer * architecture.layers, architecture.units)))
         self._run = tf.function(
             self._loop,
@@ -83,11 +83,6 @@ class TensorFlowDecoder:
             after += step(x, states[start:stop], layer["recurrent_kernel"], layer["bias"])
             x = after[start]
         return tuple(after), tf.matmul(x, self._dense) + self._dense_bias
-
-
-def input_bias(bias: Any) -> Any:
-    """The bias that joins the input product: a GRU's first row (its second joins the recurrent product), all of an LSTM's."""
-    return bias[0] if len(bias.shape) == 2 else bias
 
 
 def gru_step(x: tf.Tensor, states: Sequence[tf.Tensor], recurrent_kernel: tf.Tensor, bias: tf.Tensor) -> list[tf.Tensor]:

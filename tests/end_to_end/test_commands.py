@@ -22,24 +22,22 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def service(*flags: object, **variables: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+def service(*flags: object, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """`python -m service` on a free port, and a client for it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", str(port), *map(str, flags)],
-        cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield process, client
-    finally:
-        process.kill()
-        process.communicate()
+    command = [sys.executable, "-m", "service", "--port", str(port), *map(str, flags)]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | variables) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                wait_until(lambda: ready(process, client))
+                yield process, client
+        finally:
+            process.kill()
 
 
-def ready(process: subprocess.Popen[str], client: httpx.Client) -> bool:
-    assert process.poll() is None, process.communicate()[1]
+def ready(process: subprocess.Popen[bytes], client: httpx.Client) -> bool:
+    assert process.poll() is None, "the service ended; its log is above"
     try:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:
@@ -48,8 +46,7 @@ def ready(process: subprocess.Popen[str], client: httpx.Client) -> bool:
 
 def test_the_shipped_model_is_served_and_speaks_like_a_play() -> None:
     body = {"start_string": "ROMEO: ", "num_generate": 600, "temperature": 0.5, "seed": 1}
-    with service() as (process, client):
-        wait_until(lambda: ready(process, client))
+    with service() as (_, client):
         answer = client.post("/generate", json=body).json()
         with client.stream("POST", "/generate", json={**body, "stream": True}) as response:
             *texts, done = events(response.iter_bytes())
@@ -77,12 +74,24 @@ def test_the_shipped_versions_are_whole_and_small() -> None:
 def test_variables_and_flags_have_the_same_names_and_a_term_signal_ends_it(tmp_path: Path, publish: Publish) -> None:
     publish("dao")
     with service(SERVICE_MODELS_DIR=str(tmp_path), SERVICE_SLOTS="2") as (process, client):
-        wait_until(lambda: ready(process, client))
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}).json()["model"] == "dao"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
-    with service("--models-dir", tmp_path) as (process, client):
-        wait_until(lambda: ready(process, client))
+    with service("--models-dir", tmp_path) as (_, client):
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_stream_that_is_open_when_the_server_stops_ends_with_an_error_event(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    body = {"start_string": "a", "num_generate": 100_000, "stream": True}
+    with service("--models-dir", tmp_path, "--shutdown-grace", 0.2) as (process, client):
+        with client.stream("POST", "/generate", json=body) as response:
+            received = events(response.iter_bytes())
+            assert next(received).name == "message"
+            process.send_signal(signal.SIGTERM)
+            *_, last = received
+        assert (last.name, last.data["error"]["message"]) == ("error", "the server is shutting down")
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("flags", [["--port", "99999"], ["--slots", "0"], ["--nonsense", "1"]])

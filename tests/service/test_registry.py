@@ -12,13 +12,16 @@ from trainer.artifact import Version
 
 class FakeEngine:
     def __init__(self, version: Version) -> None:
-        self.version, self.started, self.stopped = version, False, False
+        self.version, self.started, self.joined, self.stopped = version, False, False, ""
 
     def start(self) -> None:
         self.started = True
 
-    def stop(self) -> None:
-        self.stopped = True
+    def end(self, why: str) -> None:
+        self.stopped = why
+
+    def join(self) -> None:
+        self.joined = True
 
 
 def registry(models: Path, open_engine: Any = FakeEngine) -> Registry:
@@ -116,6 +119,45 @@ def test_an_empty_or_missing_folder_says_so(tmp_path: Path, caplog: pytest.LogCa
             models.check_ready()
 
 
+def test_a_pin_that_cannot_be_read_refuses_its_model_and_no_other(tmp_path: Path, publish: Publish) -> None:
+    publish("tiny"), publish("other")
+    (tmp_path / "other" / "PINNED").write_bytes(b"\xff\xfe")
+    models = registry(tmp_path)
+    models.load()
+    assert models.get("tiny").config.version == 1
+    with pytest.raises(UnknownModel):
+        models.get("other")
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other_model(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish()
+    (tmp_path / "lost+found").mkdir()
+    versions = artifact.versions
+
+    def guarded(model: Path) -> list[int]:
+        if model.name == "lost+found":  # as for anybody but root
+            raise PermissionError(13, "Permission denied", str(model))
+        return versions(model)
+
+    monkeypatch.setattr(artifact, "versions", guarded)
+    models = registry(tmp_path)
+    models.load()
+    assert models.get(None).config.name == "tiny"
+    assert "lost+found: [Errno 13] Permission denied" in caplog.text
+
+
+def test_a_dead_engine_is_not_ready(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    models = registry(tmp_path)
+    models.load()
+    models.check_ready()
+    models.get("tiny").engine.end("no room")
+    with pytest.raises(NotReady, match="tiny: no room"):
+        models.check_ready()
+
+
 def test_engines_are_started_and_stopped(tmp_path: Path, publish: Publish) -> None:
     publish()
     models = registry(tmp_path)
@@ -124,3 +166,4 @@ def test_engines_are_started_and_stopped(tmp_path: Path, publish: Publish) -> No
     assert engine.started
     models.close()
     assert engine.stopped
+    assert engine.joined

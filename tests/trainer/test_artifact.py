@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -112,6 +113,16 @@ def test_truncated_weights_are_refused(publish: Publish) -> None:
     path = publish().path
     os.truncate(path / artifact.WEIGHTS, 100)
     with pytest.raises(ArtifactError, match="SHA-256"):
+        artifact.read(path)
+
+
+def test_weights_of_a_type_that_numpy_lacks_are_refused(publish: Publish) -> None:
+    path = publish().path
+    header = b'{"embedding":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    weights = len(header).to_bytes(8, "little") + header + b"\0\0"
+    (path / artifact.WEIGHTS).write_bytes(weights)
+    edit(path, sha256={"weights": hashlib.sha256(weights).hexdigest(), "corpus": "0" * 64})
+    with pytest.raises(ArtifactError, match="a tensor is BF16, expected float32"):
         artifact.read(path)
 
 

@@ -1,7 +1,9 @@
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +64,25 @@ def test_a_text_that_ends_within_a_character_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"absent\.txt: No such file"):
         corpus.read([tmp_path / "absent.txt"], tmp_path)
+
+
+def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CorpusError, match="pipe: not a file"):
+        corpus.read([tmp_path / "pipe"], tmp_path)
+
+
+def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").write_text("one")
+    min_scalar_type = np.min_scalar_type
+
+    def between_the_passes(number: int) -> np.dtype[Any]:
+        (tmp_path / "text").write_text("eno")
+        return min_scalar_type(number)
+
+    monkeypatch.setattr(np, "min_scalar_type", between_the_passes)
+    with pytest.raises(CorpusError, match="changed while being read"):
+        corpus.read([tmp_path / "text"], tmp_path)
 
 
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:

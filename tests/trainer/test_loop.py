@@ -23,6 +23,13 @@ def small(tmp_path: Path) -> tuple[TrainingConfig, Corpus]:
     return config, corpus.read(config.corpus, config.work_dir)
 
 
+def fitted(config: TrainingConfig, text: Corpus) -> checkpoints.Checkpoint:
+    loop.fit(config, text)
+    last = checkpoints.latest(config.work_dir)
+    assert last is not None
+    return checkpoints.load(last)
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_a_run_publishes_its_last_epoch_with_all_that_people_look_at(small: tuple[TrainingConfig, Corpus], cell: str) -> None:
     config, text = small
@@ -73,7 +80,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: tup
     config, text = small
 
     def weights(seed: int) -> dict[str, Any]:
-        return checkpoints.load(loop.fit(config.model_copy(update={"seed": seed, "epochs": 1}), text)).weights
+        return fitted(config.model_copy(update={"seed": seed, "epochs": 1}), text).weights
 
     first, again, other = weights(5), weights(5), weights(6)
     for name in first:
@@ -85,9 +92,8 @@ def test_the_state_is_reset_at_each_epochs_start(small: tuple[TrainingConfig, Co
     """One batch an epoch holds every example, and nothing is learnt: epochs differ in loss only if a state was left over."""
     config, text = small
     count = corpus.examples(len(text.ids), config.seq_length)
-    history = checkpoints.load(
-        loop.fit(config.model_copy(update={"batch_size": count, "learning_rate": 1e-30, "epochs": 3}), text)
-    ).progress["history"]
+    nothing_learnt = config.model_copy(update={"batch_size": count, "learning_rate": 1e-30, "epochs": 3})
+    history = fitted(nothing_learnt, text).progress["history"]
     assert [row["last_loss"] for row in history] == pytest.approx([history[0]["last_loss"]] * 3, abs=1e-6)
 
     model = network.build(config.architecture(text.vocabulary.characters), count)

@@ -248,6 +248,48 @@ def test_a_dropped_connection_frees_its_slot(client: httpx.Client, engine: Any, 
     wait_until(lambda: engine.running == 0, seconds=20)
 
 
+class Gate:
+    """Stands before a decoder: a call waits for a permit. `arrived` counts the calls that came."""
+
+    def __init__(self, decoder: Any, monkeypatch: pytest.MonkeyPatch, permits: int) -> None:
+        self.permits, self.arrived = threading.Semaphore(permits), 0
+        decode = decoder.decode
+
+        def gated(batch: Any) -> Any:
+            self.arrived += 1
+            assert self.permits.acquire(timeout=60)
+            return decode(batch)
+
+        monkeypatch.setattr(decoder, "decode", gated)
+
+
+def test_a_dropped_connections_slot_is_free_before_the_call_under_way_ends(
+    client: httpx.Client, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(engine._decoder, monkeypatch, permits=1)
+    body = {"start_string": "a", "num_generate": 1000, "stream": True}
+    with httpx.Client(base_url=client.base_url) as leaving, leaving.stream("POST", "/generate", json=body) as response:
+        assert b"text" in next(response.iter_bytes())
+        wait_until(lambda: gate.arrived == 2)  # the second call is under way
+    wait_until(lambda: engine.running == 0)
+    gate.permits.release(1000)
+    assert client.post("/generate", json={"start_string": "a", "num_generate": 3}).status_code == 200
+    assert gate.arrived == 2 + 2  # a first character, and the other two
+
+
+def test_a_stream_with_nothing_to_say_is_kept_alive(client: httpx.Client, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.streaming.KEEP_ALIVE", 0.05)
+    gate = Gate(engine._decoder, monkeypatch, permits=0)
+    body = {"start_string": "a", "num_generate": 3, "stream": True}
+    with client.stream("POST", "/generate", json=body) as response:
+        chunks = response.iter_bytes()
+        assert next(chunks).startswith(b":")
+        gate.permits.release(1000)
+        *texts, done = events(chunks)
+    assert "".join(event.data["text"] for event in texts)
+    assert done.name == "done"
+
+
 def test_a_client_that_leaves_the_queue_is_not_waited_for(client: httpx.Client, engine: Any) -> None:
     body = {"start_string": "a", "num_generate": 1_000_000, "stream": True}
     with ThreadPoolExecutor(5) as pool:

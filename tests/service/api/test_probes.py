@@ -6,7 +6,10 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.generation.decoders import open_decoder
+from service.generation.choice import DecoderName, open_decoder
+from service.generation.decoder import Batch
+from service.generation.openvino_decoder import OpenVINODecoder
+from service.generation.tensorflow_decoder import TensorFlowDecoder
 from service.settings import Settings
 from tests.support import Publish, run_server, wait_until
 
@@ -31,6 +34,20 @@ def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish:
         go_on.set()
         wait_until(lambda: client.get("/readyz").status_code == 200)
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_a_decoder_is_warm_when_it_is_handed_over(publish: Publish, monkeypatch: pytest.MonkeyPatch, name: DecoderName) -> None:
+    calls: list[int] = []
+    for kind in (OpenVINODecoder, TensorFlowDecoder):
+
+        def counted(self: Any, batch: Batch, decode: Any = kind.decode) -> Any:
+            calls.append(len(batch.forced))
+            return decode(self, batch)
+
+        monkeypatch.setattr(kind, "decode", counted)
+    open_decoder(publish(), name, slots=2, chunk=7)
+    assert calls == [7]
 
 
 def test_without_a_model_it_lives_and_says_why_it_is_not_ready(tmp_path: Path) -> None:

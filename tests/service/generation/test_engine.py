@@ -52,7 +52,8 @@ async def running(decoder: Counter, queue_limit: int = 100, chunk: int = 4) -> A
     finally:
         if decoder.gate is not None:
             decoder.gate.release(1_000_000)
-        await asyncio.to_thread(engine.stop)
+        engine.end("over")
+        await asyncio.to_thread(engine.join)
 
 
 async def read_all(one: Generation) -> list[int]:
@@ -188,12 +189,11 @@ def test_stopping_ends_everybody_with_a_word() -> None:
             engine.submit(current)
             engine.submit(waiting)
             assert await current.read() == [1]
-            stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+            engine.end("shutting down")
             for one in (current, waiting):
                 with pytest.raises(EngineStopped, match="shutting down"):
                     await read_all(one)
             gate.release(1000)
-            await stopping
             with pytest.raises(EngineStopped):
                 engine.submit(generation(0))
 
