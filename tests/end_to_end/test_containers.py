@@ -25,7 +25,7 @@ def engine_missing() -> str | None:
     for command in (["docker", "compose", "version"], ["docker", "info"]):
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:
-            return f"{' '.join(command)}: {finished.stderr.strip().splitlines()[-1] if finished.stderr.strip() else 'failed'}"
+            return f"{' '.join(command)}: {(finished.stderr.strip() or 'failed').splitlines()[0]}"
     return None
 
 
