@@ -29,7 +29,7 @@ class OpenVINODecoder:
         self.slots = slots
         self._states = np.zeros((slots, STATES[architecture.cell] * architecture.layers, architecture.units), np.float32)
         model, core = build(architecture, tensors), ov.Core()
-        # float32 whatever the CPU offers, so that one seed gives one text on all of them.
+        # float32 even where the CPU has bfloat16, whose rounding would make another text of the same seed.
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cores()}
         # A graph compiled for the batch it gets is faster than one for any batch; a batch takes the next size up.
         self._requests = {}
@@ -44,21 +44,15 @@ class OpenVINODecoder:
         states = np.zeros((size, *self._states.shape[1:]), np.float32)
         kept = ~batch.fresh
         states[:count][kept] = self._states[batch.slots[kept]]
-        padded = ((0, 0), (0, size - count))
-        chosen, after = (
-            self._requests[size]
-            .infer(
-                [
-                    states,
-                    np.pad(batch.inputs, padded[1]),
-                    np.pad(batch.forced, padded),
-                    np.pad(batch.uniforms, padded),
-                    np.pad(inverse_temperatures(batch.temperatures), padded[::-1]),
-                ],
-                share_inputs=True,
-            )
-            .values()
-        )
+        wide, tall = ((0, 0), (0, size - count)), ((0, size - count), (0, 0))
+        arguments = [
+            states,
+            np.pad(batch.inputs, wide[1]),
+            np.pad(batch.forced, wide),
+            np.pad(batch.uniforms, wide),
+            np.pad(inverse_temperatures(batch.temperatures), tall),
+        ]
+        chosen, after = self._requests[size].infer(arguments, share_inputs=True).values()
         self._states[batch.slots] = after[:count]
         return np.array(chosen[:, :count])
 
