@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from math import ceil
 
 import uvicorn
@@ -50,10 +49,13 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once all is down
-    server = Server(settings)
-    with suppress(KeyboardInterrupt):
-        server.run()
-    return 0 if server.started else 1
+    try:
+        Server(settings).run()
+    except KeyboardInterrupt:
+        return 0
+    except SystemExit as stopped:  # 0 from the signal; uvicorn's own code where it can't listen
+        return 1 if stopped.code else 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
+            registry.end("the server is shutting down")
             await loading
             await asyncio.to_thread(registry.close)
 

@@ -1,6 +1,7 @@
 """Which versions are in the models folder, and which of them are loaded: the newest valid one of each model."""
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,22 +39,26 @@ class Registry:
     def __init__(self, models_dir: Path, default_model: str, open_engine: Callable[[Version], Engine]) -> None:
         self._models_dir, self._default, self._open_engine = models_dir, default_model, open_engine
         self._models: dict[str, Model] = {}
+        self._lock = threading.Lock()  # guards what `load`, in a thread, and `end` both change
+        self._ended = False
         self.not_ready: str | None = "models are being loaded"
 
     def load(self) -> None:
         """Loads and starts every model's newest valid version; then `not_ready` is None, or says why nothing is served."""
         refused: list[str] = []
         try:
-            folders = sorted(path for path in self._models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+            for folder in sorted(path for path in self._models_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
+                self._load_newest(folder, refused)
         except OSError as error:
-            folders, refused = [], [f"{self._models_dir}: {error.strerror or error}"]
-        for folder in folders:
-            self._load_newest(folder, refused)
-        if self._models:
-            self.not_ready = None
-        else:
+            refused.append(f"{self._models_dir}: {error.strerror or error}")
+        with self._lock:
+            if self._ended:
+                return
+            if self._models:
+                self.not_ready = None
+                return
             self.not_ready = "no model can be served: " + ("; ".join(refused) or f"{self._models_dir} holds no published version")
-            log.error("%s", self.not_ready)
+        log.error("%s", self.not_ready)
 
     def _load_newest(self, folder: Path, refused: list[str]) -> None:
         """Loads one model; what is refused on the way is added with its reason."""
@@ -64,17 +69,22 @@ class Registry:
             refused.append(f"{folder}: {error}")
             return
         for path in paths:
+            if self._ended:
+                return
             try:
                 version = read_own(path)
                 engine = self._open_engine(version)
+                engine.start()
             except Exception as error:
                 # Whatever one version does, an older one or another model can still be served.
                 reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error!r}"
                 log.warning("refused %s", reason, exc_info=not isinstance(error, ArtifactError))
                 refused.append(reason)
                 continue
-            engine.start()
-            self._models[folder.name] = Model(version.config, Vocabulary(version.config.vocabulary), engine)
+            with self._lock:
+                self._models[folder.name] = Model(version.config, Vocabulary(version.config.vocabulary), engine)
+                if self._ended:
+                    engine.end(str(self.not_ready))
             log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
             return
 
@@ -99,14 +109,14 @@ class Registry:
             raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(self._models)}") from None
 
     def end(self, why: str) -> None:
-        """Ends what every engine is generating, with the reason; nothing more is served."""
-        self.not_ready = why
-        for model in self._models.values():
-            model.engine.end(why)
+        """Ends what every engine is generating, with the reason; nothing more is loaded or served."""
+        with self._lock:
+            self._ended, self.not_ready = True, why
+            for model in self._models.values():
+                model.engine.end(why)
 
     def close(self) -> None:
-        """Ends and waits for the engines."""
-        self.end("the server is shutting down")
+        """Waits for the engines, once ended."""
         for model in self._models.values():
             model.engine.join()
 

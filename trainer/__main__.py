@@ -5,8 +5,11 @@ Checks what it is asked before TensorFlow is imported, so that a mistake shows a
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -56,11 +59,30 @@ def _train(config: TrainingConfig) -> int:
     from trainer.loop import Diverged, train
 
     try:
-        version = train(config, text)
+        with _stopped_by_signals() as stop:
+            version = train(config, text, stop)
     except Diverged as error:
         return _fail(1, f"{error}; finished epochs are kept in {config.work_dir} until the next run")
     print(f"published {version.path}")
     return 0
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[Event]:
+    """Set by Ctrl-C or SIGTERM: raised in the middle of TensorFlow, an interrupt can abort the process. A second one does raise."""
+    stop = Event()
+
+    def on_signal(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, Any]:

@@ -120,8 +120,8 @@ class Version:
 
 
 def versions(model: Path) -> list[int]:
-    """Version numbers that stand in the folder models/<name>, ascending, valid or not."""
-    return sorted(int(path.name) for path in model.iterdir() if path.is_dir() and _is_version(path.name))
+    """Version numbers taken in the folder models/<name>, ascending, valid or not."""
+    return sorted(int(path.name) for path in model.iterdir() if _is_version(path.name))
 
 
 def read(path: Path) -> Version:

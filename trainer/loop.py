@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any
 
 import keras
@@ -27,13 +28,14 @@ class Diverged(Exception):
     """The loss is no longer a number."""
 
 
-def train(config: TrainingConfig, text: Corpus) -> Version:
+def train(config: TrainingConfig, text: Corpus, stop: Event | None = None) -> Version:
     """Trains a network on `text` and publishes its latest checkpoint.
 
-    Raises Diverged, TooLarge when the device's memory does not suffice, or ArtifactError when it can't be written.
+    Raises KeyboardInterrupt after the batch in which `stop` was set, Diverged, TooLarge when the device's memory does not
+    suffice, or ArtifactError when the version can't be written.
     """
     try:
-        fit(config, text)
+        fit(config, text, stop)
     except tf.errors.ResourceExhaustedError as error:
         raise TooLarge(f"the device's memory is too small for this network and batch: {error.message.splitlines()[0]}") from error
     last = checkpoints.latest(config.work_dir)
@@ -42,7 +44,7 @@ def train(config: TrainingConfig, text: Corpus) -> Version:
     return publish(config, text, checkpoints.load(last))
 
 
-def fit(config: TrainingConfig, text: Corpus) -> None:
+def fit(config: TrainingConfig, text: Corpus, stop: Event | None = None) -> None:
     """Trains for config.epochs, saving a checkpoint after each.
 
     The state is set to zero at each epoch's start and carried from batch to batch within it, over windows that are not
@@ -67,6 +69,8 @@ def fit(config: TrainingConfig, text: Corpus) -> None:
                 raise Diverged(f"the loss is not a number at batch {batch} of epoch {epoch}; try a smaller --learning-rate")
             losses.append(loss)
             progress.step(epoch, batch, loss)
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
         seconds = time.perf_counter() - start
         progress.epoch(epoch, losses[-1], seconds)
         history.append(
@@ -119,7 +123,11 @@ def publish(config: TrainingConfig, text: Corpus, checkpoint: Checkpoint) -> Ver
             **architecture.model_dump(),
             "characters": len(text.ids),
             "recipe": config.recipe,
-            "training": {**options, "corpus": [path.name for path in config.corpus], "last_loss": history[-1]["last_loss"]},
+            "training": {
+                **options,
+                "corpus": [_printable(path.name) for path in config.corpus],
+                "last_loss": history[-1]["last_loss"],
+            },
             "scores": {"full_pass": None, "cold_256": None},
             "sha256": {"corpus": text.sha256},
             "packages": {
@@ -143,6 +151,11 @@ def publish(config: TrainingConfig, text: Corpus, checkpoint: Checkpoint) -> Ver
 def _opening(text: Corpus, longest: int = 40) -> str:
     """The text's first line with its line break, at most `longest` characters: a start string that any corpus has."""
     return text.vocabulary.decode(text.ids[:longest].tolist()).splitlines(keepends=True)[0]
+
+
+def _printable(name: str) -> str:
+    """A file's name as text, the bytes of it that are no UTF-8 escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _thinned(losses: list[float]) -> list[float]:

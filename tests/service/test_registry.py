@@ -164,6 +164,38 @@ def test_engines_are_started_and_stopped(tmp_path: Path, publish: Publish) -> No
     models.load()
     engine: Any = models.get("tiny").engine
     assert engine.started
+    models.end("over")
     models.close()
-    assert engine.stopped
+    assert engine.stopped == "over"
     assert engine.joined
+
+
+def test_what_ends_while_models_load_stays_ended_and_loads_no_more(tmp_path: Path, publish: Publish) -> None:
+    publish("one"), publish("two")
+    engines: list[FakeEngine] = []
+
+    def open_engine(version: Version) -> FakeEngine:
+        models.end("shutting down")
+        engines.append(FakeEngine(version))
+        return engines[-1]
+
+    models = registry(tmp_path, open_engine)
+    models.load()
+    assert [engine.stopped for engine in engines] == ["shutting down"]
+    with pytest.raises(NotReady, match="shutting down"):
+        models.get("one")
+    models.close()
+    assert engines[0].joined
+
+
+def test_an_engine_that_cannot_start_is_refused_with_its_reason(tmp_path: Path, publish: Publish) -> None:
+    publish()
+
+    class Unstartable(FakeEngine):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    models = registry(tmp_path, Unstartable)
+    models.load()
+    with pytest.raises(NotReady, match="can't start new thread"):
+        models.check_ready()

@@ -35,8 +35,15 @@ def test_versions_count_up_and_other_entries_are_not_versions(tmp_path: Path, pu
     assert [publish().config.version for _ in range(3)] == [1, 2, 3]
     for name in ("007", "x", ".publishing-1", "٣"):
         (tmp_path / "tiny" / name).mkdir()
-    (tmp_path / "tiny" / "9").write_text("a file")
     assert artifact.versions(tmp_path / "tiny") == [1, 2, 3]
+
+
+def test_a_file_in_a_versions_place_takes_its_number_and_is_refused(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    (tmp_path / "tiny" / "2").write_text("a file")
+    assert publish().config.version == 3
+    with pytest.raises(ArtifactError, match=r"tiny/2/config\.json: Not a directory"):
+        artifact.read(tmp_path / "tiny" / "2")
 
 
 def test_a_number_that_is_gone_is_not_given_again_while_a_higher_one_stands(tmp_path: Path, publish: Publish) -> None:

@@ -1,5 +1,6 @@
 """python -m trainer as a person runs it: bad input gets one clear line and exit code 2."""
 
+import os
 import re
 import signal
 import subprocess
@@ -59,13 +60,13 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
 
 
 def test_files_are_named_in_one_flag_or_several_and_may_be_called_anything(tmp_path: Path, text: Path) -> None:
-    names = [tmp_path / name for name in ("war,peace.txt", "[1].txt", "a b.txt")]
+    names = [tmp_path / name for name in ("war,peace.txt", "[1].txt", "a b.txt", os.fsdecode(b"caf\xe9.txt"))]
     for name in names:
         name.write_text(text.read_text())
-    assert run(tmp_path, "--corpus", names[0], names[1], "--corpus", names[2], "--name", "three", *SMALL) == 0
-    config = artifact.read(tmp_path / "models" / "three" / "1").config
-    assert config.training["corpus"] == [name.name for name in names]
-    assert config.characters == 3 * len(text.read_text())
+    assert run(tmp_path, "--corpus", names[0], names[1], "--corpus", *names[2:], "--name", "four", *SMALL) == 0
+    config = artifact.read(tmp_path / "models" / "four" / "1").config
+    assert config.training["corpus"] == ["war,peace.txt", "[1].txt", "a b.txt", r"caf\udce9.txt"]
+    assert config.characters == 4 * len(text.read_text())
 
 
 def test_a_flag_that_is_none_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +118,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, text: Path, ca
     assert "models/shakespeare/.training: Not a directory" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_says_what_is_kept(tmp_path: Path, text: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_what_is_kept(tmp_path: Path, text: Path, number: signal.Signals) -> None:
     arguments = ["--models-dir", str(tmp_path / "models"), "--corpus", str(text), "--name", "dao", *SMALL, "--epochs", "100000"]
     trainer = subprocess.Popen(
         [sys.executable, "-m", "trainer", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -125,7 +127,7 @@ def test_an_interrupted_run_says_what_is_kept(tmp_path: Path, text: Path) -> Non
     assert trainer.stdout is not None
     while "epoch 2/" not in trainer.stdout.readline():
         assert trainer.poll() is None
-    trainer.send_signal(signal.SIGINT)
+    trainer.send_signal(number)
     _, errors = trainer.communicate(timeout=60)
     assert trainer.returncode == 130
     assert "interrupted; finished epochs are kept in" in errors.splitlines()[-1]
