@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from threading import Event
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -21,12 +21,18 @@ from trainer.artifact import ArtifactError
 from trainer.config import TooLarge, TrainingConfig, check_memory
 from trainer.corpus import CorpusError
 
+NEEDED = ("filelock", "keras", "matplotlib", "tensorflow")  # what the extra `trainer` adds to the service's packages
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 published, 1 failed on the way, 2 asked for what can't be done, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["train"]:
         given = given[1:]
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        return _fail(2, f"{', '.join(missing)} not installed; `make setup` brings what training needs beside serving")
+    from filelock import FileLock, Timeout
+
     try:
         config = TrainingConfig(**_flags(given))
         config.work_dir.mkdir(parents=True, exist_ok=True)

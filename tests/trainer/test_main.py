@@ -83,6 +83,14 @@ def test_a_run_that_cannot_start_leaves_the_last_ones_checkpoints(tmp_path: Path
     assert kept.is_file()
 
 
+def test_packages_that_only_training_needs_are_named_when_they_are_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainer.__main__.find_spec", lambda name: None if name == "tensorflow" else name)
+    assert main(["--epochs", "1"]) == 2
+    assert "error: tensorflow not installed; `make setup` brings" in capsys.readouterr().err
+
+
 def test_text_that_is_not_utf8_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad").write_bytes(b"caf\xe9")
     assert run(tmp_path, "--corpus", tmp_path / "bad") == 2
