@@ -240,7 +240,8 @@ def test_a_dropped_connection_frees_its_slot(client: httpx.Client, engine: Any, 
     with httpx.Client(base_url=client.base_url) as leaving:
         if streamed:
             with leaving.stream("POST", "/generate", json=body) as response:
-                assert b"text" in next(response.iter_bytes())
+                chunks = response.iter_bytes()  # held: httpx closes the connection of an iterator that nobody holds
+                assert b"text" in next(chunks)
                 assert engine.running == 1
         else:
             with pytest.raises(httpx.ReadTimeout):
@@ -269,7 +270,8 @@ def test_a_dropped_connections_slot_is_free_before_the_call_under_way_ends(
     gate = Gate(engine._decoder, monkeypatch, permits=1)
     body = {"start_string": "a", "num_generate": 1000, "stream": True}
     with httpx.Client(base_url=client.base_url) as leaving, leaving.stream("POST", "/generate", json=body) as response:
-        assert b"text" in next(response.iter_bytes())
+        chunks = response.iter_bytes()
+        assert b"text" in next(chunks)
         wait_until(lambda: gate.arrived == 2)  # the second call is under way
     wait_until(lambda: engine.running == 0)
     gate.permits.release(1000)
