@@ -26,9 +26,17 @@ def create_app(settings: Settings) -> FastAPI:
 
         def open_engine(version: Version) -> Engine:
             name = choose() if settings.decoder == "auto" else settings.decoder
-            decoder = open_decoder(version, name, slots=settings.slots, chunk=settings.chunk)
-            log.info("%s %d runs on %s", version.config.name, version.config.version, name)
-            return Engine(decoder, loop, queue_limit=settings.queue_limit, chunk=settings.chunk)
+            precision = None if settings.precision == "auto" else settings.precision
+            decoder = open_decoder(version, name, precision, slots=settings.slots)
+            log.info("%s %d runs on %s in %s", version.config.name, version.config.version, decoder.name, decoder.precision)
+            return Engine(
+                decoder,
+                loop,
+                queue_limit=settings.queue_limit,
+                chunk=settings.chunk,
+                call_seconds=settings.call_ms / 1000,
+                prompt_cache=int(settings.prompt_cache_mb * 1e6),
+            )
 
         app.state.settings = settings
         app.state.registry = registry = Registry(settings.models_dir, settings.default_model, open_engine)

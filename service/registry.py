@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.generation.choice import Unsupported
 from service.generation.engine import Engine
 from trainer import artifact
 from trainer.artifact import ArtifactError, Version, VersionConfig
@@ -77,8 +78,9 @@ class Registry:
                 engine.start()
             except Exception as error:
                 # Whatever one version does, an older one or another model can still be served.
-                reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error!r}"
-                log.warning("refused %s", reason, exc_info=not isinstance(error, ArtifactError))
+                expected = isinstance(error, ArtifactError | Unsupported)
+                reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error if expected else repr(error)}"
+                log.warning("refused %s", reason, exc_info=not expected)
                 refused.append(reason)
                 continue
             with self._lock:

@@ -26,9 +26,18 @@ class Settings(BaseSettings):
     decoder: Literal["auto", "openvino", "tensorflow"] = Field(
         "auto", description="what runs the network; auto: tensorflow where it sees a GPU, else openvino"
     )
+    precision: Literal["auto", "f32", "bf16", "int8"] = Field(
+        "auto", description="what the network computes in; auto: bf16 where the CPU has it, else f32; int8 rounds its kernels"
+    )
     slots: int = Field(64, ge=1, description="generations that run at the same time, for each model")
     queue_limit: int = Field(512, ge=0, description="generations that may wait for a slot; more are answered 429")
-    chunk: int = Field(16, ge=1, description="most characters that one call of the decoder adds to a stream")
+    chunk: int = Field(64, ge=1, description="most characters that one call of the decoder adds to a stream")
+    call_ms: float = Field(
+        30, gt=0, allow_inf_nan=False, description="about how long a call may take, so how often streams get their characters"
+    )
+    prompt_cache_mb: float = Field(
+        16, ge=0, allow_inf_nan=False, description="for states of start strings that may come again, for each model; 0 keeps none"
+    )
     max_start_string: int = Field(10_000, ge=1, description="longest start string, in characters")
     max_num_generate: int = Field(100_000, ge=1, description="most characters one request may ask for")
     shutdown_grace: float = Field(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +14,6 @@ from starlette.exceptions import HTTPException
 from service.generation.engine import EngineStopped
 from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
-from trainer.vocabulary import UnknownCharacters
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +51,14 @@ def translated(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
-        case UnknownCharacters():
-            return ApiError(422, "unknown_characters", str(error), param="start_string")
         case UnknownModel():
             return ApiError(404, "model_not_found", str(error), param="model")
         case NotReady():
             return ApiError(503, "not_ready", str(error), headers={"Retry-After": "1"})
         case QueueFull():
-            return ApiError(429, "queue_full", "too many requests are waiting; try again", headers={"Retry-After": "1"})
+            seconds = max(1, ceil(error.seconds))
+            message = f"too many requests are waiting; try again in {seconds} s"
+            return ApiError(429, "queue_full", message, headers={"Retry-After": str(seconds)})
         case EngineStopped():
             return ApiError(503, "engine_stopped", str(error))
         case RequestValidationError():
@@ -81,7 +81,6 @@ def install(app: FastAPI) -> None:
 
     for kind in (
         ApiError,
-        UnknownCharacters,
         UnknownModel,
         NotReady,
         QueueFull,

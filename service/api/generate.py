@@ -3,12 +3,11 @@
 import asyncio
 
 from fastapi import APIRouter, Request, Response
-from fastapi.sse import EventSourceResponse
 
 from service.api.errors import documented
 from service.api.running import Taken
 from service.api.schemas import GenerateResponse
-from service.api.streaming import HEADERS, events
+from service.api.streaming import EventStream
 from service.generation.request import Generation
 
 router = APIRouter(tags=["generation"])
@@ -20,7 +19,7 @@ STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "tex
 async def generate(running: Taken, request: Request) -> GenerateResponse | Response:
     """Continues start_string, drawing each next character from the model's distribution at the temperature."""
     if running.request.stream or "text/event-stream" in request.headers.get("accept", ""):
-        return EventSourceResponse(events(running), headers=HEADERS)
+        return EventStream(running)
     characters = await _all(running.generation, request)
     if characters is None:
         return Response(status_code=499)  # the client has left: nobody reads this
@@ -41,7 +40,7 @@ async def _all(generation: Generation, request: Request) -> list[int] | None:
 
 async def _read_all(generation: Generation) -> list[int]:
     characters: list[int] = []
-    while new := await generation.read():
+    while new := (await generation.read()).characters:
         characters += new
     return characters
 

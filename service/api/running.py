@@ -1,19 +1,24 @@
 """A request that has been taken: its generation, and what is said of it when it has ended."""
 
 import secrets
+import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from fastapi import Depends
+from numpy.typing import NDArray
 
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
 from service.api.schemas import MAX_SEED, Done, GenerateRequest, Timings, Usage
-from service.generation.request import Generation
+from service.generation.request import Generation, Prompt
+from service.generation.sampling import Sampling
 from service.registry import Model
 from service.settings import Settings
+from trainer.vocabulary import UnknownCharacters, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -24,24 +29,26 @@ class Running:
     generation: Generation
 
     def done(self) -> Done:
-        """What is said of a generation that has all its characters."""
+        """What is said of a generation that has ended by itself."""
         config, generation = self.model.config, self.generation
-        created, admitted, first, finished = generation.created, generation.admitted, generation.first, generation.finished
-        if admitted is None or first is None or finished is None:
-            raise RuntimeError(f"{self.id} has not ended")
+        reason, finished = generation.finish_reason, generation.finished
+        if finished is None or reason is None or reason in ("cancelled", "error"):
+            raise RuntimeError(f"{self.id} has not ended by itself")
+        admitted = generation.admitted or finished  # its time may be up while it waits
+        first = generation.first or finished
         return Done(
             id=self.id,
             model=config.name,
             version=config.version,
             start_string=self.request.start_string,
             seed=generation.seed,
-            finish_reason="length",
-            usage=Usage(prompt_characters=len(generation.prompt), generated_characters=generation.generated),
+            finish_reason=reason,
+            usage=Usage(prompt_characters=len(generation.prompt.ids), generated_characters=generation.generated),
             timings=Timings(
-                queue_ms=_milliseconds(admitted - created),
+                queue_ms=_milliseconds(admitted - generation.created),
                 prefill_ms=_milliseconds(first - admitted),
                 decode_ms=_milliseconds(finished - first),
-                characters_per_second=round(generation.generated / (finished - admitted), 1),
+                characters_per_second=round(generation.generated / max(finished - admitted, 1e-9), 1),
             ),
         )
 
@@ -53,11 +60,19 @@ async def taken(body: GenerateRequest, registry: CurrentRegistry, settings: Curr
     """
     _check_limits(body, settings)
     model = registry.get(body.model)
+    vocabulary = model.vocabulary
+    allowed = None
+    if body.allowed_characters is not None:
+        allowed = np.zeros(len(vocabulary), bool)
+        allowed[_encoded(vocabulary, body.allowed_characters, "allowed_characters")] = True
     generation = Generation(
-        prompt=model.vocabulary.encode(body.start_string),
+        prompt=Prompt(_encoded(vocabulary, body.start_string, "start_string")),
         num_generate=body.num_generate,
-        temperature=body.temperature,
+        sampling=Sampling(body.temperature, body.top_k, body.top_p, body.min_p, allowed),
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
+        # A string with a character that the model lacks can't come.
+        stop=[vocabulary.encode(string).tolist() for string in body.stop if set(string) <= set(vocabulary.characters)],
+        deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
     )
     model.engine.submit(generation)
     try:
@@ -76,6 +91,13 @@ def _check_limits(body: GenerateRequest, settings: Settings) -> None:
     ):
         if given > limit:
             raise ApiError(422, "too_long", f"{field}: {given:,} characters are more than the {limit:,} allowed here", param=field)
+
+
+def _encoded(vocabulary: Vocabulary, text: str, field: str) -> NDArray[np.int32]:
+    try:
+        return vocabulary.encode(text)
+    except UnknownCharacters as error:
+        raise ApiError(422, "unknown_characters", str(error), param=field) from None
 
 
 def _milliseconds(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Which decoder runs a version: chosen, opened and warmed."""
+"""Which decoder runs a version, and how precisely: chosen, opened and warmed."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,10 +6,15 @@ from typing import Literal
 
 import numpy as np
 
-from service.generation.decoder import Batch, Decoder
+from service.generation.decoder import Batch, Decoder, Precision
+from service.generation.sampling import Sampling
 from trainer.artifact import Version
 
 DecoderName = Literal["openvino", "tensorflow"]
+
+
+class Unsupported(Exception):
+    """This machine or this decoder has no such precision; the message says what there is."""
 
 
 def choose() -> DecoderName:
@@ -25,25 +30,39 @@ def choose() -> DecoderName:
     return "openvino" if find_spec("openvino") else "tensorflow"
 
 
-def open_decoder(version: Version, name: DecoderName, *, slots: int, chunk: int) -> Decoder:
-    """The decoder `name` for a version, warmed: its first call of `chunk` steps is behind it."""
+def precisions(name: DecoderName) -> list[Precision]:
+    """Those that the decoder has on this machine, the one to take first: bf16 where the CPU computes in it, else f32."""
+    if name == "tensorflow":
+        return ["f32"]
+    from service.generation.openvino_decoder import has_bf16
+
+    return ["bf16", "f32", "int8"] if has_bf16() else ["f32", "int8"]
+
+
+def open_decoder(version: Version, name: DecoderName, precision: Precision | None, *, slots: int) -> Decoder:
+    """The decoder `name` for a version, warmed. precision None takes the first of `precisions`; raises Unsupported."""
+    available = precisions(name)
+    if precision is not None and precision not in available:
+        raise Unsupported(f"precision {precision} is not to be had from {name} on this machine; there are: {', '.join(available)}")
     decoder: Decoder
     if name == "openvino":
         from service.generation.openvino_decoder import OpenVINODecoder
 
-        decoder = OpenVINODecoder(version.config, version.tensors, slots)
+        decoder = OpenVINODecoder(version.config, version.tensors, slots, precision or available[0])
     else:
         from service.generation.tensorflow_decoder import TensorFlowDecoder
 
         decoder = TensorFlowDecoder(version.config, version.tensors, slots)
-    decoder.decode(
-        Batch(
-            slots=np.zeros(1, np.int32),
-            fresh=np.ones(1, bool),
-            inputs=np.zeros(1, np.int32),
-            forced=np.full((chunk, 1), -1, np.int32),
-            uniforms=np.zeros((chunk, 1), np.float32),
-            temperatures=np.ones(1),
+    for keep in (-1, 0):  # whatever a first request meets has been built and run once
+        decoder.decode(
+            Batch(
+                slots=np.zeros(1, np.int32),
+                starts={0: None},
+                inputs=np.zeros(1, np.int32),
+                forced=np.full((2, 1), -1, np.int32),
+                uniforms=np.zeros((2, 1), np.float32),
+                sampling=[Sampling()],
+                keep=np.array([keep], np.int32),
+            )
         )
-    )
     return decoder

@@ -1,14 +1,20 @@
 """What the engine asks of a network: advance some slots by some steps. Knows ids and slots, nothing of requests."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.generation.sampling import Sampling
 from trainer.artifact import Tensors
 
+Precision = Literal["f32", "bf16", "int8"]
+State = NDArray[np.float32]  # [states, units]: all that a network remembers of a text
+
 STATES = {"gru": 1, "lstm": 2}  # state vectors a layer keeps: h; h and c
+LIKELIEST = 20  # most characters that log-probabilities are given for, besides the chosen one
 
 
 @dataclass(frozen=True)
@@ -16,27 +22,58 @@ class Batch:
     """One call: B slots, each advanced by K steps.
 
     At step k slot b's network takes its input (at first `inputs`, then what the step before chose) and its state; the step
-    chooses `forced` where that is not negative, else it samples. So a prompt is read by the call that generates.
+    chooses `forced` where that is not negative, else it samples. So a prompt is read by the call that generates, and a
+    text is scored by one that forces all of it.
     """
 
     slots: NDArray[np.int32]  # [B], distinct
-    fresh: NDArray[np.bool_]  # [B]: the slot starts from a zero state
+    starts: Mapping[int, State | None]  # rows that do not go on from their slot's state, but from this one; None: zeros
     inputs: NDArray[np.int32]  # [B]
     forced: NDArray[np.int32]  # [K, B], -1 where the step samples
-    uniforms: NDArray[np.float32]  # [K, B], in [0, 1)
-    temperatures: NDArray[np.float64]  # [B]; 0 takes the most likely character
+    uniforms: NDArray[np.float32]  # [K, B], in [0, 1); 0 where the temperature is 0
+    sampling: Sequence[Sampling]  # B of them
+    keep: NDArray[np.int32]  # [B]: steps after which the row's state is wanted besides, below K; -1: not
+    log_probabilities: bool = False  # wanted
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but temperatures is asked for: the shortest graph will do."""
+        return not self.log_probabilities and bool((self.keep < 0).all()) and not any(row.restricted for row in self.sampling)
+
+
+@dataclass(frozen=True)
+class LogProbabilities:
+    """Natural logarithms of softmax(logits): what the network itself says, whatever the temperature and what was left out.
+
+    The leading shape is [K, B] for a call and [characters] for a generation; N is LIKELIEST or all the vocabulary has.
+    """
+
+    chosen: NDArray[np.float32]  # [...]
+    likeliest: NDArray[np.int32]  # [..., N], ids from the likeliest on
+    values: NDArray[np.float32]  # [..., N]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a call gave."""
+
+    chosen: NDArray[np.int32]  # [K, B]
+    kept: Mapping[int, State]  # the rows that asked for it
+    log_probabilities: LogProbabilities | None  # where asked for
 
 
 class Decoder(Protocol):
     """A network of a fixed number of slots, each with a state kept from call to call."""
 
+    name: str  # of the engine, as in "openvino"
+    precision: Precision
     slots: int
 
-    def decode(self, batch: Batch) -> NDArray[np.int32]:
-        """The characters chosen, [K, B].
+    def decode(self, batch: Batch) -> Decoded:
+        """Advances the batch's slots.
 
-        A sampled one inverts the CDF of softmax(logits / temperature) at its uniform: the first id whose cumulative
-        probability exceeds it.
+        A sampled character inverts the CDF of what `Sampling` says at its uniform: the first id whose cumulative
+        probability exceeds it. One row's result does not depend on the others.
         """
         ...
 
@@ -49,9 +86,3 @@ def input_table(tensors: Tensors) -> NDArray[np.float32]:
 def input_bias(bias: NDArray[np.float32]) -> NDArray[np.float32]:
     """The bias that joins the input product: a GRU's first row (its second joins the recurrent product), all of an LSTM's."""
     return bias[0] if bias.ndim == 2 else bias
-
-
-def inverse_temperatures(temperatures: NDArray[np.float64]) -> NDArray[np.float32]:
-    """1 / temperature [B, 1], bounded so that float32 logits stay finite; 0 stands for temperature 0."""
-    inverse = np.where(temperatures > 0, 1 / np.clip(temperatures, 1e-30, 1e30), 0)
-    return inverse.astype(np.float32)[:, None]

@@ -6,10 +6,12 @@ One call of the decoder advances everybody who has a slot; what it chose is hand
 import asyncio
 import logging
 import threading
+import time
 
 from service.generation.decoder import Decoder
-from service.generation.request import FinishReason, Generation, Status
-from service.generation.scheduler import Scheduler
+from service.generation.prompt_cache import PromptCache
+from service.generation.request import Generation, Piece, Status
+from service.generation.scheduler import Output, QueueFull, Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +23,21 @@ class EngineStopped(Exception):
 class Engine:
     """Generates for many at once with one decoder. `submit`, `cancel` and readers belong to the event loop `loop`."""
 
-    def __init__(self, decoder: Decoder, loop: asyncio.AbstractEventLoop, *, queue_limit: int, chunk: int) -> None:
-        """queue_limit: generations that may wait for a slot; chunk: most steps in a call."""
-        self._decoder, self._loop, self._chunk = decoder, loop, chunk
-        self._scheduler = Scheduler(decoder.slots, queue_limit)
+    def __init__(
+        self,
+        decoder: Decoder,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        queue_limit: int,
+        chunk: int,
+        call_seconds: float,
+        prompt_cache: int,
+    ) -> None:
+        """queue_limit: generations that may wait for a slot; chunk and call_seconds: most steps in a call, and about how
+        long it may take; prompt_cache: bytes for prompts' states."""
+        self.decoder, self._loop = decoder, loop
+        self._scheduler = Scheduler(decoder.slots, queue_limit, PromptCache(prompt_cache))
+        self._speed = Speed(chunk, call_seconds)
         self._work = threading.Condition()  # guards the scheduler and `stopped`
         self.stopped: str | None = None  # why no more work is taken
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -40,18 +53,20 @@ class Engine:
             for generation in everybody:
                 self._scheduler.remove(generation)
             self._work.notify()
-        self._on_loop([(generation, [], "error", EngineStopped(why)) for generation in everybody])
+        self._on_loop([Output(generation, Piece([]), "error") for generation in everybody], EngineStopped(why))
 
     def join(self) -> None:
         """Waits, once it is ended, for the call under way."""
         self._thread.join()
 
-    def submit(self, generation: Generation) -> None:
-        """Queues a generation; its characters come through its `read`. Raises QueueFull or EngineStopped."""
+    def submit(self, *generations: Generation) -> None:
+        """Queues all of them; their characters come through their `read`. Raises QueueFull or EngineStopped."""
         with self._work:
             if self.stopped:
                 raise EngineStopped(self.stopped)
-            self._scheduler.add(generation)
+            if not self._scheduler.has_room(len(generations)):
+                raise QueueFull(self._speed.seconds_for(self._scheduler.waiting_work))
+            self._scheduler.add(*generations)
             self._work.notify()
 
     def cancel(self, generation: Generation) -> None:
@@ -60,7 +75,7 @@ class Engine:
             if generation.status is Status.FINISHED:
                 return
             self._scheduler.remove(generation)
-        generation.deliver([], "cancelled")
+        generation.deliver(Piece([]), "cancelled")
 
     @property
     def running(self) -> int:
@@ -78,24 +93,60 @@ class Engine:
                     self._work.wait_for(lambda: self.stopped or self._scheduler.waiting or self._scheduler.running)
                     if self.stopped:
                         return
-                    batch = self._scheduler.schedule(self._chunk)
+                    batch = self._scheduler.schedule(self._speed.steps(self._scheduler.expected))
                 if batch is not None:
-                    chosen = self._decoder.decode(batch)
+                    start = time.perf_counter()
+                    decoded = self.decoder.decode(batch)
+                    self._speed.measured(batch.forced.shape, time.perf_counter() - start)
                     with self._work:
-                        outputs = self._scheduler.update(chosen)
-                    self._on_loop([(g, ids, "length" if g.finished else None, None) for g, ids in outputs])
+                        outputs = self._scheduler.update(decoded)
+                    self._on_loop(outputs)
         except Exception as error:
             log.exception("the engine's thread died")
             self.end(f"the engine failed: {error!r}")
 
-    def _on_loop(self, deliveries: list[tuple[Generation, list[int], FinishReason | None, Exception | None]]) -> None:
+    def _on_loop(self, outputs: list[Output], error: Exception | None = None) -> None:
         """Delivers on the event loop, with one wake-up for all; a loop that has closed has no readers left."""
 
         def deliver() -> None:
-            for generation, characters, reason, error in deliveries:
-                generation.deliver(characters, reason, error)
+            for generation, piece, reason in outputs:
+                generation.deliver(piece, reason, error)
 
         try:
             self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:
             log.debug("nobody is left to deliver to")
+
+
+class Speed:
+    """How long calls take, as measured, and from that how many steps the next may have.
+
+    A stream gets its characters once a call and a newcomer waits for one to end, so calls are to take about the same time
+    however many there are to serve: few steps for many on a slow machine, up to `longest` for one on a fast one.
+    """
+
+    WEIGHT = 0.2  # of the latest call in the moving averages
+
+    def __init__(self, longest: int, call_seconds: float) -> None:
+        self._longest, self._call_seconds = longest, call_seconds
+        self._step_seconds: dict[int, float] = {}  # by the batch size's power of two
+        self._characters_per_second: float | None = None
+
+    def steps(self, rows: int) -> int:
+        """Steps that fit a call with that many rows; few where that has not been measured yet."""
+        seconds = self._step_seconds.get(rows.bit_length())
+        return min(self._longest, 4 if seconds is None else max(1, round(self._call_seconds / seconds)))
+
+    def measured(self, shape: tuple[int, ...], seconds: float) -> None:
+        """A call of shape [steps, rows] took that long."""
+        steps, rows = shape
+        size = rows.bit_length()
+        self._step_seconds[size] = self._average(self._step_seconds.get(size), seconds / steps)
+        self._characters_per_second = self._average(self._characters_per_second, steps * rows / seconds)
+
+    def seconds_for(self, characters: int) -> float:
+        """How long that much will take at the speed of the last calls; a second where none has been measured."""
+        return characters / self._characters_per_second if self._characters_per_second else 1.0
+
+    def _average(self, before: float | None, value: float) -> float:
+        return value if before is None else before + self.WEIGHT * (value - before)

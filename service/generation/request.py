@@ -2,14 +2,20 @@
 
 import asyncio
 import time
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-FinishReason = Literal["length", "cancelled", "error"]
+from service.generation.decoder import LogProbabilities, State
+from service.generation.sampling import Sampling
+from service.generation.stop import StopStrings
+
+FinishReason = Literal["length", "stop", "time", "cancelled", "error"]
 
 
 class Status(Enum):
@@ -18,64 +24,160 @@ class Status(Enum):
     FINISHED = auto()
 
 
+class Piece(NamedTuple):
+    """A part of what was generated, with the log-probabilities [characters] if they were asked for."""
+
+    characters: Sequence[int]
+    log_probabilities: LogProbabilities | None = None
+
+
+@dataclass(eq=False)
+class Prompt:
+    """Ids [characters], at least one, and once somebody has read them the state that all but the last of them leave.
+
+    Continuations that share a Prompt read it once: the first that runs reads, the others wait for the state.
+    """
+
+    ids: NDArray[np.int32]
+    shared: bool = False
+    state: State | None = None
+    reader: "Generation | None" = None
+
+    @property
+    def being_read(self) -> bool:
+        return self.state is None and self.reader is not None and self.reader.status is Status.RUNNING
+
+
 @dataclass(eq=False)
 class Generation:
-    """A prompt (ids [characters], at least one) to be continued by num_generate characters.
+    """A prompt to be continued by num_generate characters, or up to a stop string, or a deadline.
 
     The engine's thread moves it on (`status` to `finished`); its reader, on the event loop, only calls `read`. Times are
     `time.perf_counter` seconds.
     """
 
-    prompt: NDArray[np.int32]
+    prompt: Prompt
     num_generate: int
-    temperature: float
+    sampling: Sampling
     seed: int
+    stop: Sequence[Sequence[int]] = ()  # ids of each stop string
+    likeliest: int | None = None  # characters a position to give log-probabilities of, besides the chosen one; None: none at all
+    deadline: float | None = None
 
     status: Status = Status.WAITING
     position: int = 0  # prompt characters given to the network so far
-    generated: int = 0
+    drawn: int = 0  # characters that the network has chosen, those of stop strings and those held back among them
+    generated: int = 0  # characters passed on to the reader
     last: int = -1  # the network's next input, once it has had one
     created: float = field(default_factory=time.perf_counter)
     admitted: float | None = None
-    first: float | None = None  # first character generated
+    first: float | None = None  # first character drawn
     finished: float | None = None
 
     finish_reason: FinishReason | None = None
     error: Exception | None = None
-    _unread: list[int] = field(default_factory=list)
-    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         # Counter-based: the i-th generated character uses the i-th uniform, however the calls are cut.
-        self.uniforms = np.random.Generator(np.random.Philox(key=self.seed))
+        self._uniforms = np.random.Generator(np.random.Philox(key=self.seed))
+        self._stop = StopStrings(self.stop)
+        self._held = Piece([])  # drawn, but perhaps the beginning of a stop string
+        self._unread = array("i")
+        self._unread_probabilities: list[LogProbabilities] = []
+        self._arrived = asyncio.Event()
 
     @property
     def unread_prompt(self) -> int:
         """Prompt characters still to be forced; the first of all is an input, not forced."""
-        return len(self.prompt) - max(self.position, 1)
+        return len(self.prompt.ids) - max(self.position, 1)
 
     @property
     def remaining(self) -> int:
-        return self.num_generate - self.generated
+        return self.num_generate - self.drawn
 
-    def deliver(self, characters: list[int], reason: FinishReason | None, error: Exception | None = None) -> None:
+    def uniforms(self, count: int) -> NDArray[np.float32]:
+        """The next characters' uniforms, in [0, 1); at temperature 0 zeros, which take the first of the likeliest."""
+        return self._uniforms.random(count, np.float32) if self.sampling.temperature else np.zeros(count, np.float32)
+
+    def add(self, drawn: Piece) -> tuple[Piece, FinishReason | None]:
+        """Takes what the network drew; what of it can be passed on, and the reason if that was the end.
+
+        What may be the beginning of a stop string is held back until it is clear that it is none.
+        """
+        self.drawn += len(drawn.characters)
+        if not self.stop:
+            self.generated += len(drawn.characters)
+            return drawn, None if self.remaining else "length"
+        pending = joined(self._held, drawn)
+        found = self._stop.find(drawn.characters)
+        reason: FinishReason | None = None
+        if found is not None:
+            upto, length = found
+            end, reason = len(self._held.characters) + upto - length, "stop"
+        elif not self.remaining:
+            end, reason = len(pending.characters), "length"
+        else:
+            end = len(pending.characters) - self._stop.begun
+        self._held = Piece([]) if reason else cut(pending, end, len(pending.characters))
+        self.generated += end
+        return cut(pending, 0, end), reason
+
+    def release(self) -> Piece:
+        """What was held back, when no more is to come."""
+        held, self._held = self._held, Piece([])
+        self.generated += len(held.characters)
+        return held
+
+    def deliver(self, piece: Piece, reason: FinishReason | None, error: Exception | None = None) -> None:
         """Hands the reader what was generated, and at the end why it ended. On the event loop only."""
         if self.finish_reason is not None:  # cancelled while a call was under way
             return
-        self._unread += characters
+        self._unread.extend(piece.characters)
+        if piece.log_probabilities is not None:
+            self._unread_probabilities.append(piece.log_probabilities)
         self.finish_reason, self.error = reason, error
+        if self._unread or reason:
+            self._arrived.set()
+
+    def wake(self) -> None:
+        """Makes a read that waits return, though there is nothing to read."""
         self._arrived.set()
 
-    async def read(self) -> list[int]:
-        """All ids generated since the last call, at least one; [] at the end.
+    async def read(self) -> Piece:
+        """All that was generated since the last call, at least one character; none at the end, or when woken.
 
         A slow reader gets more at a time; what waits for it is bounded by num_generate. Raises the error that ended it,
         after what came before it has been read.
         """
         await self._arrived.wait()
-        characters, self._unread = self._unread, []
+        characters, self._unread = self._unread, array("i")
+        probabilities, self._unread_probabilities = self._unread_probabilities, []
         if self.finish_reason is None:
             self._arrived.clear()
         elif not characters and self.error is not None:
             raise self.error
-        return characters
+        return Piece(characters, concatenated(probabilities) if probabilities else None)
+
+
+def joined(a: Piece, b: Piece) -> Piece:
+    if not a.characters:
+        return b
+    if a.log_probabilities is None or b.log_probabilities is None:
+        return Piece([*a.characters, *b.characters])
+    return Piece([*a.characters, *b.characters], concatenated([a.log_probabilities, b.log_probabilities]))
+
+
+def cut(piece: Piece, start: int, end: int) -> Piece:
+    if end - start == len(piece.characters):
+        return piece
+    p = piece.log_probabilities
+    cut_probabilities = p and LogProbabilities(p.chosen[start:end], p.likeliest[start:end], p.values[start:end])
+    return Piece(piece.characters[start:end], cut_probabilities)
+
+
+def concatenated(parts: Sequence[LogProbabilities]) -> LogProbabilities:
+    return LogProbabilities(
+        np.concatenate([part.chosen for part in parts]),
+        np.concatenate([part.likeliest for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )

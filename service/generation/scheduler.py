@@ -2,17 +2,23 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.generation.decoder import Batch
-from service.generation.request import Generation, Status
+from service.generation.decoder import Batch, Decoded, LogProbabilities, State
+from service.generation.prompt_cache import PromptCache
+from service.generation.request import FinishReason, Generation, Piece, Status
 
 
 class QueueFull(Exception):
-    """All slots are taken and the waiting queue is at its limit."""
+    """All slots are taken and the waiting queue is at its limit; in about `seconds` those who wait now will have slots."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"too many are waiting; room is expected in {seconds:.1f} s")
+        self.seconds = seconds
 
 
 @dataclass(frozen=True)
@@ -24,21 +30,30 @@ class Share:
     sampled: int
 
 
-class Scheduler:
-    """Gives slots to generations, first come first served. `schedule`, then `update` with what the call chose, in turns."""
+class Output(NamedTuple):
+    """What a call has for a generation's reader; a reason when it was the last."""
 
-    def __init__(self, slots: int, queue_limit: int) -> None:
-        self.queue_limit = queue_limit
+    generation: Generation
+    piece: Piece
+    reason: FinishReason | None
+
+
+class Scheduler:
+    """Gives slots to generations, first come first served. `schedule`, then `update` with what the call gave, in turns."""
+
+    def __init__(self, slots: int, queue_limit: int, prompts: PromptCache) -> None:
+        self.queue_limit, self.prompts = queue_limit, prompts
         self.waiting: deque[Generation] = deque()
         self.running: dict[int, Generation] = {}
         self._free = list(range(slots))[::-1]
         self._shares: list[Share] = []
 
-    def add(self, generation: Generation) -> None:
-        """Raises QueueFull when it would wait behind more than the limit."""
-        if len(self.waiting) >= self.queue_limit + len(self._free):
-            raise QueueFull
-        self.waiting.append(generation)
+    def has_room(self, count: int) -> bool:
+        """That many more would not wait behind more than the limit."""
+        return len(self.waiting) + count <= self.queue_limit + len(self._free)
+
+    def add(self, *generations: Generation) -> None:
+        self.waiting.extend(generations)
 
     def remove(self, generation: Generation) -> None:
         """Takes it off the queue or its slot; what a call under way does for it is dropped."""
@@ -46,66 +61,130 @@ class Scheduler:
             self.waiting.remove(generation)
         for slot, running in list(self.running.items()):
             if running is generation:
-                self._release(slot)
+                del self.running[slot]
+                self._free.append(slot)
         generation.status = Status.FINISHED
+
+    @property
+    def expected(self) -> int:
+        """How many the next call will have, about: those that share a prompt may have to wait."""
+        return min(len(self.running) + len(self.waiting), len(self.running) + len(self._free))
+
+    @property
+    def waiting_work(self) -> int:
+        """Characters to be read or generated for those who wait."""
+        return sum(g.unread_prompt + g.remaining for g in self.waiting)
 
     def schedule(self, longest: int) -> Batch | None:
         """The next call, of at most `longest` steps, or None when nobody is here.
 
-        It ends at the first character of whoever waits for one, so that this leaves at once, and no later than the last
-        step that anybody needs.
+        It ends at the first character of those who wait for theirs, so that it leaves at once (at the last of those
+        within its reach, so that many newcomers are not as many short calls), and no later than anybody needs.
         """
-        while self.waiting and self._free:
-            generation = self.waiting.popleft()
-            generation.status, generation.admitted = Status.RUNNING, time.perf_counter()
-            self.running[self._free.pop()] = generation
+        starting = self._admit()
         if not self.running:
             return None
+        running = [(generation, generation.unread_prompt) for generation in self.running.values()]
+        firsts = [unread + 1 for generation, unread in running if not generation.drawn]
+        reached = max((first for first in firsts if first <= longest), default=longest)
+        steps = min(reached, max(unread + generation.remaining for generation, unread in running))
 
-        running = self.running.values()
-        first = min((g.unread_prompt + 1 for g in running if not g.generated), default=longest)
-        steps = min(longest, first, max(g.unread_prompt + g.remaining for g in running))
         shape = (steps, len(running))
-        batch = Batch(
-            slots=np.fromiter(self.running, np.int32),
-            fresh=np.array([g.position == 0 for g in running]),
-            inputs=np.array([g.last if g.position else g.prompt[0] for g in running], np.int32),
-            forced=np.full(shape, -1, np.int32),
-            uniforms=np.zeros(shape, np.float32),
-            temperatures=np.array([g.temperature for g in running]),
-        )
+        forced, uniforms = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+        inputs, keep = np.empty(len(running), np.int32), np.full(len(running), -1, np.int32)
+        starts: dict[int, State | None] = {}
         self._shares = []
-        for b, generation in enumerate(running):
-            forced = min(generation.unread_prompt, steps)
-            sampled = min(steps - forced, generation.remaining)
-            start = len(generation.prompt) - generation.unread_prompt
-            batch.forced[:forced, b] = generation.prompt[start : start + forced]
-            batch.uniforms[forced : forced + sampled, b] = generation.uniforms.random(sampled, np.float32)
-            self._shares.append(Share(generation, forced, sampled))
-        return batch
+        for b, (generation, unread) in enumerate(running):
+            ids = generation.prompt.ids
+            if generation in starting:
+                starts[b] = starting[generation]
+            inputs[b] = generation.last if generation.position else ids[0]
+            reads = min(unread, steps)
+            draws = min(steps - reads, generation.remaining)
+            if reads:
+                forced[:reads, b] = ids[len(ids) - unread : len(ids) - unread + reads]
+            if draws:
+                uniforms[reads : reads + draws, b] = generation.uniforms(draws)
+            if reads < steps and self._keeps(generation):
+                keep[b] = reads
+            self._shares.append(Share(generation, reads, draws))
+        return Batch(
+            slots=np.fromiter(self.running, np.int32),
+            starts=starts,
+            inputs=inputs,
+            forced=forced,
+            uniforms=uniforms,
+            sampling=[generation.sampling for generation, _ in running],
+            keep=keep,
+            log_probabilities=any(generation.likeliest is not None for generation, _ in running),
+        )
 
-    def update(self, chosen: NDArray[np.int32]) -> list[tuple[Generation, list[int]]]:
-        """Moves on everybody in the last scheduled call, of which `chosen` [K, B] came; what was generated for whom.
+    def update(self, decoded: Decoded) -> list[Output]:
+        """Moves on everybody in the last scheduled call, of which `decoded` came; what there is for whom.
 
-        Who has all its characters is finished and its slot free.
+        Who has ended is finished and its slot free; so are those whose deadline has passed, waiting ones too.
         """
         now, outputs = time.perf_counter(), []
-        for b, (share, last) in enumerate(zip(self._shares, chosen[-1].tolist(), strict=True)):
+        for b, (share, chosen) in enumerate(zip(self._shares, decoded.chosen.T.tolist(), strict=True)):
             generation = share.generation
+            if b in decoded.kept:
+                generation.prompt.state = decoded.kept[b]
+                self.prompts.put(generation.prompt.ids, decoded.kept[b])
             if generation.status is Status.FINISHED:  # removed during the call
                 continue
             generation.position = max(generation.position, 1) + share.forced
-            generation.last = last
-            if not share.sampled:
-                continue
-            generation.first = generation.first or now
-            generation.generated += share.sampled
-            if not generation.remaining:
-                generation.finished = now
-                self.remove(generation)
-            outputs.append((generation, chosen[share.forced : share.forced + share.sampled, b].tolist()))
-        return outputs
+            generation.last = chosen[-1]
+            piece, reason = Piece([]), None
+            if share.sampled:
+                generation.first = generation.first or now
+                span = slice(share.forced, share.forced + share.sampled)
+                piece, reason = generation.add(Piece(chosen[span], _probabilities(decoded, span, b, generation.likeliest)))
+                outputs.append(Output(generation, piece, reason))
+            if reason:
+                self._finish(generation, now)
+        return outputs + self._expired(now)
 
-    def _release(self, slot: int) -> None:
-        del self.running[slot]
-        self._free.append(slot)
+    def _admit(self) -> Mapping[Generation, State | None]:
+        """Gives the free slots away; who got one, and the state each starts from."""
+        starting: dict[Generation, State | None] = {}
+        if not self._free:
+            return starting
+        for generation in list(self.waiting):
+            if not self._free:
+                break
+            prompt = generation.prompt
+            if prompt.being_read:
+                continue
+            self.waiting.remove(generation)
+            generation.status, generation.admitted = Status.RUNNING, time.perf_counter()
+            self.running[self._free.pop()] = generation
+            prompt.state = self.prompts.get(prompt.ids) if prompt.state is None else prompt.state
+            if prompt.state is None and len(prompt.ids) > 1:
+                prompt.reader = generation
+            elif prompt.state is not None:
+                generation.position, generation.last = len(prompt.ids), int(prompt.ids[-1])
+            starting[generation] = prompt.state
+        return starting
+
+    def _keeps(self, generation: Generation) -> bool:
+        """The state after its prompt will be wanted, and is not there yet."""
+        prompt = generation.prompt
+        return prompt.reader is generation and prompt.state is None and (prompt.shared or self.prompts.limit > 0)
+
+    def _expired(self, now: float) -> list[Output]:
+        everybody = [*self.running.values(), *self.waiting]
+        expired = [g for g in everybody if g.deadline is not None and g.deadline <= now]
+        for generation in expired:
+            self._finish(generation, now)
+        return [Output(generation, generation.release(), "time") for generation in expired]
+
+    def _finish(self, generation: Generation, now: float) -> None:
+        generation.finished = now
+        self.remove(generation)
+
+
+def _probabilities(decoded: Decoded, span: slice, b: int, likeliest: int | None) -> LogProbabilities | None:
+    p = decoded.log_probabilities
+    if p is None or likeliest is None:
+        return None
+    return LogProbabilities(p.chosen[span, b].copy(), p.likeliest[span, b, :likeliest].copy(), p.values[span, b, :likeliest].copy())

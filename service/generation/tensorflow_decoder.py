@@ -1,113 +1,171 @@
-"""The decoder on TensorFlow: the whole loop, sampling included, in one graph that advances B slots by K steps.
+"""The decoder on TensorFlow, for GPUs: the whole loop, sampling included, in one graph that advances B slots by K steps.
 
 Embedding and input kernel are folded into one table of vocabulary x gates * units, so a step is a row look-up, one product
 with the recurrent kernel, the gates, and the output product.
+
+TensorFlow's products differ in the last bits with the batch size, so a text may, rarely, depend on how many others run.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from service.generation.decoder import STATES, Batch, input_bias, input_table, inverse_temperatures
+from service.generation.decoder import LIKELIEST, STATES, Batch, Decoded, LogProbabilities, Precision, input_bias, input_table
+from service.generation.sampling import SamplingArrays
 from trainer.artifact import Architecture, Tensors
 
 
 class TensorFlowDecoder:
-    """See `service.generation.decoder.Decoder`. States lie on the device, [slots, states, units]."""
+    """See `service.generation.decoder.Decoder`. States lie on the device, [slots, states, units]; float32 only."""
+
+    name = "tensorflow"
+    precision: Precision = "f32"
 
     def __init__(self, architecture: Architecture, tensors: Tensors, slots: int) -> None:
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)  # others may want the rest of it
         self.slots = slots
         self._architecture = architecture
         self._table = tf.constant(input_table(tensors))
-        self._layers = [
-            {name: tensors[f"rnn.{i}.{name}"] for name in ("kernel", "recurrent_kernel", "bias")}
-            for i in range(architecture.layers)
-        ]
-        self._dense, self._dense_bias = tf.constant(tensors["dense.kernel"]), tf.constant(tensors["dense.bias"])
+        self._tensors = {name: tf.constant(tensor) for name, tensor in tensors.items()}
         self._states_per_layer = STATES[architecture.cell]
         self._state = tf.Variable(tf.zeros((slots, self._states_per_layer * architecture.layers, architecture.units)))
-        self._run = tf.function(
-            self._loop,
-            input_signature=[
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([None], tf.bool),
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([None, None], tf.int32),
-                tf.TensorSpec([None, None], tf.float32),
-                tf.TensorSpec([None, 1], tf.float32),
-            ],
-        )
+        # On a CPU the product of one row is a fifth faster with its kernel transposed, that of many half as fast.
+        kernels = [name for name in tensors if name.startswith("rnn.") and name.endswith("kernel")]
+        self._transposed = {} if gpus else {name: tf.constant(np.ascontiguousarray(tensors[name].T)) for name in kernels}
+        # Not compiled with XLA: on a CPU that gives 64 rows a tenth and one row nothing, for a compilation per shape.
+        self._run = tf.function(self._loop, reduce_retracing=True)
 
-    def decode(self, batch: Batch) -> NDArray[np.int32]:
-        chosen = self._run(
-            batch.slots, batch.fresh, batch.inputs, batch.forced, batch.uniforms, inverse_temperatures(batch.temperatures)
+    def decode(self, batch: Batch) -> Decoded:
+        sampling = SamplingArrays.of(batch.sampling, len(self._architecture.vocabulary))
+        starts = np.zeros((len(batch.starts), *self._state.shape[1:]), np.float32)
+        for start, state in zip(starts, batch.starts.values(), strict=True):
+            start[:] = 0 if state is None else state
+        chosen, copies, log_probabilities = self._run(
+            *(tf.constant(array) for array in (batch.slots, batch.inputs, batch.forced, batch.uniforms, batch.keep)),
+            tf.constant(list(batch.starts), tf.int32),
+            tf.constant(starts),
+            tuple(tf.constant(array) for array in vars(sampling).values()),
+            restricted=any(row.restricted for row in batch.sampling),
+            log_probabilities=batch.log_probabilities,
+            single=len(batch.slots) == 1,
         )
-        return chosen.numpy()  # type: ignore[no-any-return]
+        return Decoded(
+            chosen.numpy(),
+            {int(row): copies[row].numpy() for row in np.flatnonzero(batch.keep >= 0)},
+            LogProbabilities(*(part.numpy() for part in log_probabilities)) if batch.log_probabilities else None,
+        )
 
     def _loop(
         self,
         slots: tf.Tensor,
-        fresh: tf.Tensor,
         inputs: tf.Tensor,
         forced: tf.Tensor,
         uniforms: tf.Tensor,
-        inverse_temperature: tf.Tensor,
-    ) -> tf.Tensor:
+        keep: tf.Tensor,
+        rows: tf.Tensor,
+        starts: tf.Tensor,
+        sampling: tuple[tf.Tensor, ...],
+        *,
+        restricted: bool,
+        log_probabilities: bool,
+        single: bool,
+    ) -> Any:
         steps, units = tf.shape(forced)[0], self._architecture.units
-        kept = tf.where(fresh[:, None, None], 0.0, tf.gather(self._state, slots))
-        states = tuple(tf.ensure_shape(state, [None, units]) for state in tf.unstack(kept, axis=1))
+        inverse_temperature, bias, *limits = sampling
+        gathered = tf.tensor_scatter_nd_update(tf.gather(self._state, slots), rows[:, None], starts)
+        states = tuple(tf.ensure_shape(state, [None, units]) for state in tf.unstack(gathered, axis=1))
 
-        def advance(k: tf.Tensor, character: tf.Tensor, states: Sequence[tf.Tensor], chosen: Any) -> Any:
-            states, logits = self._step(character, states)
-            sampled = sample(logits, uniforms[k], inverse_temperature)
-            character = tf.where(forced[k] >= 0, forced[k], sampled)
-            return k + 1, character, states, chosen.write(k, character)
+        def advance(k: tf.Tensor, character: tf.Tensor, states: Any, copies: Any, stacks: Any) -> Any:
+            copies = tuple(tf.where((keep == k)[:, None], s, copy) for s, copy in zip(states, copies, strict=True))
+            states, logits = self._step(character, states, single)
+            if restricted:
+                logits_allowed = logits + bias
+                weights = kept_weights(weights_of(logits_allowed, inverse_temperature), *limits)
+            else:
+                weights = weights_of(logits, inverse_temperature)
+            character = tf.where(forced[k] >= 0, forced[k], draw(weights, uniforms[k]))
+            values = [character, *(log_probabilities_of(logits, character) if log_probabilities else [])]
+            stacks = tuple(stack.write(k, value) for stack, value in zip(stacks, values, strict=True))
+            return k + 1, character, states, copies, stacks
 
-        chosen = tf.TensorArray(tf.int32, steps, element_shape=[None])
-        _, _, states, chosen = tf.while_loop(lambda k, *_: k < steps, advance, (0, inputs, states, chosen))
+        stack = partial(tf.TensorArray, size=steps)
+        vectors = [stack(tf.float32, element_shape=[None])] if log_probabilities else []
+        matrices = [stack(dtype, element_shape=[None, None]) for dtype in (tf.int32, tf.float32)] if log_probabilities else []
+        stacks = (stack(tf.int32, element_shape=[None]), *vectors, *matrices)
+        _, _, states, copies, stacks = tf.while_loop(lambda k, *_: k < steps, advance, (0, inputs, states, states, stacks))
         self._state.scatter_nd_update(slots[:, None], tf.stack(states, axis=1))
-        return chosen.stack()
+        chosen, *probabilities = (stack.stack() for stack in stacks)
+        return chosen, tf.stack(copies, axis=1), tuple(probabilities)
 
-    def _step(self, character: tf.Tensor, states: Sequence[tf.Tensor]) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+    def _step(self, character: tf.Tensor, states: Sequence[tf.Tensor], single: bool) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         """(character [B], states of all layers [B, units]) -> (states, logits [B, vocabulary])."""
-        step = gru_step if self._architecture.cell == "gru" else lstm_step
+        cell = gru_step if self._architecture.cell == "gru" else lstm_step
         x, after = tf.gather(self._table, character), list[tf.Tensor]()
-        bounds = range(0, len(states) + 1, self._states_per_layer)
-        for i, (layer, (start, stop)) in enumerate(zip(self._layers, pairwise(bounds), strict=True)):
+        for i in range(self._architecture.layers):
+            bias, first = self._tensors[f"rnn.{i}.bias"], self._states_per_layer * i
             if i > 0:
-                x = tf.matmul(x, layer["kernel"]) + input_bias(layer["bias"])
-            after += step(x, states[start:stop], layer["recurrent_kernel"], layer["bias"])
-            x = after[start]
-        return tuple(after), tf.matmul(x, self._dense) + self._dense_bias
+                x = self._product(x, f"rnn.{i}.kernel", single) + input_bias(bias)
+            g = self._product(states[first], f"rnn.{i}.recurrent_kernel", single)
+            after += cell(x, g, states[first : first + self._states_per_layer], bias)
+            x = after[first]
+        return tuple(after), tf.matmul(x, self._tensors["dense.kernel"]) + self._tensors["dense.bias"]
+
+    def _product(self, x: tf.Tensor, kernel: str, single: bool) -> tf.Tensor:
+        if single and kernel in self._transposed:
+            return tf.matmul(x, self._transposed[kernel], transpose_b=True)
+        return tf.matmul(x, self._tensors[kernel])
 
 
-def gru_step(x: tf.Tensor, states: Sequence[tf.Tensor], recurrent_kernel: tf.Tensor, bias: tf.Tensor) -> list[tf.Tensor]:
-    """Keras's GRU with reset_after=True (Cho et al. 2014, in cuDNN's form): x [B, 3 * units] with its bias, state [B, units]."""
+def gru_step(x: tf.Tensor, g: tf.Tensor, states: Sequence[tf.Tensor], bias: tf.Tensor) -> list[tf.Tensor]:
+    """Keras's GRU with reset_after=True (Cho et al. 2014, in cuDNN's form).
+
+    x [B, 3 * units]: the input product and its bias; g [B, 3 * units]: the recurrent product; state [B, units].
+    """
     (h,) = states
     x_z, x_r, x_h = tf.split(x, 3, axis=1)
-    g_z, g_r, g_h = tf.split(tf.matmul(h, recurrent_kernel) + bias[1], 3, axis=1)
+    g_z, g_r, g_h = tf.split(g + bias[1], 3, axis=1)
     z = tf.sigmoid(x_z + g_z)
     candidate = tf.tanh(x_h + tf.sigmoid(x_r + g_r) * g_h)
     return [candidate + z * (h - candidate)]
 
 
-def lstm_step(x: tf.Tensor, states: Sequence[tf.Tensor], recurrent_kernel: tf.Tensor, _bias: tf.Tensor) -> list[tf.Tensor]:
-    """Keras's LSTM (Hochreiter & Schmidhuber 1997): x [B, 4 * units] with its bias; states h and c, each [B, units]."""
-    h, c = states
-    i, f, candidate, o = tf.split(x + tf.matmul(h, recurrent_kernel), 4, axis=1)
+def lstm_step(x: tf.Tensor, g: tf.Tensor, states: Sequence[tf.Tensor], _bias: tf.Tensor) -> list[tf.Tensor]:
+    """Keras's LSTM (Hochreiter & Schmidhuber 1997): x and g as for the GRU, [B, 4 * units]; states h and c [B, units]."""
+    _, c = states
+    i, f, candidate, o = tf.split(x + g, 4, axis=1)
     c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(candidate)
     return [tf.sigmoid(o) * tf.tanh(c), c]
 
 
-def sample(logits: tf.Tensor, uniform: tf.Tensor, inverse_temperature: tf.Tensor) -> tf.Tensor:
-    """One id a row: logits [B, V], uniform [B], inverse_temperature [B, 1], 0 for the most likely one."""
-    likeliest = tf.argmax(logits, axis=1, output_type=tf.int32)
-    weights = tf.exp((logits - tf.reduce_max(logits, axis=1, keepdims=True)) * inverse_temperature)
+def weights_of(logits: tf.Tensor, inverse_temperature: tf.Tensor) -> tf.Tensor:
+    """What the characters' probabilities are in proportion to, [B, vocabulary]: the likeliest has 1."""
+    return tf.exp((logits - tf.reduce_max(logits, axis=1, keepdims=True)) * inverse_temperature)
+
+
+def kept_weights(weights: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, min_p: tf.Tensor) -> tf.Tensor:
+    """The weights with 0 for what top_k, top_p and min_p leave out."""
+    order = tf.argsort(weights, axis=1, direction="DESCENDING", stable=True)
+    descending = tf.gather(weights, order, batch_dims=1)
+    descending = tf.where(tf.range(tf.shape(weights)[1])[None] < top_k, descending, 0.0)
+    cumulative = tf.cumsum(descending, axis=1)
+    nucleus = cumulative - descending < top_p * cumulative[:, -1:]
+    kept = tf.where(nucleus & (descending >= min_p), descending, 0.0)
+    return tf.gather(kept, tf.argsort(order, axis=1), batch_dims=1)
+
+
+def draw(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """One id a row [B]: the first whose cumulative share of the weights [B, vocabulary] exceeds the uniform [B]."""
     cdf = tf.cumsum(weights, axis=1)
-    below = tf.reduce_sum(tf.cast(cdf <= uniform[:, None] * cdf[:, -1:], tf.int32), axis=1)
-    sampled = tf.minimum(below, tf.shape(logits)[1] - 1)
-    return tf.where(inverse_temperature[:, 0] > 0, sampled, likeliest)
+    return tf.reduce_sum(tf.cast(cdf <= uniform[:, None] * cdf[:, -1:], tf.int32), axis=1)
+
+
+def log_probabilities_of(logits: tf.Tensor, chosen: tf.Tensor) -> list[tf.Tensor]:
+    """Of the chosen [B]; the N likeliest [B, N]; of these [B, N]."""
+    p = tf.nn.log_softmax(logits)
+    values, likeliest = tf.math.top_k(p, tf.minimum(LIKELIEST, tf.shape(p)[1]))
+    return [tf.gather(p, chosen, batch_dims=1), likeliest, values]

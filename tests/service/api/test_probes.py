@@ -46,8 +46,8 @@ def test_a_decoder_is_warm_when_it_is_handed_over(publish: Publish, monkeypatch:
             return decode(self, batch)
 
         monkeypatch.setattr(kind, "decode", counted)
-    open_decoder(publish(), name, slots=2, chunk=7)
-    assert calls == [7]
+    open_decoder(publish(), name, None, slots=2)
+    assert len(calls) == 2
 
 
 def test_without_a_model_it_lives_and_says_why_it_is_not_ready(tmp_path: Path) -> None:

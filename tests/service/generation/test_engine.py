@@ -1,28 +1,32 @@
 """The engine with a decoder whose every choice is known: a slot counts up from its prompt's last character."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from service.generation.decoder import Batch
-from service.generation.engine import Engine, EngineStopped
-from service.generation.request import Generation
+from service.generation.decoder import Batch, Decoded, Precision
+from service.generation.engine import Engine, EngineStopped, Speed
+from service.generation.request import Generation, Prompt
+from service.generation.sampling import Sampling
 from service.generation.scheduler import QueueFull
 
 
 class Counter:
     """Chooses input + 1. `calls` keeps each batch; where `gate` is set, a call waits for a permit."""
 
+    name: str = "counter"
+    precision: Precision = "f32"
+
     def __init__(self, slots: int, gate: threading.Semaphore | None = None) -> None:
         self.slots, self.gate, self.calls = slots, gate, list[Batch]()
         self.called = threading.Semaphore(0)
 
-    def decode(self, batch: Batch) -> NDArray[np.int32]:
+    def decode(self, batch: Batch) -> Decoded:
         self.calls.append(batch)
         self.called.release()
         if self.gate is not None:
@@ -31,21 +35,23 @@ class Counter:
         for forced in batch.forced:
             character = np.where(forced >= 0, forced, character + 1).astype(np.int32)
             chosen.append(character)
-        return np.stack(chosen)
+        zero = np.zeros((1, 1), np.float32)
+        return Decoded(np.stack(chosen), {int(b): zero for b in np.flatnonzero(batch.keep >= 0)}, None)
 
 
 class Broken(Counter):
-    def decode(self, batch: Batch) -> NDArray[np.int32]:
+    def decode(self, batch: Batch) -> Decoded:
         raise MemoryError(f"no room for {len(batch.slots)}")
 
 
 def generation(first: int, num_generate: int = 5, prompt: int = 1) -> Generation:
-    return Generation(np.full(prompt, first, np.int32), num_generate, 1.0, 0)
+    return Generation(Prompt(np.full(prompt, first, np.int32)), num_generate, Sampling(), 0)
 
 
 @asynccontextmanager
 async def running(decoder: Counter, queue_limit: int = 100, chunk: int = 4) -> AsyncIterator[Engine]:
-    engine = Engine(decoder, asyncio.get_running_loop(), queue_limit=queue_limit, chunk=chunk)
+    loop = asyncio.get_running_loop()
+    engine = Engine(decoder, loop, queue_limit=queue_limit, chunk=chunk, call_seconds=60, prompt_cache=1000)
     engine.start()
     try:
         yield engine
@@ -56,9 +62,13 @@ async def running(decoder: Counter, queue_limit: int = 100, chunk: int = 4) -> A
         await asyncio.to_thread(engine.join)
 
 
+async def read(one: Generation) -> list[int]:
+    return list((await one.read()).characters)
+
+
 async def read_all(one: Generation) -> list[int]:
     characters: list[int] = []
-    while new := await one.read():
+    while new := await read(one):
         characters += new
     return characters
 
@@ -93,9 +103,9 @@ def test_the_first_character_comes_alone_and_before_the_rest_is_computed() -> No
         async with running(Counter(1, gate)) as engine:
             one = generation(0, num_generate=9, prompt=3)
             engine.submit(one)
-            assert await one.read() == [1]  # one permit: one call
+            assert await read(one) == [1]  # one permit: one call
             gate.release()
-            assert await one.read() == [2, 3, 4, 5]
+            assert await read(one) == [2, 3, 4, 5]
 
     run(test)
 
@@ -107,8 +117,8 @@ def test_a_slow_reader_finds_all_it_missed_at_once() -> None:
             engine.submit(slow)
             engine.submit(quick)
             assert len(await read_all(quick)) == 200
-            assert await slow.read() == list(range(1, 101))
-            assert await slow.read() == []
+            assert await read(slow) == list(range(1, 101))
+            assert await read(slow) == []
 
     run(test)
 
@@ -157,6 +167,8 @@ def test_more_than_the_queue_holds_is_refused_and_what_it_holds_is_served() -> N
                 engine.submit(one)
             with pytest.raises(QueueFull):
                 engine.submit(generation(0))
+            with pytest.raises(QueueFull):
+                engine.submit(generation(0), generation(0))
             gate.release(1000)
             assert [len(await read_all(one)) for one in taken] == [5, 5, 5]
 
@@ -188,7 +200,7 @@ def test_stopping_ends_everybody_with_a_word() -> None:
             current, waiting = generation(0, num_generate=1000), generation(500)
             engine.submit(current)
             engine.submit(waiting)
-            assert await current.read() == [1]
+            assert await read(current) == [1]
             engine.end("shutting down")
             for one in (current, waiting):
                 with pytest.raises(EngineStopped, match="shutting down"):
@@ -196,5 +208,44 @@ def test_stopping_ends_everybody_with_a_word() -> None:
             gate.release(1000)
             with pytest.raises(EngineStopped):
                 engine.submit(generation(0))
+
+    run(test)
+
+
+def test_a_call_takes_about_the_time_it_may_whatever_a_step_takes() -> None:
+    speed = Speed(longest=64, call_seconds=0.03)
+    assert speed.steps(1) <= 4, "what is not known yet is tried with few steps"
+    for _ in range(50):
+        speed.measured((speed.steps(1), 1), 0.0001 * speed.steps(1))
+        speed.measured((speed.steps(64), 64), 0.005 * speed.steps(64))
+    assert (speed.steps(1), speed.steps(64)) == (64, 6)
+    for _ in range(50):
+        speed.measured((speed.steps(64), 64), 0.1 * speed.steps(64))
+    assert speed.steps(64) == 1
+
+
+def test_the_wait_is_told_from_what_was_measured_and_what_there_is_to_do() -> None:
+    async def test() -> None:
+        gate = threading.Semaphore(0)
+        async with running(Counter(1, gate), queue_limit=2) as engine:
+            engine._speed.measured((10, 10), 0.01)  # 10,000 characters a second
+            engine.submit(generation(0, num_generate=100_000))
+            await asyncio.to_thread(engine.decoder.called.acquire)  # type: ignore[attr-defined]
+            engine.submit(generation(0, num_generate=20_000, prompt=10_001), generation(0, num_generate=1))
+            with pytest.raises(QueueFull) as full:
+                engine.submit(generation(0))
+            assert full.value.seconds == pytest.approx(3.0, rel=0.01)
+
+    run(test)
+
+
+def test_what_waits_for_a_slow_reader_is_four_bytes_a_character() -> None:
+    async def test() -> None:
+        async with running(Counter(2), chunk=64) as engine:
+            slow, quick = generation(0, num_generate=50_000), generation(0, num_generate=50_001)
+            engine.submit(slow, quick)
+            assert len(await read_all(quick)) == 50_001
+            assert sys.getsizeof(slow._unread) < 50_000 * 4 * 1.25
+            assert await read_all(slow) == list(range(1, 50_001))
 
     run(test)

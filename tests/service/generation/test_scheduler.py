@@ -1,47 +1,67 @@
+"""The scheduler with a network that chooses 7 wherever it may."""
+
+import time
+from typing import Any
+
 import numpy as np
 import pytest
 
-from service.generation.request import Generation, Status
-from service.generation.scheduler import QueueFull, Scheduler
+from service.generation.decoder import Batch, Decoded, LogProbabilities
+from service.generation.prompt_cache import PromptCache
+from service.generation.request import Generation, Prompt, Status
+from service.generation.sampling import Sampling
+from service.generation.scheduler import Output, Scheduler
 
 
-def generation(prompt: int = 1, num_generate: int = 10, seed: int = 0, temperature: float = 1.0) -> Generation:
-    return Generation(np.arange(prompt, dtype=np.int32) + 100, num_generate, temperature, seed)
+def made(slots: int, queue_limit: int, prompt_cache: int = 0) -> Scheduler:
+    return Scheduler(slots, queue_limit, PromptCache(prompt_cache))
 
 
-def turn(scheduler: Scheduler, longest: int = 16) -> tuple[int, list[tuple[Generation, list[int]]]]:
-    """One call by a network that always chooses 7 where it may; its steps, and what came out."""
+def generation(prompt: int = 1, num_generate: int = 10, seed: int = 0, **options: Any) -> Generation:
+    return Generation(Prompt(np.arange(prompt, dtype=np.int32) + 100), num_generate, Sampling(), seed, **options)
+
+
+def decoded(batch: Batch, choice: int = 7) -> Decoded:
+    """The state kept of a row holds how many characters are behind it, counted from its start."""
+    kept = {int(b): np.full((1, 1), batch.keep[b], np.float32) for b in np.flatnonzero(batch.keep >= 0)}
+    return Decoded(np.where(batch.forced >= 0, batch.forced, choice).astype(np.int32), kept, None)
+
+
+def turn(scheduler: Scheduler, longest: int = 16) -> tuple[int, list[Output]]:
+    """One call; its steps, and what came out."""
     batch = scheduler.schedule(longest)
     assert batch is not None
-    return len(batch.forced), scheduler.update(np.where(batch.forced >= 0, batch.forced, 7).astype(np.int32))
+    return len(batch.forced), scheduler.update(decoded(batch))
 
 
 def test_nobody_here_is_no_call() -> None:
-    assert Scheduler(2, 2).schedule(16) is None
+    assert made(2, 2).schedule(16) is None
 
 
 def test_a_prompt_is_read_and_the_first_character_comes_with_its_last() -> None:
-    scheduler = Scheduler(1, 0)
+    scheduler = made(1, 0)
     one = generation(prompt=4, num_generate=3)
     scheduler.add(one)
     batch = scheduler.schedule(16)
     assert batch is not None
-    assert batch.fresh.tolist() == [True]
+    assert batch.starts == {0: None}
     assert batch.inputs.tolist() == [100]
     assert batch.forced[:, 0].tolist() == [101, 102, 103, -1]
-    assert scheduler.update(np.array([[101], [102], [103], [7]], np.int32)) == [(one, [7])]
+    (first,) = scheduler.update(decoded(batch))
+    assert (first.generation, first.piece.characters, first.reason) == (one, [7], None)
     batch = scheduler.schedule(16)
     assert batch is not None
-    assert batch.fresh.tolist() == [False]
+    assert batch.starts == {}
     assert batch.inputs.tolist() == [7]
     assert batch.forced[:, 0].tolist() == [-1, -1]
-    assert scheduler.update(np.array([[8], [9]], np.int32)) == [(one, [8, 9])]
+    (last,) = scheduler.update(decoded(batch, 9))
+    assert (last.piece.characters, last.reason) == ([9, 9], "length")
     assert one.status is Status.FINISHED
     assert scheduler.schedule(16) is None
 
 
 def test_a_long_prompt_is_read_a_call_at_a_time_while_others_generate() -> None:
-    scheduler = Scheduler(2, 0)
+    scheduler = made(2, 0)
     short = generation(num_generate=1000)
     scheduler.add(short)
     turn(scheduler)
@@ -53,25 +73,29 @@ def test_a_long_prompt_is_read_a_call_at_a_time_while_others_generate() -> None:
         assert batch is not None
         read += [c for c in batch.forced[:, 1].tolist() if c >= 0]
         before = short.generated
-        scheduler.update(np.full(batch.forced.shape, 7, np.int32))
+        scheduler.update(decoded(batch))
         assert short.generated - before == len(batch.forced) <= 16
     assert read == list(range(101, 200))
 
 
-def test_a_call_ends_at_the_first_character_somebody_waits_for_and_at_the_last_that_anybody_needs() -> None:
-    scheduler = Scheduler(2, 0)
+def test_a_call_ends_at_the_last_first_character_within_its_reach_and_at_the_last_that_anybody_needs() -> None:
+    scheduler = made(3, 0)
     scheduler.add(generation(prompt=3, num_generate=100))
     scheduler.add(generation(prompt=6, num_generate=4))
-    assert [turn(scheduler)[0] for _ in range(3)] == [3, 3, 16]
-    assert [g.generated for g in scheduler.running.values()] == [20]
+    scheduler.add(generation(prompt=20, num_generate=4))
+    assert turn(scheduler)[0] == 6
+    assert [g.drawn for g in scheduler.running.values()] == [4, 1, 0]
+    assert turn(scheduler)[0] == 20 - 6
+    assert [g.drawn for g in scheduler.running.values()] == [4 + 14, 1]
+    assert turn(scheduler)[0] == 16
     while scheduler.running:
         steps, _ = turn(scheduler)
-    assert steps == 100 - 20 - 4 * 16
+    assert steps == (100 - 4 - 14) % 16
 
 
 @pytest.mark.parametrize("calls", [[1], [16], [3, 16, 5]])
 def test_the_nth_character_takes_the_nth_uniform_however_calls_are_cut(calls: list[int]) -> None:
-    scheduler = Scheduler(1, 0)
+    scheduler = made(1, 0)
     one = generation(prompt=5, num_generate=40, seed=11)
     scheduler.add(one)
     used: list[float] = []
@@ -80,54 +104,155 @@ def test_the_nth_character_takes_the_nth_uniform_however_calls_are_cut(calls: li
         if batch is None:
             break
         used += batch.uniforms[batch.forced < 0].tolist()
-        scheduler.update(np.full(batch.forced.shape, 7, np.int32))
+        scheduler.update(decoded(batch))
     assert used == np.random.Generator(np.random.Philox(key=11)).random(40, np.float32).tolist()
 
 
 def test_slots_go_to_who_came_first_and_are_given_again() -> None:
-    scheduler = Scheduler(2, 10)
+    scheduler = made(2, 10)
     everybody = [generation(num_generate=1) for _ in range(5)]
     for one in everybody:
         scheduler.add(one)
     finished = []
     while scheduler.waiting or scheduler.running:
-        finished.append([one for one, _ in turn(scheduler)[1]])
+        finished.append([output.generation for output in turn(scheduler)[1]])
     assert finished == [everybody[:2], everybody[2:4], everybody[4:]]
 
 
 def test_the_queue_is_bounded_beyond_the_free_slots() -> None:
-    scheduler = Scheduler(2, 1)
-    for _ in range(3):
-        scheduler.add(generation())
-    with pytest.raises(QueueFull):
-        scheduler.add(generation())
+    scheduler = made(2, 1)
+    assert scheduler.has_room(3)
+    assert not scheduler.has_room(4)
+    scheduler.add(generation(), generation(), generation())
+    assert not scheduler.has_room(1)
     turn(scheduler)
-    with pytest.raises(QueueFull):
-        scheduler.add(generation())
+    assert not scheduler.has_room(1)
 
 
 def test_one_removed_in_mid_call_gets_nothing_and_leaves_its_slot_to_the_next() -> None:
-    scheduler = Scheduler(1, 1)
+    scheduler = made(1, 1)
     first, second = generation(num_generate=100), generation(num_generate=100)
     scheduler.add(first)
     scheduler.add(second)
     batch = scheduler.schedule(16)
     assert batch is not None
     scheduler.remove(first)
-    assert scheduler.update(np.full(batch.forced.shape, 7, np.int32)) == []
+    assert scheduler.update(decoded(batch)) == []
     batch = scheduler.schedule(16)
     assert batch is not None
-    assert batch.fresh.tolist() == [True]
+    assert batch.starts == {0: None}
     assert list(scheduler.running.values()) == [second]
 
 
 def test_one_removed_from_the_queue_never_runs() -> None:
-    scheduler = Scheduler(1, 2)
+    scheduler = made(1, 2)
     everybody = [generation(num_generate=1) for _ in range(3)]
     for one in everybody:
         scheduler.add(one)
     scheduler.remove(everybody[1])
     ran = []
     while scheduler.waiting or scheduler.running:
-        ran += [one for one, _ in turn(scheduler)[1]]
+        ran += [output.generation for output in turn(scheduler)[1]]
     assert ran == [everybody[0], everybody[2]]
+
+
+def test_continuations_of_one_prompt_read_it_once() -> None:
+    scheduler = made(4, 4)
+    prompt = Prompt(np.arange(100, 130, dtype=np.int32), shared=True)
+    everybody = [Generation(prompt, 3, Sampling(), seed) for seed in range(3)]
+    scheduler.add(*everybody, generation(num_generate=1))
+    read, rows = 0, []
+    while (batch := scheduler.schedule(16)) is not None:
+        read += int((batch.forced >= 0).sum())
+        rows.append(len(batch.slots))
+        for b, state in batch.starts.items():
+            assert (state is not None) == (scheduler.running[int(batch.slots[b])] in everybody[1:])
+        scheduler.update(decoded(batch))
+    assert read == 29
+    assert rows[0] == 2, "who shares the prompt waits for it, who does not runs"
+    assert all(one.drawn == 3 for one in everybody)
+
+
+def test_when_the_reader_of_a_shared_prompt_leaves_the_next_one_reads_it() -> None:
+    scheduler = made(4, 4)
+    prompt = Prompt(np.arange(100, 140, dtype=np.int32), shared=True)
+    everybody = [Generation(prompt, 3, Sampling(), seed) for seed in range(3)]
+    scheduler.add(*everybody)
+    turn(scheduler)
+    scheduler.remove(everybody[0])
+    while scheduler.waiting or scheduler.running:
+        turn(scheduler)
+    assert [one.drawn for one in everybody] == [0, 3, 3]
+
+
+def test_a_prompt_that_comes_again_is_not_read_again() -> None:
+    scheduler = made(2, 0, prompt_cache=1000)
+    scheduler.add(generation(prompt=5, num_generate=1))
+    batch = scheduler.schedule(16)
+    assert batch is not None
+    assert batch.keep.tolist() == [4]
+    scheduler.update(decoded(batch))
+    scheduler.add(generation(prompt=5, num_generate=1))
+    again = scheduler.schedule(16)
+    assert again is not None
+    assert again.forced.tolist() == [[-1]]
+    assert again.inputs.tolist() == [104]
+    assert again.starts[0] is not None
+    assert again.starts[0].tolist() == [[4]]
+    assert again.keep.tolist() == [-1]
+
+
+def test_the_cache_holds_what_its_bytes_hold_and_forgets_what_was_not_used_for_longest() -> None:
+    cache, state = PromptCache(300), np.zeros((2, 10), np.float32)  # 80 bytes, and 20 for each prompt
+    prompts = [np.arange(i, i + 5, dtype=np.int32) for i in range(4)]
+    for prompt in prompts[:3]:
+        cache.put(prompt, state)
+    assert (len(cache), cache.size) == (3, 300)
+    assert cache.get(prompts[0]) is state
+    cache.put(prompts[3], state)
+    assert [cache.get(prompt) is None for prompt in prompts] == [False, True, False, False]
+    cache.put(prompts[1], np.zeros((100, 100), np.float32))
+    assert (len(cache), cache.size) == (3, 300), "what is larger than the cache drives nobody out"
+
+
+def test_a_deadline_ends_a_generation_that_runs_and_one_that_waits() -> None:
+    scheduler = made(1, 2)
+    now = time.perf_counter()
+    running, waiting, patient = (generation(num_generate=1000, deadline=deadline) for deadline in (now, now, now + 1000))
+    scheduler.add(running, waiting, patient)
+    ended = [(output.generation, output.reason) for output in turn(scheduler)[1] if output.reason]
+    assert ended == [(running, "time"), (waiting, "time")]
+    assert running.generated == 1
+    assert waiting.generated == 0
+    turn(scheduler)
+    assert list(scheduler.running.values()) == [patient]
+
+
+def test_the_beginning_of_a_stop_string_is_held_back_and_let_go_at_a_deadline() -> None:
+    scheduler = made(1, 0)
+    one = generation(num_generate=1000, stop=[[7, 7, 7, 8]], deadline=time.perf_counter() + 1000)
+    scheduler.add(one)
+    passed = [output.piece.characters for _ in range(2) for output in turn(scheduler)[1]]
+    assert passed == [[], [7] * 14]
+    one.deadline = 0
+    (*_, last) = turn(scheduler)[1]
+    assert last.reason == "time"
+    assert one.generated == one.drawn == 33
+
+
+def test_log_probabilities_stay_with_their_characters_across_a_stop_string_held_back() -> None:
+    scheduler = made(1, 0)
+    one = generation(num_generate=6, stop=[[3, 9], [4, 5, 6]], likeliest=2)
+    scheduler.add(one)
+    outputs: list[Output] = []
+    for step, choice in enumerate([1, 2, 3, 4, 5, 7]):
+        batch = scheduler.schedule(1)
+        assert batch is not None
+        assert batch.log_probabilities
+        top = np.tile(np.arange(20, dtype=np.int32), (1, 1, 1))
+        p = LogProbabilities(np.full((1, 1), -step, np.float32), top, top.astype(np.float32))
+        outputs += scheduler.update(Decoded(np.array([[choice]], np.int32), {}, p))
+    assert [output.piece.characters for output in outputs] == [[1], [2], [], [3], [], [4, 5, 7]]
+    parts = [output.piece.log_probabilities for output in outputs if output.piece.log_probabilities is not None]
+    assert [p for part in parts for p in part.chosen.tolist()] == [0, -1, -2, -3, -4, -5]
+    assert {part.likeliest.shape[1] for part in parts} == {2}

@@ -1,0 +1,67 @@
+"""The seed guarantee over real traffic: same version, engine and precision, same request, same seed: the same text."""
+
+import asyncio
+import string
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.generation.choice import precisions
+from service.generation.decoder import Precision
+from service.settings import Settings
+from tests.sse import events
+from tests.support import serving
+
+MODELS = Path(__file__).parents[2] / "models"
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0},
+    {"temperature": 0.5, "top_k": 8},
+    {"top_p": 0.9},
+    {"temperature": 2, "min_p": 0.1},
+    {"allowed_characters": string.ascii_lowercase + " \n"},
+    {"stop": ["e ", "\n\n", "the"]},
+    {"temperature": 1.2, "top_k": 30, "top_p": 0.95, "min_p": 0.01, "stop": "ROMEO"},
+]
+STARTS = ["ROMEO: ", "a", "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\n" * 3]
+
+
+def requests() -> list[dict[str, Any]]:
+    return [
+        {**KINDS[i % len(KINDS)], "start_string": STARTS[i % len(STARTS)], "num_generate": 20 + 7 * (i % 13), "seed": i}
+        for i in range(64)
+    ]
+
+
+async def at_once(address: str, bodies: list[dict[str, Any]], *, streamed: bool) -> list[tuple[str, str]]:
+    """Each request's text and finish reason, all sent at the same time on connections of their own."""
+
+    async def one(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, str]:
+        response = await client.post("/generate", json={**body, "stream": streamed})
+        assert response.status_code == 200, response.text
+        if not streamed:
+            return response.json()["text"], response.json()["finish_reason"]
+        *texts, done = events([response.content])
+        return body["start_string"] + "".join(event.data["text"] for event in texts), done.data["finish_reason"]
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+        return await asyncio.gather(*(one(client, body) for body in bodies))
+
+
+@pytest.mark.parametrize("precision", precisions("openvino"))
+def test_sixty_four_requests_of_mixed_kinds_get_what_each_gets_alone(precision: Precision) -> None:
+    settings = Settings(models_dir=MODELS, default_model="shakespeare", decoder="openvino", precision=precision, prompt_cache_mb=0)
+    with serving(settings) as (_, client):
+        alone = [client.post("/generate", json=body).json() for body in requests()]
+        expected = [(answer["text"], answer["finish_reason"]) for answer in alone]
+        assert {reason for _, reason in expected} == {"length", "stop"}
+        for streamed in (False, True):
+            assert asyncio.run(at_once(str(client.base_url), requests(), streamed=streamed)) == expected
+    # Another process's worth of history: fewer slots, another cut of calls, prompts read once.
+    with serving(settings.model_copy(update={"slots": 7, "chunk": 5, "prompt_cache_mb": 10})) as (_, client):
+        for _ in range(2):
+            assert asyncio.run(at_once(str(client.base_url), requests(), streamed=True)) == expected
