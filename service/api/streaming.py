@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -10,6 +11,8 @@ from starlette.types import Receive, Scope, Send
 from service.api.errors import translated
 from service.api.running import Running
 from service.generation.engine import EngineStopped
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
 COMMENT = b": keep-alive\n\n"
@@ -37,27 +40,28 @@ class EventStream(Response):
         try:
             more = True
             while more:
-                body, more = await self._next()
+                try:
+                    body, more = await self._next()
+                except Exception as error:
+                    if not isinstance(error, EngineStopped):
+                        log.exception("stream %s failed", self._running.id)
+                    body, more = self._event(_json(translated(error).body), "error"), False
                 await send({"type": "http.response.body", "body": body, "more_body": more})
         finally:
             self._timer.cancel()
             leaving.cancel()
 
     async def _next(self) -> tuple[bytes, bool]:
-        """The next bytes, and whether there are more after them."""
+        """The next bytes, and whether there are more after them. Raises what ended the generation, if it did not end by itself."""
         generation = self._generation
-        try:
-            characters = (await generation.read()).characters
-        except EngineStopped as error:
-            return self._event(_json(translated(error).body), "error"), False
-        reason = generation.finish_reason
-        if not characters and reason is None:
-            return COMMENT, True
-        body = b""
+        characters = (await generation.read()).characters
+        reason, body = generation.finish_reason, b""
         if characters:
             self._sent += len(characters)
             text = self._running.model.vocabulary.decode(characters)
             body = self._event(f'{{"text":{json.dumps(text, ensure_ascii=False)}}}')
+        elif reason is None:
+            return COMMENT, True
         if reason is None or reason == "error":  # the error comes with the next read
             return body, True
         return body if reason == "cancelled" else body + self._event(_json(self._running.done()), "done"), False

@@ -53,16 +53,17 @@ def open_decoder(version: Version, name: DecoderName, precision: Precision | Non
         from service.generation.tensorflow_decoder import TensorFlowDecoder
 
         decoder = TensorFlowDecoder(version.config, version.tensors, slots)
-    for keep in (-1, 0):  # whatever a first request meets has been built and run once
+    # Whatever a first request meets, alone or among others, has been built and run once.
+    for rows, keep in ((1, -1), (1, 0), (slots, -1), (slots, 0)):
         decoder.decode(
             Batch(
-                slots=np.zeros(1, np.int32),
-                starts={0: None},
-                inputs=np.zeros(1, np.int32),
-                forced=np.full((2, 1), -1, np.int32),
-                uniforms=np.zeros((2, 1), np.float32),
-                sampling=[Sampling()],
-                keep=np.array([keep], np.int32),
+                slots=np.arange(rows, dtype=np.int32),
+                starts=dict.fromkeys(range(rows)),
+                inputs=np.zeros(rows, np.int32),
+                forced=np.full((2, rows), -1, np.int32),
+                uniforms=np.zeros((2, rows), np.float32),
+                sampling=[Sampling()] * rows,
+                keep=np.full(rows, keep, np.int32),
             )
         )
     return decoder

@@ -239,7 +239,7 @@ def kept_weights(weights: Any, top_k: Any, top_p: Any, min_p: Any) -> list[Any]:
     cumulative = op.cumsum(descending, op.constant(np.int64(1)))
     before = op.subtract(cumulative, descending)
     nucleus = op.convert(op.less(before, op.multiply(top_p, columns(cumulative, size - 1, size))), "f32")
-    likely = op.convert(op.greater_equal(descending, min_p), "f32")
+    likely = op.convert(op.greater_equal(descending, op.multiply(min_p, columns(descending, 0, 1))), "f32")
     kept = op.multiply(descending, op.multiply(nucleus, likely))
     return [op.scatter_elements_update(kept, ranked.output(1), kept, op.constant(np.int64(1)))]
 

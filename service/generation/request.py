@@ -18,6 +18,9 @@ from service.generation.stop import StopStrings
 FinishReason = Literal["length", "stop", "time", "cancelled", "error"]
 
 
+DRAWN_AHEAD = 128  # uniforms
+
+
 class Status(Enum):
     WAITING = auto()
     RUNNING = auto()
@@ -80,6 +83,7 @@ class Generation:
     def __post_init__(self) -> None:
         # Counter-based: the i-th generated character uses the i-th uniform, however the calls are cut.
         self._uniforms = np.random.Generator(np.random.Philox(key=self.seed))
+        self._drawn_ahead = np.empty(0, np.float32)
         self._stop = StopStrings(self.stop)
         self._held = Piece([])  # drawn, but perhaps the beginning of a stop string
         self._unread = array("i")
@@ -97,7 +101,13 @@ class Generation:
 
     def uniforms(self, count: int) -> NDArray[np.float32]:
         """The next characters' uniforms, in [0, 1); at temperature 0 zeros, which take the first of the likeliest."""
-        return self._uniforms.random(count, np.float32) if self.sampling.temperature else np.zeros(count, np.float32)
+        if self.sampling.temperature == 0:
+            return np.zeros(count, np.float32)
+        if len(self._drawn_ahead) < count:  # many at a time: a call of the generator costs more than its numbers do
+            more = self._uniforms.random(max(count, DRAWN_AHEAD), np.float32)
+            self._drawn_ahead = np.concatenate([self._drawn_ahead, more])
+        uniforms, self._drawn_ahead = self._drawn_ahead[:count], self._drawn_ahead[count:]
+        return uniforms
 
     def add(self, drawn: Piece) -> tuple[Piece, FinishReason | None]:
         """Takes what the network drew; what of it can be passed on, and the reason if that was the end.

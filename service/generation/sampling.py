@@ -50,7 +50,8 @@ class SamplingArrays:
             bias,
             np.array([[vocabulary if row.top_k is None else min(row.top_k, vocabulary)] for row in rows], np.int32),
             # 2, which no sum of probabilities reaches: at 1 rounding could leave the least likely characters out.
-            np.array([[row.top_p if row.top_p < 1 else 2] for row in rows], np.float32),
+            # Not below 1e-30 either: the likeliest character is to stay, and float32 would make a 0 of less.
+            np.array([[max(row.top_p, 1e-30) if row.top_p < 1 else 2] for row in rows], np.float32),
             np.array([[row.min_p] for row in rows], np.float32),
         )
 

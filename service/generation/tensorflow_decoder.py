@@ -37,28 +37,42 @@ class TensorFlowDecoder:
         # On a CPU the product of one row is a fifth faster with its kernel transposed, that of many half as fast.
         kernels = [name for name in tensors if name.startswith("rnn.") and name.endswith("kernel")]
         self._transposed = {} if gpus else {name: tf.constant(np.ascontiguousarray(tensors[name].T)) for name in kernels}
-        # Not compiled with XLA: on a CPU that gives 64 rows a tenth and one row nothing, for a compilation per shape.
-        self._run = tf.function(self._loop, reduce_retracing=True)
+        self._graphs: dict[tuple[bool, bool, bool], Any] = {}
 
     def decode(self, batch: Batch) -> Decoded:
-        sampling = SamplingArrays.of(batch.sampling, len(self._architecture.vocabulary))
+        restricted, wanted = any(row.restricted for row in batch.sampling), batch.log_probabilities
         starts = np.zeros((len(batch.starts), *self._state.shape[1:]), np.float32)
         for start, state in zip(starts, batch.starts.values(), strict=True):
             start[:] = 0 if state is None else state
-        chosen, copies, log_probabilities = self._run(
+        chosen, copies, log_probabilities = self._graph(restricted, wanted, len(batch.slots) == 1)(
             *(tf.constant(array) for array in (batch.slots, batch.inputs, batch.forced, batch.uniforms, batch.keep)),
             tf.constant(list(batch.starts), tf.int32),
             tf.constant(starts),
-            tuple(tf.constant(array) for array in vars(sampling).values()),
-            restricted=any(row.restricted for row in batch.sampling),
-            log_probabilities=batch.log_probabilities,
-            single=len(batch.slots) == 1,
+            *(tf.constant(a) for a in vars(SamplingArrays.of(batch.sampling, len(self._architecture.vocabulary))).values()),
         )
         return Decoded(
             chosen.numpy(),
             {int(row): copies[row].numpy() for row in np.flatnonzero(batch.keep >= 0)},
-            LogProbabilities(*(part.numpy() for part in log_probabilities)) if batch.log_probabilities else None,
+            LogProbabilities(*(part.numpy() for part in log_probabilities)) if wanted else None,
         )
+
+    def _graph(self, restricted: bool, log_probabilities: bool, single: bool) -> Any:
+        """The loop for any number of steps and rows, with what is asked of it and no more; made when first asked for.
+
+        Not compiled with XLA: on a CPU that gives 64 rows a tenth and one row nothing, for a compilation per shape.
+        """
+        key = restricted, log_probabilities, single
+        if key not in self._graphs:
+            loop = partial(self._loop, restricted=restricted, log_probabilities=log_probabilities, single=single)
+            column, vocabulary = [None, 1], len(self._architecture.vocabulary)
+            shapes = [
+                *(([None], tf.int32), ([None], tf.int32), ([None, None], tf.int32), ([None, None], tf.float32), ([None], tf.int32)),
+                *(([None], tf.int32), ([None, *self._state.shape[1:]], tf.float32)),
+                *((column, tf.float32), ([None, vocabulary], tf.float32)),
+                *((column, tf.int32), (column, tf.float32), (column, tf.float32)),
+            ]
+            self._graphs[key] = tf.function(loop, input_signature=[tf.TensorSpec(*shape) for shape in shapes])
+        return self._graphs[key]
 
     def _loop(
         self,
@@ -69,25 +83,23 @@ class TensorFlowDecoder:
         keep: tf.Tensor,
         rows: tf.Tensor,
         starts: tf.Tensor,
-        sampling: tuple[tf.Tensor, ...],
-        *,
+        inverse_temperature: tf.Tensor,
+        bias: tf.Tensor,
+        *limits: tf.Tensor,
         restricted: bool,
         log_probabilities: bool,
         single: bool,
     ) -> Any:
         steps, units = tf.shape(forced)[0], self._architecture.units
-        inverse_temperature, bias, *limits = sampling
         gathered = tf.tensor_scatter_nd_update(tf.gather(self._state, slots), rows[:, None], starts)
         states = tuple(tf.ensure_shape(state, [None, units]) for state in tf.unstack(gathered, axis=1))
 
         def advance(k: tf.Tensor, character: tf.Tensor, states: Any, copies: Any, stacks: Any) -> Any:
             copies = tuple(tf.where((keep == k)[:, None], s, copy) for s, copy in zip(states, copies, strict=True))
             states, logits = self._step(character, states, single)
+            weights = weights_of(logits + bias if restricted else logits, inverse_temperature)
             if restricted:
-                logits_allowed = logits + bias
-                weights = kept_weights(weights_of(logits_allowed, inverse_temperature), *limits)
-            else:
-                weights = weights_of(logits, inverse_temperature)
+                weights = kept_weights(weights, *limits)
             character = tf.where(forced[k] >= 0, forced[k], draw(weights, uniforms[k]))
             values = [character, *(log_probabilities_of(logits, character) if log_probabilities else [])]
             stacks = tuple(stack.write(k, value) for stack, value in zip(stacks, values, strict=True))
@@ -154,7 +166,7 @@ def kept_weights(weights: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, min_p: 
     descending = tf.where(tf.range(tf.shape(weights)[1])[None] < top_k, descending, 0.0)
     cumulative = tf.cumsum(descending, axis=1)
     nucleus = cumulative - descending < top_p * cumulative[:, -1:]
-    kept = tf.where(nucleus & (descending >= min_p), descending, 0.0)
+    kept = tf.where(nucleus & (descending >= min_p * descending[:, :1]), descending, 0.0)
     return tf.gather(kept, tf.argsort(order, axis=1), batch_dims=1)
 
 

@@ -42,12 +42,12 @@ def test_a_decoder_is_warm_when_it_is_handed_over(publish: Publish, monkeypatch:
     for kind in (OpenVINODecoder, TensorFlowDecoder):
 
         def counted(self: Any, batch: Batch, decode: Any = kind.decode) -> Any:
-            calls.append(len(batch.forced))
+            calls.append(len(batch.slots))
             return decode(self, batch)
 
         monkeypatch.setattr(kind, "decode", counted)
     open_decoder(publish(), name, None, slots=2)
-    assert len(calls) == 2
+    assert set(calls) == {1, 2}
 
 
 def test_without_a_model_it_lives_and_says_why_it_is_not_ready(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,9 @@ def test_temperature_zero_takes_the_likeliest_allowed_character(make: MakeDecode
         uniforms = Generation(Prompt(np.array([5], np.int32)), 3, sampling, 1).uniforms(3)
         expected = np.argmax(logits if allowed is None else np.where(allowed, logits, -np.inf))
         assert step(decoder, uniforms, sampling).chosen.tolist() == [[expected] * 3]
+        for only in (Sampling(0.3, top_k=1), Sampling(0.3, top_p=1e-300), Sampling(0.3, min_p=1)):
+            one = replace(only, allowed=allowed)
+            assert step(decoder, np.array([0, 0.5, 0.999]), one).chosen.tolist() == [[expected] * 3]
 
 
 def test_of_equally_likely_characters_top_k_keeps_those_of_lower_id(make: MakeDecoder) -> None:
