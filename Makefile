@@ -17,10 +17,10 @@ define install
 	@touch $@
 endef
 
-.PHONY: help setup serve test lint types format lock clean
+.PHONY: help setup setup-benchmarks serve test lint types format lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: .venv/ready ## the virtual environment, locked dependencies and the project, in .venv
 
@@ -43,6 +43,10 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# PyTorch's CPU build is meant; the package index that pip is set to decides. Not locked: see benchmarks/README.md.
+setup-benchmarks: setup ## what benchmarks/ compares with, into .venv too
+	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 
 format: setup ## mend what ruff can
 	$(BIN)/ruff check --fix .

@@ -30,7 +30,7 @@ class GenerateRequest(BaseModel):
         1.0, gt=0, le=1, description="draw from the fewest likeliest characters whose probabilities reach this (nucleus sampling)"
     )
     min_p: float = Field(0.0, ge=0, le=1, description="draw only characters at least this many times as likely as the likeliest")
-    allowed_characters: str | None = Field(None, min_length=1, description="draw these characters only")
+    allowed_characters: str | None = Field(None, min_length=1, max_length=10_000, description="draw these characters only")
     stop: Annotated[
         list[StopString],
         Field(max_length=MAX_STOP, description=f"a string or up to {MAX_STOP}; the text ends before the first that comes"),
@@ -38,9 +38,11 @@ class GenerateRequest(BaseModel):
     ] = []
     num_generate: int = Field(1000, ge=1, description="characters to generate")
     max_time_ms: int | None = Field(
-        None, ge=1, description="end after this time, in the queue or not, with what there is by then; may overrun by one call"
+        None, ge=1, le=86_400_000, description="end after this time, in the queue or not, with what there is by then"
     )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same request, same seed, same text; drawn when not given")
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="same request, same seed, same text, unless time ends it; drawn when not given"
+    )
     model: str | None = Field(None, description="a model's name; the default one when not given")
     stream: bool = Field(False, description="answer with server-sent events, as `Accept: text/event-stream` does")
 

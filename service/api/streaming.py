@@ -31,12 +31,14 @@ class EventStream(Response):
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._running, self._generation = running, running.generation
-        self._sent = self._sent_before = 0  # characters; before: at the last look for a silence
+        self._sent = 0  # characters
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         leaving = asyncio.create_task(self._cancel_when_left(receive))
-        self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE, self._look_for_silence)
+        loop = asyncio.get_running_loop()
+        self._last = loop.time()  # of an event or a comment
+        self._look_for_silence()
         try:
             more = True
             while more:
@@ -46,6 +48,7 @@ class EventStream(Response):
                     if not isinstance(error, EngineStopped):
                         log.exception("stream %s failed", self._running.id)
                     body, more = self._event(_json(translated(error).body), "error"), False
+                self._last = loop.time()
                 await send({"type": "http.response.body", "body": body, "more_body": more})
         finally:
             self._timer.cancel()
@@ -72,10 +75,11 @@ class EventStream(Response):
         return f"{event}data: {data}\nid: {self._running.id}:{self._sent}\n\n".encode()
 
     def _look_for_silence(self) -> None:
-        if self._sent == self._sent_before:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._last >= KEEP_ALIVE:
+            self._last = loop.time()
             self._generation.wake()
-        self._sent_before = self._sent
-        self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE, self._look_for_silence)
+        self._timer = loop.call_at(self._last + KEEP_ALIVE, self._look_for_silence)
 
     async def _cancel_when_left(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -1,6 +1,7 @@
 """Which decoder runs a version, and how precisely: chosen, opened and warmed."""
 
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +55,7 @@ def open_decoder(version: Version, name: DecoderName, precision: Precision | Non
 
         decoder = TensorFlowDecoder(version.config, version.tensors, slots)
     # Whatever a first request meets, alone or among others, has been built and run once.
-    for rows, keep in ((1, -1), (1, 0), (slots, -1), (slots, 0)):
+    for rows, keep, sampling in product((1, slots), (-1, 0), (Sampling(), Sampling(top_k=1))):
         decoder.decode(
             Batch(
                 slots=np.arange(rows, dtype=np.int32),
@@ -62,7 +63,7 @@ def open_decoder(version: Version, name: DecoderName, precision: Precision | Non
                 inputs=np.zeros(rows, np.int32),
                 forced=np.full((2, rows), -1, np.int32),
                 uniforms=np.zeros((2, rows), np.float32),
-                sampling=[Sampling()] * rows,
+                sampling=[sampling] * rows,
                 keep=np.full(rows, keep, np.int32),
             )
         )

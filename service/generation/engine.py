@@ -65,7 +65,7 @@ class Engine:
             if self.stopped:
                 raise EngineStopped(self.stopped)
             if not self._scheduler.has_room(len(generations)):
-                raise QueueFull(self._speed.seconds_for(self._scheduler.waiting_work))
+                raise QueueFull(self._speed.seconds_for(self._scheduler.work))
             self._scheduler.add(*generations)
             self._work.notify()
 

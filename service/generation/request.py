@@ -38,7 +38,7 @@ class Piece(NamedTuple):
 class Prompt:
     """Ids [characters], at least one, and once somebody has read them the state that all but the last of them leave.
 
-    Continuations that share a Prompt read it once: the first that runs reads, the others wait for the state.
+    Continuations that share a Prompt (`shared`) read it once: the first that runs reads, the others wait for the state.
     """
 
     ids: NDArray[np.int32]
@@ -48,7 +48,7 @@ class Prompt:
 
     @property
     def being_read(self) -> bool:
-        return self.state is None and self.reader is not None and self.reader.status is Status.RUNNING
+        return self.shared and self.reader is not None
 
 
 @dataclass(eq=False)

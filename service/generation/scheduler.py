@@ -14,7 +14,7 @@ from service.generation.request import FinishReason, Generation, Piece, Status
 
 
 class QueueFull(Exception):
-    """All slots are taken and the waiting queue is at its limit; in about `seconds` those who wait now will have slots."""
+    """All slots are taken and the waiting queue is at its limit; in about `seconds` all that is here will be done."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"too many are waiting; room is expected in {seconds:.1f} s")
@@ -63,6 +63,8 @@ class Scheduler:
             if running is generation:
                 del self.running[slot]
                 self._free.append(slot)
+        if generation.prompt.reader is generation:
+            generation.prompt.reader = None
         generation.status = Status.FINISHED
 
     @property
@@ -71,9 +73,9 @@ class Scheduler:
         return min(len(self.running) + len(self.waiting), len(self.running) + len(self._free))
 
     @property
-    def waiting_work(self) -> int:
-        """Characters to be read or generated for those who wait."""
-        return sum(g.unread_prompt + g.remaining for g in self.waiting)
+    def work(self) -> int:
+        """Characters still to be read or generated for all that are here."""
+        return sum(g.unread_prompt + g.remaining for g in (*self.running.values(), *self.waiting))
 
     def schedule(self, longest: int) -> Batch | None:
         """The next call, of at most `longest` steps, or None when nobody is here.
@@ -128,7 +130,7 @@ class Scheduler:
         for b, (share, chosen) in enumerate(zip(self._shares, decoded.chosen.T.tolist(), strict=True)):
             generation = share.generation
             if b in decoded.kept:
-                generation.prompt.state = decoded.kept[b]
+                generation.prompt.state, generation.prompt.reader = decoded.kept[b], None
                 self.prompts.put(generation.prompt.ids, decoded.kept[b])
             if generation.status is Status.FINISHED:  # removed during the call
                 continue

@@ -28,6 +28,7 @@ class TensorFlowDecoder:
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)  # others may want the rest of it
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # float32 is what this says it computes in
         self.slots = slots
         self._architecture = architecture
         self._table = tf.constant(input_table(tensors))
@@ -173,7 +174,9 @@ def kept_weights(weights: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, min_p: 
 def draw(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
     """One id a row [B]: the first whose cumulative share of the weights [B, vocabulary] exceeds the uniform [B]."""
     cdf = tf.cumsum(weights, axis=1)
-    return tf.reduce_sum(tf.cast(cdf <= uniform[:, None] * cdf[:, -1:], tf.int32), axis=1)
+    # A GPU sums in another order, so the CDF may rise a little where a weight is 0: that is not to be drawn.
+    passed = (cdf > uniform[:, None] * cdf[:, -1:]) & (weights > 0)
+    return tf.argmax(tf.cast(passed, tf.int32), axis=1, output_type=tf.int32)
 
 
 def log_probabilities_of(logits: tf.Tensor, chosen: tf.Tensor) -> list[tf.Tensor]:

@@ -1,4 +1,4 @@
-"""POST /generate over a real socket, by httpx, against the TensorFlow decoder and a small published model."""
+"""POST /generate over a real socket, by httpx, with a small published model."""
 
 import json
 import re
@@ -28,7 +28,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, 
     models = tmp_path_factory.mktemp("models")
     for name in ("tiny", "other"):
         artifact.publish(models, config(ARCHITECTURE, name), random_tensors(ARCHITECTURE, seed=len(name)), {})
-    with serving(Settings(models_dir=models, default_model="tiny", slots=4, queue_limit=8, max_num_generate=1_000_000)) as both:
+    settings = Settings(
+        models_dir=models,
+        default_model="tiny",
+        decoder="openvino",
+        precision="f32",  # its texts are compared with plain Keras's
+        slots=4,
+        queue_limit=8,
+        max_num_generate=1_000_000,
+    )
+    with serving(settings) as both:
         yield both
 
 
@@ -276,6 +285,8 @@ def test_unknown_characters_are_named_with_their_places(client: httpx.Client) ->
         ({"start_string": "a", "stop": ["a", ""]}, 422, "invalid_value", "stop.1"),
         ({"start_string": "a", "stop": ["a"] * 17}, 422, "invalid_value", "stop"),
         ({"start_string": "a", "max_time_ms": 0}, 422, "invalid_value", "max_time_ms"),
+        ({"start_string": "a", "max_time_ms": 10**400}, 422, "invalid_value", "max_time_ms"),
+        ({"start_string": "a", "allowed_characters": "a" * 10_001}, 422, "invalid_value", "allowed_characters"),
         ([1], 422, "invalid_value", None),
     ],
 )
@@ -421,8 +432,6 @@ def test_the_openapi_document_describes_generate(client: httpx.Client) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/generate"]["post"]
     assert operation["responses"].keys() >= {"200", "404", "422", "429", "503"}
     assert operation["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}
-    error = client.get("/openapi.json").json()["components"]["schemas"]["ErrorBody"]
-    assert json.dumps(error)
     assert operation["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("ErrorBody")
 
 

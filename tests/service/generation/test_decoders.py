@@ -175,6 +175,21 @@ def test_a_draw_inverts_the_cdf(make: MakeDecoder) -> None:
         np.testing.assert_allclose(spans, distribution(logits, sampling), atol=1.5 / count)
 
 
+@pytest.mark.parametrize("precision", precisions("openvino"))
+def test_in_any_precision_a_draw_inverts_the_cdf_of_what_the_network_says_itself(precision: Precision) -> None:
+    architecture, count = made("gru"), 4096
+    decoder = OpenVINODecoder(architecture, random_tensors(architecture), count, precision)
+    likeliest = step(decoder, np.zeros(count), Sampling(), log_probabilities=True).log_probabilities
+    assert likeliest is not None
+    logits = np.full(len(VOCABULARY), -np.inf)
+    logits[likeliest.likeliest[0, 0]] = likeliest.values[0, 0]
+    for sampling in (Sampling(top_k=LIKELIEST), Sampling(0.7, top_k=9, top_p=0.9), Sampling(top_k=LIKELIEST, min_p=0.1)):
+        drawn = step(decoder, (np.arange(count) + 0.5) / count, sampling).chosen[0]
+        assert (np.diff(drawn) >= 0).all()
+        spans = np.bincount(drawn, minlength=len(VOCABULARY)) / count
+        np.testing.assert_allclose(spans, distribution(logits, sampling), atol=1.5 / count)
+
+
 def test_draws_follow_the_exact_distribution(make: MakeDecoder) -> None:
     """Pearson's chi-square over 60,000 draws with a generation's own uniforms.
 

@@ -96,7 +96,7 @@ def test_a_call_ends_at_the_last_first_character_within_its_reach_and_at_the_las
 @pytest.mark.parametrize("calls", [[1], [16], [3, 16, 5]])
 def test_the_nth_character_takes_the_nth_uniform_however_calls_are_cut(calls: list[int]) -> None:
     scheduler = made(1, 0)
-    one = generation(prompt=5, num_generate=40, seed=11)
+    one = generation(prompt=5, num_generate=400, seed=11)
     scheduler.add(one)
     used: list[float] = []
     for i in range(1000):
@@ -105,7 +105,7 @@ def test_the_nth_character_takes_the_nth_uniform_however_calls_are_cut(calls: li
             break
         used += batch.uniforms[batch.forced < 0].tolist()
         scheduler.update(decoded(batch))
-    assert used == np.random.Generator(np.random.Philox(key=11)).random(40, np.float32).tolist()
+    assert used == np.random.Generator(np.random.Philox(key=11)).random(400, np.float32).tolist()
 
 
 def test_slots_go_to_who_came_first_and_are_given_again() -> None:

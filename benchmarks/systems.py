@@ -1,0 +1,283 @@
+"""What generates, behind one face: Folio's decoders, the peers, and the machine's limit. Each runs in a process of its own.
+
+In one process the thread pools of PyTorch, TensorFlow and OpenVINO get in each other's way; apart, they are idle in their turns.
+"""
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation.choice import Unsupported, choose, open_decoder
+from service.generation.decoder import Batch, Decoder, Precision
+from service.generation.engine import Speed
+from service.generation.prompt_cache import PromptCache
+from service.generation.request import Generation, Prompt
+from service.generation.sampling import Sampling
+from service.generation.scheduler import Scheduler
+from trainer import artifact
+from trainer.artifact import Version
+from trainer.vocabulary import Vocabulary
+
+MODEL = Path(__file__).parents[1] / "models" / "shakespeare"
+START = "ROMEO: "
+PROBE = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
+WARM_UP = 0.3  # seconds of generating ahead of each measurement
+SLOTS = 64  # of a decoder that is to serve no more streams than that, as by the service's defaults
+
+SINGLE = ("tutorial",)  # have one stream only
+SYSTEMS = ("limit", "tutorial", "one_step", "torch", "tensorflow", "openvino-f32", "openvino-bf16", "openvino-int8")
+
+
+class System(Protocol):
+    """Generates by temperature 1 on the shipped model."""
+
+    def rate(self, streams: int, seconds: float) -> float:
+        """Characters/s of all streams together, over about `seconds`; reading start strings and warming up are not counted."""
+        ...
+
+
+@runtime_checkable
+class Network(System, Protocol):
+    """A system that can be asked what it says of a text, so whether it is the network that it should be."""
+
+    @property
+    def rounded(self) -> bool:
+        """It computes in less than float32."""
+        ...
+
+    def log_probabilities(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """What the network says of each of the ids [characters] but the first, after those before it."""
+        ...
+
+
+class Missing(Exception):
+    """A system can't run here; the message says what it lacks."""
+
+
+class Failed(Exception):
+    """A system's process died, or it is not the network it should be; the message says more."""
+
+
+def shipped() -> Version:
+    """The newest version of the shipped model."""
+    return artifact.read(MODEL / str(artifact.versions(MODEL)[-1]))
+
+
+class Folio:
+    """A decoder of the service, driven as its engine drives it: schedule, decode, update."""
+
+    def __init__(self, version: Version, name: str, *, chunk: int, call_seconds: float) -> None:
+        """name: as in `SYSTEMS`, or "folio" for what the service chooses; the rest as for `service.generation.engine.Engine`.
+
+        Raises Unsupported.
+        """
+        self._version, self._name = version, name
+        self._chunk, self._call_seconds = chunk, call_seconds
+        self._start = Vocabulary(version.config.vocabulary).encode(START)
+        self._decoders: dict[int, Decoder] = {}
+        self._decoder(SLOTS)
+
+    def rate(self, streams: int, seconds: float) -> float:
+        decoder, speed = self._decoder(max(SLOTS, streams)), Speed(self._chunk, self._call_seconds)
+        scheduler = Scheduler(decoder.slots, 0, PromptCache(0))
+        scheduler.add(*(Generation(Prompt(self._start), 10**9, Sampling(), seed) for seed in range(streams)))
+
+        def call() -> int:
+            batch = scheduler.schedule(speed.steps(scheduler.expected))
+            if batch is None:
+                raise RuntimeError("the scheduler ran out of streams")
+            start = time.perf_counter()
+            decoded = decoder.decode(batch)
+            speed.measured(batch.forced.shape, time.perf_counter() - start)
+            return sum(len(output.piece.characters) for output in scheduler.update(decoded))
+
+        return rate_of(call, seconds)
+
+    @property
+    def rounded(self) -> bool:
+        return self._decoder(SLOTS).precision != "f32"
+
+    def log_probabilities(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        decoded = self._decoder(SLOTS).decode(
+            Batch(
+                slots=np.zeros(1, np.int32),
+                starts={0: None},
+                inputs=ids[:1],
+                forced=ids[1:, None],
+                uniforms=np.zeros((len(ids) - 1, 1), np.float32),
+                sampling=[Sampling()],
+                keep=np.full(1, -1, np.int32),
+                log_probabilities=True,
+            )
+        )
+        if decoded.log_probabilities is None:
+            raise RuntimeError("the decoder gave no log-probabilities")
+        return decoded.log_probabilities.chosen[:, 0]
+
+    def _decoder(self, slots: int) -> Decoder:
+        if slots not in self._decoders:
+            precision: Precision
+            match self._name.split("-"):
+                case ["openvino", ("f32" | "bf16" | "int8") as precision]:
+                    self._decoders[slots] = open_decoder(self._version, "openvino", precision, slots=slots)
+                case ["folio"]:
+                    self._decoders[slots] = open_decoder(self._version, choose(), None, slots=slots)
+                case ["tensorflow"]:
+                    self._decoders[slots] = open_decoder(self._version, "tensorflow", None, slots=slots)
+                case _:
+                    raise ValueError(f"no decoder is called {self._name}")
+        return self._decoders[slots]
+
+
+class Call(Protocol):
+    def __call__(self) -> int:
+        """Advances all streams; how many characters that gave."""
+        ...
+
+
+def rate_of(call: Call, seconds: float) -> float:
+    """Characters/s of calls over `seconds`, after calls over WARM_UP that are not counted."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < WARM_UP:
+        call()
+    start, characters = time.perf_counter(), 0
+    while (passed := time.perf_counter() - start) < seconds:
+        characters += call()
+    return characters / passed
+
+
+def open_system(name: str, *, chunk: int, call_seconds: float) -> System:
+    """One of SYSTEMS. Raises Missing where a package or a precision is not to be had."""
+    version = shipped()
+    try:
+        match name:
+            case "limit":
+                from benchmarks.limit import Limit
+
+                return Limit(version.config, version.tensors)
+            case "tutorial":
+                from benchmarks.peers.tutorial import Tutorial
+
+                return Tutorial(version.config, version.tensors)
+            case "one_step":
+                from benchmarks.peers.tutorial import OneStep
+
+                return OneStep(version.config, version.tensors)
+            case "torch":
+                from benchmarks.peers.torch_gru import TorchGRU
+
+                return TorchGRU(version.config, version.tensors)
+            case _:
+                return Folio(version, name, chunk=chunk, call_seconds=call_seconds)
+    except ModuleNotFoundError as error:
+        raise Missing(f"{error.name} is not installed") from error
+    except Unsupported as error:
+        raise Missing(str(error)) from error
+
+
+class SystemProcess:
+    """A system in a process of its own, checked to run the shipped network; it waits between measurements."""
+
+    def __init__(self, name: str, *, chunk: int, call_seconds: float) -> None:
+        """Raises Missing or Failed."""
+        self.name = name
+        spawn = multiprocessing.get_context("spawn")
+        self._connection, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_answer, args=(theirs, name, chunk, call_seconds), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._receive()  # it is ready
+
+    def rate(self, streams: int, seconds: float) -> float:
+        """See `System.rate`. Raises Failed."""
+        self._connection.send((streams, seconds))
+        return float(self._receive())
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join()
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise Failed(f"{self.name} died") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@contextmanager
+def opened(names: Sequence[str], *, chunk: int, call_seconds: float) -> Iterator[tuple[list[SystemProcess], list[str]]]:
+    """The processes of those systems that can run here, and why the others can't. Raises Failed."""
+    processes: list[SystemProcess] = []
+    missing: list[str] = []
+    try:
+        for name in names:
+            try:
+                processes.append(SystemProcess(name, chunk=chunk, call_seconds=call_seconds))
+            except Missing as error:
+                missing.append(f"{name} is left out: {error}")
+        yield processes, missing
+    finally:
+        for process in processes:
+            process.close()
+
+
+def check_network(name: str, network: Network, version: Version) -> None:
+    """Raises Failed when it says of the probe what the shipped network does not say: its speed would be another network's."""
+    ids = Vocabulary(version.config.vocabulary).encode(PROBE)
+    differences = network.log_probabilities(ids) - reference(version, ids)
+    # Less precision moves single characters both ways, but the mean hardly.
+    worst, bound = (abs(differences.mean()), 0.02) if network.rounded else (np.abs(differences).max(), 1e-3)
+    if not worst <= bound:
+        raise Failed(f"{name} does not run the shipped network: off by {worst:.2g} nats, more than {bound}")
+
+
+def reference(version: Version, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Log-probabilities of all ids but the first, in float64 by the formulas of Keras's GRU (reset_after) of one layer."""
+    if version.config.cell != "gru" or version.config.layers != 1:
+        raise NotImplementedError("the peers are written for one GRU layer")
+    tensors = {name: tensor.astype(np.float64) for name, tensor in version.tensors.items()}
+    state, said = np.zeros(version.config.units), []
+    for character, following in pairwise(ids):
+        x = np.split(tensors["embedding"][character] @ tensors["rnn.0.kernel"] + tensors["rnn.0.bias"][0], 3)
+        g = np.split(state @ tensors["rnn.0.recurrent_kernel"] + tensors["rnn.0.bias"][1], 3)
+        z, r = (1 / (1 + np.exp(-(x[gate] + g[gate]))) for gate in (0, 1))
+        state = z * state + (1 - z) * np.tanh(x[2] + r * g[2])
+        said.append(log_softmax(state @ tensors["dense.kernel"] + tensors["dense.bias"])[following])
+    return np.array(said)
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))  # type: ignore[no-any-return]
+
+
+def _answer(connection: Connection, name: str, chunk: int, call_seconds: float) -> None:
+    """The process: opens and checks the system, says that it is ready, then sends a rate for each (streams, seconds)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        system = open_system(name, chunk=chunk, call_seconds=call_seconds)
+        if isinstance(system, Network):
+            check_network(name, system, shipped())
+        connection.send(None)
+        while True:
+            connection.send(system.rate(*connection.recv()))
+    except (EOFError, KeyboardInterrupt):
+        return  # nobody asks any more
+    except (Missing, Failed) as error:
+        connection.send(error)
+    except Exception:
+        connection.send(Failed(traceback.format_exc()))
