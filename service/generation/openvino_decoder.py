@@ -12,6 +12,7 @@ both, so a request that asks for more changes nothing for its neighbours.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # Importing openvino reports to its makers, from a forked process that can hang this one. Without that package it does not.
@@ -43,13 +44,20 @@ class OpenVINODecoder:
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": cores(),
         }
+
+        def compiled(size: int | None) -> Any:
+            """The plain loop for a batch of that size; without one, the full loop for any."""
+            model = full_loop(network) if size is None else plain_loop(network)
+            if size is not None:
+                shapes = [[size, *self._states.shape[1:]], [size], [-1, size], [-1, size], [size, 1]]
+                model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+            return core.compile_model(model, "CPU", options).create_infer_request()
+
         # A graph compiled for the batch it gets is faster than one for any batch.
-        plain, shapes = plain_loop(network), self._states.shape[1:]
-        self._plain = {}
-        for size in batch_sizes(slots):
-            plain.reshape(dict(zip(plain.inputs, [[size, *shapes], [size], [-1, size], [-1, size], [size, 1]], strict=True)))
-            self._plain[size] = core.compile_model(plain, "CPU", options).create_infer_request()
-        self._full = core.compile_model(full_loop(network), "CPU", options).create_infer_request()
+        sizes = batch_sizes(slots)
+        with ThreadPoolExecutor(cores()) as pool:
+            self._full, *plain = pool.map(compiled, [None, *sizes])
+        self._plain = dict(zip(sizes, plain, strict=True))
 
     def decode(self, batch: Batch) -> Decoded:
         count = len(batch.slots)
