@@ -19,8 +19,9 @@ import numpy as np
 
 from benchmarks.client import Address, Timeline, open_stream, read_all
 from benchmarks.machine import describe
+from benchmarks.measure import START
 from benchmarks.server import Server, ServerFailed, running
-from benchmarks.systems import START, Failed, SystemProcess
+from benchmarks.systems import Failed, SystemProcess
 from benchmarks.table import table
 from service.settings import Settings
 

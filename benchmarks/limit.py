@@ -79,8 +79,7 @@ class Limit:
 
 def openvino_product(rows: NDArray[np.float32], kernel: NDArray[np.float32]) -> Callable[[], object]:
     """rows @ kernel by OpenVINO, in float32."""
-    # Ahead of openvino: sees to it that its import reports to nobody.
-    from service.generation import openvino_decoder  # noqa: F401, I001
+
     import openvino as ov
     from openvino import opset13 as op
 

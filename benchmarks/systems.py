@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measure import START, log_softmax, rate_of
 from service.generation.choice import Unsupported, choose, open_decoder
 from service.generation.decoder import Batch, Decoder, Precision
 from service.generation.engine import Speed
@@ -29,9 +30,7 @@ from trainer.artifact import Version
 from trainer.vocabulary import Vocabulary
 
 MODEL = Path(__file__).parents[1] / "models" / "shakespeare"
-START = "ROMEO: "
 PROBE = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
-WARM_UP = 0.3  # seconds of generating ahead of each measurement
 SLOTS = 64  # of a decoder that is to serve no more streams than that, as by the service's defaults
 
 SINGLE = ("tutorial",)  # have one stream only
@@ -139,23 +138,6 @@ class Folio:
         return self._decoders[slots]
 
 
-class Call(Protocol):
-    def __call__(self) -> int:
-        """Advances all streams; how many characters that gave."""
-        ...
-
-
-def rate_of(call: Call, seconds: float) -> float:
-    """Characters/s of calls over `seconds`, after calls over WARM_UP that are not counted."""
-    start = time.perf_counter()
-    while time.perf_counter() - start < WARM_UP:
-        call()
-    start, characters = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < seconds:
-        characters += call()
-    return characters / passed
-
-
 def open_system(name: str, *, chunk: int, call_seconds: float) -> System:
     """One of SYSTEMS. Raises Missing where a package or a precision is not to be had."""
     version = shipped()
@@ -257,12 +239,6 @@ def reference(version: Version, ids: NDArray[np.int32]) -> NDArray[np.float64]:
         state = z * state + (1 - z) * np.tanh(x[2] + r * g[2])
         said.append(log_softmax(state @ tensors["dense.kernel"] + tensors["dense.bias"])[following])
     return np.array(said)
-
-
-def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))  # type: ignore[no-any-return]
 
 
 def _answer(connection: Connection, name: str, chunk: int, call_seconds: float) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.systems import START, log_softmax, rate_of
+from benchmarks.measure import START, log_softmax, rate_of
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from benchmarks.systems import START, log_softmax, rate_of
+from benchmarks.measure import START, log_softmax, rate_of
 from trainer import network
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary

@@ -18,8 +18,9 @@ from starlette.responses import StreamingResponse
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from benchmarks.measure import START
 from benchmarks.peers.tutorial import Tutorial
-from benchmarks.systems import START, shipped
+from benchmarks.systems import shipped
 from trainer.vocabulary import Vocabulary
 
 
