@@ -25,6 +25,7 @@ class Network:
         self._cell, self._per_layer = (gru_step, 1) if architecture.cell == "gru" else (lstm_step, 2)
         self._table, self._tensors = input_table(tensors), tensors
         kernels = [f"rnn.{i}.{kernel}" for i in range(architecture.layers) for kernel in ("kernel", "recurrent_kernel")]
+        # The first kernel is in the table; the output's is small, and its rounding would go straight into the logits.
         self._rounded = {name: rounded(tensors[name]) for name in kernels[1:]} if precision == "int8" else {}
         self._layers = architecture.layers
 
