@@ -70,8 +70,7 @@ async def taken(body: GenerateRequest, registry: CurrentRegistry, settings: Curr
         num_generate=body.num_generate,
         sampling=Sampling(body.temperature, body.top_k, body.top_p, body.min_p, allowed),
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
-        # A string with a character that the model lacks can't come.
-        stop=[vocabulary.encode(string).tolist() for string in body.stop if set(string) <= set(vocabulary.characters)],
+        stop=_possible(body.stop, vocabulary),
         deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
     )
     model.engine.submit(generation)
@@ -98,6 +97,12 @@ def _encoded(vocabulary: Vocabulary, text: str, field: str) -> NDArray[np.int32]
         return vocabulary.encode(text)
     except UnknownCharacters as error:
         raise ApiError(422, "unknown_characters", str(error), param=field) from None
+
+
+def _possible(stop: list[str], vocabulary: Vocabulary) -> list[list[int]]:
+    """The stop strings' ids, without those that hold a character which the model lacks: they can't come."""
+    known = set(vocabulary.characters) if stop else set()
+    return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]
 
 
 def _milliseconds(seconds: float) -> float:

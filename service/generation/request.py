@@ -17,7 +17,6 @@ from service.generation.stop import StopStrings
 
 FinishReason = Literal["length", "stop", "time", "cancelled", "error"]
 
-
 DRAWN_AHEAD = 128  # uniforms
 
 
