@@ -1,76 +1,194 @@
-"""python -m trainer [train]: one run, from a text to a published version.
+"""python -m trainer [train]: one run, from a text to a published version. python -m trainer evaluate: scores of one.
 
 Checks what it is asked before TensorFlow is imported, so that a mistake shows at once: one line, exit code 2.
 """
 
 import argparse
+import json
 import os
+import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from trainer import checkpoints, corpus
+from trainer import artifact, checkpoints, corpus
 from trainer.artifact import ArtifactError
-from trainer.config import TooLarge, TrainingConfig, check_memory
+from trainer.config import RECIPES, ClusterError, TooLarge, TrainingConfig, check_disk, check_memory, cluster_position
 from trainer.corpus import CorpusError
+from trainer.vocabulary import Vocabulary
 
-NEEDED = ("filelock", "keras", "matplotlib", "tensorflow")  # what the extra `trainer` adds to the service's packages
+NEEDED = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # what the extra `trainer` adds to the service's packages
+MAY_CHANGE = {"name", "models_dir", "corpus", "epochs", "learning_rate", "patience", "save_every"}  # when a run is resumed
+
+
+class NotNow(Exception):
+    """What is asked does not fit what is there: a run to resume, or one that would be lost."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 published, 1 failed on the way, 2 asked for what can't be done, 130 interrupted."""
+    """Returns the exit code: 0 done, 1 failed on the way, 2 asked for what can't be done, 75 a worker gone, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["train"]:
-        given = given[1:]
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         return _fail(2, f"{', '.join(missing)} not installed; `make setup` brings what training needs beside serving")
-    from filelock import FileLock, Timeout
-
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on instruction sets help nobody here
     try:
-        config = TrainingConfig(**_flags(given))
-        config.work_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(config.work_dir / "lock", timeout=0):
-            return _train(config)
+        if given[:1] == ["evaluate"]:
+            return _evaluate(given[1:])
+        return _train(given[1:] if given[:1] == ["train"] else given)
     except ValidationError as error:
         return _fail(2, "; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()))
     except SettingsError as error:  # a list in a variable
         return _fail(2, f'{error}; a list is written as JSON: ["a.txt", "b.txt"]')
-    except Timeout:
-        return _fail(2, f"another run is training {config.name!r} in {config.models_dir}; wait for it, or give another --name")
-    except (CorpusError, TooLarge) as error:
+    except (CorpusError, ClusterError, TooLarge, NotNow) as error:
         return _fail(2, str(error))
     except ArtifactError as error:
         return _fail(1, str(error))
     except OSError as error:
-        return _fail(1, f"{error.filename or config.work_dir}: {error.strerror or error}")
+        return _fail(1, f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
     except KeyboardInterrupt:
-        return _fail(130, f"interrupted; finished epochs are kept in {config.work_dir} until the next run")
+        return _fail(130, "interrupted")
 
 
-def _train(config: TrainingConfig) -> int:
-    text = corpus.read(config.corpus, config.work_dir)
-    corpus.check_length(len(text.ids), config.seq_length, config.batch_size)
+def _train(arguments: Sequence[str]) -> int:
+    from filelock import FileLock, Timeout
+
+    flags = _flags(arguments)
+    resume, fresh = flags.pop("resume", False), flags.pop("fresh", False)
+    config = TrainingConfig(**flags)
+    count, index = cluster_position()
+    mine = config.work_dir / f"worker-{index}" if index else config.work_dir
+    mine.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(mine / "lock", timeout=0):
+            begun = checkpoints.load_progress(config.work_dir)
+            if resume and (begun or count == 1):  # of several workers, one started again by its supervisor may be the first
+                return _run(_resumed(config, flags, begun), mine, checkpoints.load_state(config.work_dir))
+            if begun and not fresh and not index:
+                raise NotNow(
+                    f"a run of {config.name!r} has been interrupted in epoch {begun['epoch']} of {begun['config']['epochs']}: "
+                    "go on with --resume, or give it up with --fresh"
+                )
+            return _run(config, mine)
+    except Timeout:
+        raise NotNow(
+            f"another run is training {config.name!r} in {config.models_dir}; wait for it, or give another --name"
+        ) from None
+
+
+def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None = None) -> int:
+    """Trains and publishes. `folder` is this process's alone."""
+    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=config.work_dir.parent):
+        pass  # so that a folder that can't be written shows now
+    text = corpus.read(config.corpus, folder)
+    if state is not None and state.progress["corpus"] != text.sha256:
+        raise NotNow(f"{', '.join(map(str, config.corpus))}: not the text that the interrupted run was trained on")
+    trained_on, _ = corpus.split(text.ids, config.held_out)
+    count, index = cluster_position()
+    corpus.check_length(len(trained_on), count * config.batch_size, config.seq_length)
     check_memory(config, text.vocabulary.characters)
-    checkpoints.clear(config.work_dir)  # an earlier run's, once this one can start
-    print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct")
+    check_disk(config, text.vocabulary.characters)
+    if state is None and not index:
+        checkpoints.clear(config.work_dir)  # an earlier run's, once this one can start
+    print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     from trainer.loop import Diverged, train
+    from trainer.workers import Apart, Parted
 
     try:
         with _stopped_by_signals() as stop:
-            version = train(config, text, stop)
+            version = train(config, text, stop, state)
     except Diverged as error:
-        return _fail(1, f"{error}; finished epochs are kept in {config.work_dir} until the next run")
-    print(f"published {version.path}")
+        return _fail(1, f"{error}{_kept(config, ' and a smaller --learning-rate')}")
+    except KeyboardInterrupt:
+        return _fail(130, f"interrupted{_kept(config)}")
+    except Apart as error:
+        return _fail(1, str(error))
+    except Parted:
+        return _fail(75, f"another worker is gone{_kept(config)} on every worker")
+    except (OSError, ArtifactError) as error:
+        where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        return _fail(1, f"{where}{_kept(config)}")
+    print(f"published {version.path}" if version else "trained; worker 0 publishes")
     return 0
+
+
+def _resumed(config: TrainingConfig, flags: dict[str, Any], progress: dict[str, Any] | None) -> TrainingConfig:
+    """The interrupted run's options, with those changed that may be."""
+    if progress is None:
+        raise NotNow(f"{config.work_dir}: there is no interrupted run of {config.name!r} to resume")
+    begun = progress["config"]
+    asked = config.model_dump(mode="json", include=set(flags))
+    for option in sorted(asked.keys() - MAY_CHANGE):
+        if asked[option] != begun[option]:
+            raise NotNow(
+                f"--{option.replace('_', '-')}: the interrupted run was begun with {begun[option]}; leave it out, "
+                "or begin anew with --fresh"
+            )
+    return TrainingConfig(
+        **begun | {option: flags[option] for option in flags} | {"models_dir": config.models_dir, "name": config.name}
+    )
+
+
+def _kept(config: TrainingConfig, change: str = "") -> str:
+    """What there is to go on from, and how."""
+    progress = checkpoints.load_progress(config.work_dir)
+    if progress is None:
+        return "; nothing had been saved yet"
+    command = ["python", "-m", "trainer", "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
+    return f"; saved after batch {progress['batch']} of epoch {progress['epoch']}: go on with `{shlex.join(command)}`{change}"
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    """Prints a version's scores on a text as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m trainer evaluate", description=_evaluate.__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--model", type=Path, required=True, help="models/<name> for its newest version, or models/<name>/<version>"
+    )
+    parser.add_argument(
+        "--text", type=Path, help="a UTF-8 text; what the version held out, where it was trained on the reference's"
+    )
+    given = parser.parse_args(arguments)
+    path = given.model if (given.model / artifact.CONFIG).exists() or not given.model.is_dir() else _newest(given.model)
+    version = artifact.read(path)
+    vocabulary = Vocabulary(version.config.vocabulary)
+    with tempfile.TemporaryDirectory() as folder:
+        if given.text is not None:
+            ids, name = corpus.encode(given.text, vocabulary, Path(folder)), str(given.text)
+        else:
+            share = float(version.config.training.get("held_out", 0))
+            text = corpus.read([corpus.SHAKESPEARE], Path(folder))
+            if text.sha256 != version.config.sha256.corpus:
+                raise NotNow(f"{path}: its corpus does not come with this package; say what to score with --text FILE")
+            if not share:
+                raise NotNow(
+                    f"{path}: nothing of its corpus was held out, so no score on it is honest; give another with --text FILE"
+                )
+            ids, name = corpus.split(text.ids, share)[1], f"the last {share:.0%} of {corpus.SHAKESPEARE.name}"
+        if len(ids) < 2:
+            raise CorpusError(f"{name}: one character leaves nothing to predict")
+
+        from trainer.evaluation import Evaluator
+
+        scores = Evaluator(version.config).scores(version.tensors, ids)
+        about = {"model": version.config.name, "version": version.config.version, "text": name, "characters": len(ids)}
+        print(json.dumps(about | scores.model_dump()))
+    return 0
+
+
+def _newest(model: Path) -> Path:
+    found = artifact.versions(model)
+    if not found:
+        raise ArtifactError(f"{model}: no version in it")
+    return model / str(found[-1])
 
 
 @contextmanager
@@ -97,8 +215,14 @@ def _flags(arguments: Sequence[str]) -> dict[str, Any]:
     Ours and not pydantic-settings's, which joins a list's values with commas and drops all but the last of a repeated flag.
     """
     parser = argparse.ArgumentParser(prog="python -m trainer [train]", description=TrainingConfig.__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--resume", action="store_true", default=argparse.SUPPRESS, help="go on with the interrupted run of that name"
+    )
+    parser.add_argument("--fresh", action="store_true", default=argparse.SUPPRESS, help="begin anew though a run was interrupted")
     for name, field in TrainingConfig.model_fields.items():
-        flag, default = "--" + name.replace("_", "-"), "" if field.default_factory else f" (default: {field.default})"
+        flag = "--" + name.replace("_", "-")
+        of_recipe = ", ".join(f"{recipe}: {options[name]}" for recipe, options in RECIPES.items() if name in options)
+        default = f" ({of_recipe})" if of_recipe else "" if field.default_factory else f" (default: {field.default})"
         several: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "FILE"} if name == "corpus" else {}
         parser.add_argument(flag, default=argparse.SUPPRESS, help=f"{field.description}{default}", **several)
     return vars(parser.parse_args(arguments))

@@ -173,14 +173,14 @@ def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: M
             version = max(versions(model), default=0) + 1
             write_synced(draft / CONFIG, _config_json(config, version, weights))
             verified = read(draft)
-            _sync(draft)
+            sync(draft)
             try:
                 draft.rename(model / str(version))
             except OSError:
                 if (model / str(version)).exists():  # another trainer has just published: take the next number
                     continue
                 raise
-            _sync(model)
+            sync(model)
             return Version(model / str(version), verified.config, verified.tensors)
     except OSError as error:
         raise ArtifactError(f"{model}: writing a version failed: {error.strerror or error}") from error
@@ -240,7 +240,7 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Makes the folder's entries durable, where the system can (a folder can't be opened for that on Windows)."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

@@ -1,10 +1,12 @@
-"""Checkpoints: after each epoch, what is needed to go on or to publish, in one file ckpt_<epoch>.safetensors.
+"""What a run leaves on the disk while it lasts, each file written beside its place and renamed into it, so always whole.
 
-Each file is written beside its place and renamed into it, so a checkpoint that can be seen is whole.
+- `state.safetensors`: everything a killed run needs to go on as if nothing had happened; gone once the run has published.
+- `ckpt_<epoch>.safetensors`: the weights after each epoch, as they were scored.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,52 +14,79 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
+from safetensors.numpy import load_file
 from safetensors.numpy import save as serialized
 
-from trainer.artifact import write_synced
+from trainer.artifact import sync, write_synced
 
 PATTERN = re.compile(r"ckpt_([1-9]\d*)\.safetensors")
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """weights: by published name. optimizer: its variables in order. progress: the epoch and the history so far."""
+class State:
+    """tensors: weights, averages, optimizer, recurrent states, by name. progress: where the run is, and what it has seen."""
 
-    weights: dict[str, NDArray[np.float32]]
-    optimizer: list[NDArray[Any]]
+    tensors: dict[str, NDArray[Any]]
     progress: dict[str, Any]
 
 
-def save(folder: Path, epoch: int, checkpoint: Checkpoint) -> None:
-    path = folder / f"ckpt_{epoch}.safetensors"
-    tensors: dict[str, NDArray[Any]] = {f"network/{name}": tensor for name, tensor in checkpoint.weights.items()}
-    tensors |= {f"optimizer/{i}": np.asarray(tensor) for i, tensor in enumerate(checkpoint.optimizer)}
-    draft = path.with_suffix(".part")
-    write_synced(draft, serialized(tensors, metadata={"progress": json.dumps(checkpoint.progress)}))
-    draft.replace(path)
+def save_state(folder: Path, state: State) -> None:
+    _write(folder / STATE, state.tensors, {"progress": json.dumps(state.progress)})
 
 
-def load(path: Path) -> Checkpoint:
-    with safe_open(path, framework="numpy") as file:
-        names = list(file.keys())
-        weights = {name.removeprefix("network/"): file.get_tensor(name) for name in names if name.startswith("network/")}
-        count = len(names) - len(weights)
-        optimizer = [file.get_tensor(f"optimizer/{i}") for i in range(count)]
-        return Checkpoint(weights, optimizer, json.loads(file.metadata()["progress"]))
+def load_state(folder: Path) -> State | None:
+    """The unfinished run in `folder`, if there is one."""
+    if not (folder / STATE).exists():
+        return None
+    with safe_open(folder / STATE, framework="numpy") as file:
+        return State({name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["progress"]))  # noqa: SIM118
+
+
+def load_progress(folder: Path) -> dict[str, Any] | None:
+    """`State.progress` alone."""
+    if not (folder / STATE).exists():
+        return None
+    with safe_open(folder / STATE, framework="numpy") as file:
+        return dict(json.loads(file.metadata()["progress"]))
+
+
+def finish(folder: Path) -> None:
+    """The run has published: there is nothing to go on with."""
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def path(folder: Path, epoch: int) -> Path:
+    return folder / f"ckpt_{epoch}.safetensors"
+
+
+def save(folder: Path, epoch: int, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    _write(path(folder, epoch), weights, {})
+
+
+def load(file: Path) -> dict[str, NDArray[np.float32]]:
+    return load_file(file)
 
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint of the highest epoch in `folder`, if any."""
-    found = _all(folder)
+    found = {int(match[1]): path for path in folder.iterdir() if (match := PATTERN.fullmatch(path.name))}
     return found[max(found)] if found else None
 
 
 def clear(folder: Path) -> None:
-    """Removes the checkpoints of `folder`, and what a killed run left half-written."""
-    for path in (*_all(folder).values(), *folder.glob("*.part")):
-        path.unlink()
+    """Removes an earlier run's checkpoints and state, and what a killed one left half-written."""
+    for name in ("ckpt_*.safetensors", "*.part", STATE):
+        for file in folder.glob(name):
+            file.unlink()
 
 
-def _all(folder: Path) -> dict[int, Path]:
-    """By epoch."""
-    return {int(match[1]): path for path in folder.iterdir() if (match := PATTERN.fullmatch(path.name))}
+def _write(file: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+    draft = file.with_suffix(".part")
+    try:
+        write_synced(draft, serialized({name: np.asarray(tensor) for name, tensor in tensors.items()}, metadata=metadata))
+        draft.replace(file)
+        sync(file.parent)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a full disk is not made fuller
+        raise

@@ -1,23 +1,65 @@
 """What a training run is asked to do: TrainingConfig, from flags, TRAINER_* variables and defaults."""
 
+import json
 import os
+import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from trainer.artifact import GATES, MAX_LAYERS, MAX_UNITS, Architecture, ModelName
 from trainer.corpus import SHAKESPEARE
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "best": {
+        "examples": "streams",
+        "seq_length": 64,
+        "epochs": 24,
+        "learning_rate": 0.002,
+        "schedule": "cosine",
+        "warmup": 0.02,
+        "weight_decay": 0.001,
+        "beta_2": 0.99,
+        "clip_norm": 1.0,
+        "weight_drop": 0.4,
+        "output_dropout": 0.4,
+        "embedding_dropout": 0.1,
+        "averaging": 0.998,
+        "held_out": 0.1,
+        "patience": 6,
+    },
+    "tutorial": {
+        "examples": "windows",
+        "seq_length": 100,
+        "epochs": 10,
+        "learning_rate": 0.001,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "weight_decay": 0.0,
+        "beta_2": 0.999,
+        "clip_norm": 0.0,
+        "weight_drop": 0.0,
+        "output_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "averaging": 0.0,
+        "held_out": 0.0,
+        "patience": 0,
+    },
+}
+"""What an option is where it is not given."""
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
 
 class TrainingConfig(BaseSettings):
-    """One training run. The defaults are the tutorial's."""
+    """One training run. What is not given is the recipe's."""
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", frozen=True, extra="forbid")
 
-    recipe: Literal["tutorial"] = Field(
-        "tutorial", description="how to train: tutorial (TensorFlow's 'Text generation with an RNN')"
+    recipe: Literal["best", "tutorial"] = Field(
+        "best", description="how to train: best (regularised, scored on held-out text) or TensorFlow's tutorial"
     )
     corpus: list[Path] = Field(
         default_factory=lambda: [SHAKESPEARE],
@@ -30,11 +72,37 @@ class TrainingConfig(BaseSettings):
     layers: int = Field(1, ge=1, le=MAX_LAYERS, description="recurrent layers")
     units: int = Field(1024, ge=1, le=MAX_UNITS, description="units in each recurrent layer")
     embedding: int = Field(256, ge=1, le=MAX_UNITS, description="size of a character's embedding")
-    seq_length: int = Field(100, ge=1, description="characters in a training example")
-    batch_size: int = Field(64, ge=1, description="examples in a batch")
-    epochs: int = Field(10, ge=1, description="passes over the text")
-    learning_rate: float = Field(0.001, gt=0, allow_inf_nan=False, description="Adam's learning rate")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of the weights and the shuffling: same seed, same model")
+    examples: Literal["streams", "windows"] = Field(
+        description="streams: each row of a batch goes on where it ended, state kept; windows: shuffled"
+    )
+    seq_length: int = Field(ge=1, description="characters in a row of a batch")
+    batch_size: int = Field(64, ge=1, description="rows in a batch")
+    epochs: int = Field(ge=1, description="passes over the text")
+    learning_rate: float = Field(gt=0, allow_inf_nan=False, description="Adam's highest learning rate")
+    schedule: Literal["cosine", "constant"] = Field(description="of the learning rate, after the warm-up: cosine to 0, or constant")
+    warmup: Rate = Field(description="share of the run in which the learning rate rises from 0")
+    weight_decay: float = Field(ge=0, allow_inf_nan=False, description="of all but biases, times the learning rate (AdamW)")
+    beta_2: Rate = Field(description="decay of Adam's second moment")
+    clip_norm: float = Field(ge=0, allow_inf_nan=False, description="longest gradient, all weights together; 0: any")
+    weight_drop: Rate = Field(description="share of each recurrent kernel left out of a batch")
+    output_dropout: Rate = Field(description="share of each layer's outputs left out, the same at every step of a row")
+    embedding_dropout: Rate = Field(description="share of the embedding's elements left out of a batch")
+    averaging: Rate = Field(description="decay of the weights' moving average, which is what is scored and published; 0: none")
+    scheduled_sampling: Rate = Field(
+        0.0, description="share of inputs, rising to it over the run, that are the model's own characters instead of the text's"
+    )
+    held_out: float = Field(ge=0, le=0.5, description="share of the text, its end, not trained on but scored each epoch")
+    patience: int = Field(ge=0, description="epochs without a better held-out score before the run stops; 0: never")
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        "auto", description="of products' operands: auto is bf16 on a CPU that computes in it, else f32"
+    )
+    save_every: int = Field(100, ge=1, description="batches between saves of what --resume goes on from")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, the order and the dropout: same seed, same model")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_fills_in(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return RECIPES.get(str(given.get("recipe", "best")), {}) | given
 
     @property
     def work_dir(self) -> Path:
@@ -47,16 +115,41 @@ class TrainingConfig(BaseSettings):
     def memory(self, vocabulary: list[str]) -> int:
         """Bytes a training step needs at least.
 
-        Each weight with its gradient and Adam's two moments, and what a step keeps for the way back: for each recurrent
-        layer its inputs' product, gates and states; the logits and their gradient.
+        Each weight with its gradient, Adam's two moments and its average, and what a step keeps for the way back: for each
+        recurrent layer its inputs' product, gates and states; the logits and their gradient.
         """
         architecture = self.architecture(vocabulary)
         kept = self.layers * (2 * GATES[self.cell] + 1) * self.units + 2 * len(vocabulary)
-        return 4 * (4 * architecture.parameter_count + self.batch_size * self.seq_length * kept)
+        return 4 * ((4 + (self.averaging > 0)) * architecture.parameter_count + self.batch_size * self.seq_length * kept)
+
+
+class ClusterError(ValueError):
+    """TF_CONFIG does not say which workers there are."""
+
+
+def cluster_position() -> tuple[int, int]:
+    """(how many workers train together, which of them this process is): what TF_CONFIG says, else one alone.
+
+    Raises ClusterError.
+    """
+    if "TF_CONFIG" not in os.environ:
+        return 1, 0
+    try:
+        config = json.loads(os.environ["TF_CONFIG"])
+        addresses, task = config["cluster"]["worker"], config["task"]
+        index = int(task["index"])
+        if task["type"] != "worker" or not 0 <= index < len(addresses):
+            raise ValueError(f"task is {task}, the workers are 0 to {len(addresses) - 1}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ClusterError(
+            f"TF_CONFIG: {type(error).__name__}: {error}; expected "
+            '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        ) from error
+    return len(addresses), index
 
 
 class TooLarge(ValueError):
-    """The network does not fit this machine's memory."""
+    """The run does not fit this machine's memory or disk."""
 
 
 def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
@@ -67,6 +160,18 @@ def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
             f"{config.layers} x {config.units:,} units with batches of {config.batch_size} x {config.seq_length} characters "
             f"need at least {needed / 2**30:,.1f} GiB of memory, of which there are {available / 2**30:,.1f}; "
             "take fewer --units or --layers, or a smaller --batch-size or --seq-length"
+        )
+
+
+def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
+    """Raises TooLarge, before hours are lost, when what a run saves can't fit the disk."""
+    weights = 4 * config.architecture(vocabulary).parameter_count
+    state = weights * (3 + (config.averaging > 0))
+    needed, free = 2 * state + (config.epochs + 1) * weights, shutil.disk_usage(config.work_dir).free
+    if needed > free:
+        raise TooLarge(
+            f"{config.work_dir}: {config.epochs} checkpoints and what a run goes on from need {needed / 2**20:,.0f} MiB, "
+            f"{free / 2**20:,.0f} are free; make room, or take fewer --epochs or another --models-dir"
         )
 
 

@@ -6,15 +6,15 @@ however long the text is. Knows nothing of networks.
 
 import codecs
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.vocabulary import Vocabulary, code_points
+from trainer.vocabulary import UnknownCharacters, Vocabulary, code_points
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -23,6 +23,7 @@ SHAKESPEARE = Path(__file__).parent / "data" / "shakespeare.txt"
 SHUFFLE_BUFFER = 10_000
 BLOCK = 1 << 20  # bytes read at a time
 CODE_POINTS = 0x110000
+MOST_NAMED = 10  # unknown characters in an error
 
 
 class CorpusError(ValueError):
@@ -68,41 +69,127 @@ def read(paths: Sequence[Path], folder: Path) -> Corpus:
     return Corpus(Vocabulary([chr(point) for point in known]), ids, digest.hexdigest())
 
 
-def examples(characters: int, seq_length: int) -> int:
-    """How many windows of `seq_length` inputs and their targets a text of `characters` is cut into."""
-    return characters // (seq_length + 1)
+def split(ids: NDArray[Any], held_out: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(what is trained on, the share `held_out` of the text, its end)."""
+    at = len(ids) - round(len(ids) * held_out)
+    return ids[:at], ids[at:]
 
 
-def check_length(characters: int, seq_length: int, batch_size: int) -> None:
-    """Raises CorpusError when the text does not fill one batch."""
-    needed = batch_size * (seq_length + 1)
-    if characters < needed:
-        raise CorpusError(
-            f"the text has {characters:,} characters, {needed - characters:,} short of one batch: {batch_size} examples of "
-            f"{seq_length + 1} characters are {needed:,}; give more text, or a smaller --batch-size or --seq-length"
-        )
-
-
-def batches(ids: NDArray[np.unsignedinteger], *, seq_length: int, batch_size: int, seed: int) -> "tf.data.Dataset":
-    """One epoch of shuffled (inputs, targets), each int32 [batch_size, seq_length]; iterated again, shuffled anew.
+@dataclass(frozen=True)
+class Windows:
+    """Examples as the tutorial has them: shuffled windows of the text.
 
     The text is cut into windows of seq_length + 1 characters: inputs are all but a window's last character, targets all
     but its first. What does not fill a window or a batch is dropped. After 'Text generation with an RNN', tensorflow.org.
+    With several `workers` each has its rows of a batch of all of theirs.
     """
+
+    ids: NDArray[np.unsignedinteger]
+    seq_length: int
+    batch_size: int
+    seed: int
+    workers: int = 1
+    worker: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.ids) // (self.seq_length + 1)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.count // (self.workers * self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> "tf.data.Dataset":
+        """The epoch's batches from `start` on, (inputs, targets), each int32 [batch_size, seq_length]."""
+        import tensorflow as tf
+
+        # A seed of its own for each epoch, so that any of them can be begun anywhere without the ones before.
+        rows = tf.data.Dataset.range(self.count).shuffle(SHUFFLE_BUFFER, seed=self.seed + number)
+        return _batches(rows.batch(self.workers * self.batch_size, drop_remainder=True).skip(start), self._windows)
+
+    def _windows(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        width, mine = self.seq_length + 1, rows[self.worker * self.batch_size :][: self.batch_size]
+        windows: NDArray[np.int32] = self.ids[: self.count * width].reshape(self.count, width)[mine].astype(np.int32)
+        return windows
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Examples that follow each other: each row of a batch goes on where the same row of the batch before ended.
+
+    The text is cut into as many equal streams as a batch has rows. Each epoch cuts anew, at a place drawn from the seed:
+    what lies before it is read after the text's end. With several `workers` each has its own of all their streams.
+    """
+
+    ids: NDArray[np.unsignedinteger]
+    seq_length: int
+    batch_size: int
+    seed: int
+    workers: int = 1
+    worker: int = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return (len(self.ids) - 1) // (self.workers * self.batch_size * self.seq_length)
+
+    def epoch(self, number: int, start: int = 0) -> "tf.data.Dataset":
+        """The epoch's batches from `start` on, (inputs, targets), each int32 [batch_size, seq_length]."""
+        import tensorflow as tf
+
+        draw = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+        first = int(draw.integers(len(self.ids))) + self.worker * self.batch_size * len(self) * self.seq_length
+
+        def rows(batch: NDArray[np.int64]) -> NDArray[np.int32]:
+            begins = first + (np.arange(self.batch_size) * len(self) + batch) * self.seq_length
+            places = begins[:, None] + np.arange(self.seq_length + 1)
+            read: NDArray[np.int32] = self.ids[places % len(self.ids)].astype(np.int32)
+            return read
+
+        return _batches(tf.data.Dataset.range(start, len(self)), rows)
+
+
+def check_length(characters: int, rows: int, seq_length: int) -> None:
+    """Raises CorpusError when what is trained on does not fill one batch of `rows`."""
+    needed = rows * (seq_length + 1)
+    if characters < needed:
+        raise CorpusError(
+            f"there are {characters:,} characters to train on, {needed - characters:,} short of one batch: {rows} rows of "
+            f"{seq_length + 1} characters are {needed:,}; give more text, or a smaller --batch-size, --seq-length or --held-out"
+        )
+
+
+def _batches(keys: "tf.data.Dataset", rows: "Callable[[NDArray[np.int64]], NDArray[np.int32]]") -> "tf.data.Dataset":
+    """(inputs, targets) of the rows that `rows` gives for each key, read ahead in a thread of their own."""
     import tensorflow as tf
 
-    count = examples(len(ids), seq_length)
-    windows = ids[: count * (seq_length + 1)].reshape(count, seq_length + 1)
+    def split_rows(key: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+        characters = tf.ensure_shape(tf.numpy_function(rows, [key], tf.int32), (None, None))
+        return characters[:, :-1], characters[:, 1:]
 
-    def gather(rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        return windows[rows].astype(np.int32)
+    return keys.map(split_rows).prefetch(2)
 
-    def split(rows: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
-        chosen = tf.ensure_shape(tf.numpy_function(gather, [rows], tf.int32), (batch_size, seq_length + 1))
-        return chosen[:, :-1], chosen[:, 1:]
 
-    rows = tf.data.Dataset.range(count).shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=True)
-    return rows.batch(batch_size, drop_remainder=True).map(split).prefetch(tf.data.AUTOTUNE)
+def encode(path: Path, vocabulary: Vocabulary, folder: Path) -> NDArray[np.int32]:
+    """The ids of a UTF-8 file in a vocabulary that is given, in a file of `folder`.
+
+    Raises CorpusError for a file that can't be read, is not UTF-8, or holds characters that the vocabulary lacks.
+    """
+    unknown: list[tuple[int, str]] = []
+    characters = 0
+    with (folder / "encoded").open("wb") as file:
+        for _, text in _blocks([path]):
+            try:
+                file.write(vocabulary.encode(text).tobytes())
+            except UnknownCharacters as error:
+                unknown += [(characters + place, character) for place, character in error.places]
+            characters += len(text)
+            if len(unknown) > MOST_NAMED:
+                break
+    if unknown:
+        raise CorpusError(f"{path}: {UnknownCharacters(unknown[:MOST_NAMED])}{' and more' if len(unknown) > MOST_NAMED else ''}")
+    if not characters:
+        raise CorpusError(f"{path}: no text in it")
+    return np.memmap(folder / "encoded", np.int32, "r", shape=(characters,))
 
 
 def _blocks(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:

@@ -1,9 +1,9 @@
-"""The training loop: step, checkpoint, and at the end publish."""
+"""The training loop: step, save, evaluate, sample, and at the end publish the best epoch."""
 
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from threading import Event
 from typing import Any
@@ -11,111 +11,209 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from trainer import __version__, artifact, checkpoints, corpus, network, recurrence, report
-from trainer.artifact import Version
-from trainer.checkpoints import Checkpoint
+from trainer import __version__, artifact, checkpoints, corpus, network, report
+from trainer.artifact import Scores, Version
+from trainer.checkpoints import State
 from trainer.config import TooLarge, TrainingConfig
-from trainer.corpus import Corpus
+from trainer.corpus import Corpus, Streams, Windows
+from trainer.evaluation import Evaluator
+from trainer.step import Weights, optimizer_of, training_step
+from trainer.workers import Workers, together
 
 CURVE_POINTS = 50  # recorded losses an epoch
 SAMPLE_CHARACTERS = 1000
-
-Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+EPOCH_SAMPLE_CHARACTERS = 300
+TEMPERATURES = (0.5, 1.0)
 
 
 class Diverged(Exception):
     """The loss is no longer a number."""
 
 
-def train(config: TrainingConfig, text: Corpus, stop: Event | None = None) -> Version:
-    """Trains a network on `text` and publishes its latest checkpoint.
+def train(config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None) -> Version | None:
+    """Trains a network on `text`, from `state` on if that is given, and publishes its best epoch.
 
-    Raises KeyboardInterrupt after the batch in which `stop` was set, Diverged, TooLarge when the device's memory does not
-    suffice, or ArtifactError when the version can't be written.
+    Of several workers all train and one publishes: None for the others. Raises KeyboardInterrupt after the batch in which
+    `stop` was set, the run saved; Diverged; Parted; Apart; TooLarge when the device's memory does not suffice; OSError when the run
+    can't be saved, ArtifactError when the version can't be written.
     """
     try:
-        fit(config, text, stop)
+        with together():
+            run = fit(config, text, stop, state)
+        if not run.chief:
+            return None
+        version = publish(config, text, run.history, len(run.examples))
     except tf.errors.ResourceExhaustedError as error:
         raise TooLarge(f"the device's memory is too small for this network and batch: {error.message.splitlines()[0]}") from error
-    last = checkpoints.latest(config.work_dir)
-    if last is None:
-        raise FileNotFoundError(f"{config.work_dir}: the run's checkpoints are gone")
-    return publish(config, text, checkpoints.load(last))
+    checkpoints.finish(config.work_dir)
+    return version
 
 
-def fit(config: TrainingConfig, text: Corpus, stop: Event | None = None) -> None:
-    """Trains for config.epochs, saving a checkpoint after each.
+def fit(config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None) -> "Run":
+    """Trains until the last epoch or until the held-out score has not improved for `patience` epochs.
 
-    The state is set to zero at each epoch's start and carried from batch to batch within it, over windows that are not
-    neighbours in the text, and nothing is held out: both are the tutorial's ways, kept in its recipe on purpose.
+    The recurrent state is set to zero at each epoch's start and carried from batch to batch within it. Windows are not
+    neighbours in the text, so there that means nothing: it is the tutorial's way, kept in its recipe on purpose.
     """
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
-    model = network.build(config.architecture(text.vocabulary.characters), config.batch_size)
-    optimizer = keras.optimizers.Adam(config.learning_rate)
-    step = training_step(model, optimizer)
-    batches = corpus.batches(text.ids, seq_length=config.seq_length, batch_size=config.batch_size, seed=config.seed)
-    steps, characters = len(batches), config.batch_size * config.seq_length
-
-    progress = report.Progress(config.epochs, steps, characters)
-    history: list[dict[str, Any]] = []
-    for epoch in range(1, config.epochs + 1):
-        start, losses = time.perf_counter(), []
-        network.reset_state(model)
-        for batch, (inputs, targets) in enumerate(batches):
-            loss = float(step(inputs, targets))
-            if loss != loss:  # NaN
-                raise Diverged(f"the loss is not a number at batch {batch} of epoch {epoch}; try a smaller --learning-rate")
-            losses.append(loss)
-            progress.step(epoch, batch, loss)
-            if stop is not None and stop.is_set():
+    run = Run(config, text)
+    if state is not None:
+        run.restore(state)
+    while run.epoch <= config.epochs and not _given_up(run.history, config.patience):
+        for inputs, targets in run.examples.epoch(run.epoch, run.batch):
+            stopped = run.train(inputs, targets, stop is not None and stop.is_set())
+            if stopped or run.batch % config.save_every == 0:
+                run.save()
+            if stopped:
                 raise KeyboardInterrupt
-        seconds = time.perf_counter() - start
-        progress.epoch(epoch, losses[-1], seconds)
-        history.append(
-            {
-                "epoch": epoch,
-                "last_loss": losses[-1],
-                "mean_loss": sum(losses) / steps,
-                "seconds": seconds,
-                "characters_per_second": steps * characters / seconds,
-                "losses": _thinned(losses),
+        run.end_epoch()
+        run.save()
+    return run
+
+
+class Run:
+    """A run as it stands: what is learnt, and where it is. `save` writes all of it, `restore` takes all of it back."""
+
+    def __init__(self, config: TrainingConfig, text: Corpus) -> None:
+        self.workers = Workers()
+        self.chief = self.workers.index == 0
+        keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+        self.config, self.text = config, text
+        trained_on, self.held_out = corpus.split(text.ids, config.held_out)
+        order = Streams if config.examples == "streams" else Windows
+        self.examples = order(trained_on, config.seq_length, config.batch_size, config.seed, self.workers.count, self.workers.index)
+        self.architecture = config.architecture(text.vocabulary.characters)
+        batches = config.epochs * len(self.examples)
+
+        # What is learnt
+        self.weights: Weights = {name: v.value for name, v in network.variables(network.build(self.architecture, 1)).items()}
+        self.averages = {name: tf.Variable(weight) for name, weight in self.weights.items()} if config.averaging else {}
+        self.optimizer = optimizer_of(config, self.weights, batches)
+        self.states = network.zero_states(self.architecture, config.batch_size)
+
+        # Where the run is
+        self.epoch, self.batch = 1, 0  # batches of this epoch that are done
+        self.losses: list[float] = []  # of this epoch
+        self.seconds = 0.0  # spent in this epoch
+        self.history: list[dict[str, Any]] = []
+
+        self._step = training_step(
+            config, self.architecture, self.weights, self.averages, self.optimizer, batches=batches, workers=self.workers
+        )
+        self._evaluator = Evaluator(self.architecture)
+        self._single = network.build(self.architecture, 1)
+        self._sampler = report.Sampler(self._single, text.vocabulary)
+        characters = self.workers.count * config.batch_size * config.seq_length
+        self._progress = report.Progress(config.epochs, len(self.examples), characters)
+        self._summary = report.summary_writer(config.work_dir / "tensorboard") if self.chief else None
+
+    def train(self, inputs: tf.Tensor, targets: tf.Tensor, stop: bool = False) -> bool:
+        """One batch; returns whether a worker wants to `stop`. Raises Diverged."""
+        start = time.perf_counter()
+        number = tf.constant((self.epoch - 1) * len(self.examples) + self.batch)
+        loss, flag, self.states = self._step(number, tf.constant(float(stop)), self.states, inputs, targets)
+        loss = float(loss)
+        if not np.isfinite(loss):
+            raise Diverged(
+                f"the loss is not a number at batch {self.batch + 1} of epoch {self.epoch}; try a smaller --learning-rate"
+            )
+        self.batch += 1
+        self.losses.append(loss)
+        self.seconds += time.perf_counter() - start
+        if self.chief:
+            self._progress.step(self.epoch, self.batch, loss)
+        return bool(flag > 0)
+
+    def end_epoch(self) -> None:
+        """Scores and samples the epoch's weights, notes it in the history, and leaves a checkpoint of it. Raises Apart."""
+        self.workers.check_agreement(weight.numpy() for weight in self.weights.values())
+        row = {
+            "epoch": self.epoch,
+            "last_loss": self.losses[-1],
+            "mean_loss": sum(self.losses) / len(self.losses),
+            "learning_rate": float(self.optimizer.learning_rate),
+            "held_out": self._scores().model_dump(),
+            "seconds": self.seconds,
+            "characters_per_second": self.batch * self._progress.characters / self.seconds,
+            "losses": _thinned(self.losses),
+        }
+        if self.chief:
+            network.load(self._single, {name: weight.numpy() for name, weight in (self.averages or self.weights).items()})
+            row["samples"] = {
+                str(temperature): self._sampler.sample(_opening(self.text), EPOCH_SAMPLE_CHARACTERS, temperature, self.epoch)
+                for temperature in TEMPERATURES
             }
-        )
-        checkpoint = Checkpoint(
-            network.tensors(model), [v.numpy() for v in optimizer.variables], {"epoch": epoch, "history": history}
-        )
-        checkpoints.save(config.work_dir, epoch, checkpoint)
+            checkpoints.save(self.config.work_dir, self.epoch, network.tensors(self._single))
+            self._progress.epoch(row)
+            report.summarise(self._summary, row, len(self.examples))
+        self.history.append(row)
+        self.epoch, self.batch, self.losses, self.seconds = self.epoch + 1, 0, [], 0.0
+        self.states = network.zero_states(self.architecture, self.config.batch_size)
+
+    def _scores(self) -> Scores:
+        """The epoch's held-out scores, as the chief finds them: who goes on and who stops must agree."""
+        if len(self.held_out) < 2:
+            return Scores()
+        found = Scores(full_pass=0.0, cold_256=0.0)
+        if self.chief:
+            found = self._evaluator.scores(self.averages or self.weights, self.held_out, exact=False)
+        return Scores(**{name: self.workers.chiefs(score) for name, score in found.model_dump().items()})
+
+    def save(self) -> None:
+        tensors = {f"weights/{name}": weight.numpy() for name, weight in self.weights.items()}
+        tensors |= {f"averages/{name}": average.numpy() for name, average in self.averages.items()}
+        tensors |= {f"optimizer/{i}": variable.numpy() for i, variable in enumerate(self.optimizer.variables)}
+        for i, state in enumerate(self.states):
+            tensors |= {f"states/{i}/{j}": self.workers.rows(value).numpy() for j, value in enumerate(state)}
+        if not self.chief:
+            return
+        progress = {
+            "config": self.config.model_dump(mode="json"),
+            "corpus": self.text.sha256,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        checkpoints.save_state(self.config.work_dir, State(tensors, progress))
+
+    def restore(self, state: State) -> None:
+        tensors, progress = state.tensors, state.progress
+        for name, weight in self.weights.items():
+            weight.assign(tensors[f"weights/{name}"])
+        for name, average in self.averages.items():
+            average.assign(tensors[f"averages/{name}"])
+        for i, variable in enumerate(self.optimizer.variables):
+            variable.assign(tensors[f"optimizer/{i}"])
+        mine = slice(self.workers.index * self.config.batch_size, (self.workers.index + 1) * self.config.batch_size)
+        self.states = [
+            tuple(tf.constant(tensors[f"states/{i}/{j}"][mine]) for j in range(len(state))) for i, state in enumerate(self.states)
+        ]
+        self.epoch, self.batch = progress["epoch"], progress["batch"]
+        self.losses, self.seconds, self.history = progress["losses"], progress["seconds"], progress["history"]
 
 
-def training_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Step:
-    """One step of gradient descent: (inputs, targets), int32 [batch, steps] -> mean loss in nats per character."""
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    fast = recurrence.applies_to(model)
-    optimizer.build(model.trainable_variables)
-
-    @tf.function  # type: ignore[untyped-decorator]
-    def step(inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = recurrence.logits(model, inputs) if fast else model(inputs, training=True)
-            loss = loss_of(targets, logits)
-        # Dense: for a row that occurs twice in a batch Keras's Adam adds squares of its sparse gradient's parts, not their sum's.
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
-        optimizer.apply(gradients, model.trainable_variables)
-        return loss
-
-    return step  # type: ignore[no-any-return]
+def best_epoch(history: list[dict[str, Any]]) -> int:
+    """The epoch with the lowest held-out full_pass; the last where nothing was held out."""
+    scored = [row for row in history if row["held_out"]["full_pass"] is not None]
+    return int(min(scored, key=lambda row: row["held_out"]["full_pass"])["epoch"] if scored else history[-1]["epoch"])
 
 
-def publish(config: TrainingConfig, text: Corpus, checkpoint: Checkpoint) -> Version:
-    """Publishes a checkpoint with its history, loss curve and a sample from the network rebuilt with batch size 1."""
-    history = checkpoint.progress["history"]
+def publish(config: TrainingConfig, text: Corpus, history: list[dict[str, Any]], batches: int) -> Version:
+    """Publishes the best epoch with exact scores, the run's history, its curves, and a sample. batches: in an epoch."""
+    best = best_epoch(history)
+    weights = checkpoints.load(checkpoints.path(config.work_dir, best))
     architecture = config.architecture(text.vocabulary.characters)
     single = network.build(architecture, batch_size=1)
-    network.load(single, checkpoint.weights)
-    sample = report.sample(single, text.vocabulary, _opening(text), characters=SAMPLE_CHARACTERS, temperature=1.0, seed=config.seed)
-    options = config.model_dump(mode="json", include={"epochs", "seq_length", "batch_size", "learning_rate", "seed"})
+    network.load(single, weights)
+    sample = report.Sampler(single, text.vocabulary).sample(_opening(text), SAMPLE_CHARACTERS, 1.0, config.seed)
+    _, held_out = corpus.split(text.ids, config.held_out)
+    scores = Evaluator(architecture).scores(_constants(weights), held_out) if len(held_out) > 1 else Scores()
+    told_elsewhere = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding", "save_every"}
+    options = config.model_dump(mode="json", exclude=told_elsewhere)
     return artifact.publish(
         config.models_dir,
         {
@@ -126,9 +224,10 @@ def publish(config: TrainingConfig, text: Corpus, checkpoint: Checkpoint) -> Ver
             "training": {
                 **options,
                 "corpus": [_printable(path.name) for path in config.corpus],
-                "last_loss": history[-1]["last_loss"],
+                "best_epoch": best,
+                "last_loss": history[best - 1]["last_loss"],
             },
-            "scores": {"full_pass": None, "cold_256": None},
+            "scores": scores.model_dump(),
             "sha256": {"corpus": text.sha256},
             "packages": {
                 "folio": __version__,
@@ -139,13 +238,22 @@ def publish(config: TrainingConfig, text: Corpus, checkpoint: Checkpoint) -> Ver
             },
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
-        checkpoint.weights,
+        weights,
         {
-            "training.json": json.dumps({**options, "history": history}, indent=1).encode(),
-            "loss.png": report.loss_curve(history, f"{config.name}, recipe {config.recipe}"),
+            "training.json": json.dumps({**options, "best_epoch": best, "history": history}, indent=1).encode(),
+            "loss.png": report.loss_curve(history, best, f"{config.name}, recipe {config.recipe}"),
             "sample.txt": sample.encode(),
+            "events.out.tfevents": report.summary_file(history, batches),
         },
     )
+
+
+def _given_up(history: list[dict[str, Any]], patience: int) -> bool:
+    return bool(patience and history and history[-1]["epoch"] - best_epoch(history) >= patience)
+
+
+def _constants(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(weight) for name, weight in weights.items()}
 
 
 def _opening(text: Corpus, longest: int = 40) -> str:

@@ -1,18 +1,27 @@
 """The network: Embedding, recurrent layers, Dense, as a plain Keras model of any batch size.
 
-Also the names its tensors have in a published version. Knows nothing of training or of files.
+Also the names its tensors have in a published version, and the network as a function of its weights. Knows nothing of
+training or of files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
+from trainer import recurrence
 from trainer.artifact import Architecture
+from trainer.recurrence import States
 
 LAYERS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+
+Forward = Callable[..., tuple[tf.Tensor, States]]
+"""(weights by published name, states, characters int32 [batch, steps], outputs=None) -> (logits [batch, steps, vocabulary],
+states after), all float32. outputs: for each layer what its outputs are multiplied by at every step, [batch, units]."""
 
 
 def build(architecture: Architecture, batch_size: int) -> keras.Model:
@@ -46,16 +55,17 @@ def reset_state(network: keras.Model) -> None:
 
 def tensors(network: keras.Model) -> dict[str, NDArray[np.float32]]:
     """The network's weights under their published names (see `trainer.artifact`)."""
-    return {name: variable.numpy() for name, variable in _variables(network).items()}
+    return {name: variable.numpy() for name, variable in variables(network).items()}
 
 
 def load(network: keras.Model, weights: Mapping[str, NDArray[np.float32]]) -> None:
     """Sets every weight from `weights`, by published name; a network of any batch size takes them."""
-    for name, variable in _variables(network).items():
+    for name, variable in variables(network).items():
         variable.assign(weights[name])
 
 
-def _variables(network: keras.Model) -> dict[str, Any]:
+def variables(network: keras.Model) -> dict[str, Any]:
+    """The network's weights as Keras holds them, by published name."""
     embedding, *recurrent, dense = network.layers
     named = {"embedding": embedding.embeddings}
     for i, layer in enumerate(recurrent):
@@ -63,3 +73,46 @@ def _variables(network: keras.Model) -> dict[str, Any]:
         named[f"rnn.{i}.recurrent_kernel"] = layer.cell.recurrent_kernel
         named[f"rnn.{i}.bias"] = layer.cell.bias
     return named | {"dense.kernel": dense.kernel, "dense.bias": dense.bias}
+
+
+def zero_states(architecture: Architecture, batch_size: int) -> States:
+    count = {"gru": 1, "lstm": 2}[architecture.cell]
+    return [tuple(tf.zeros((batch_size, architecture.units)) for _ in range(count)) for _ in range(architecture.layers)]
+
+
+def forward(architecture: Architecture, operands: tf.DType = tf.float32) -> Forward:
+    """The network as a function, by the fastest way there is: `trainer.recurrence`, or with a GPU Keras's layers (cuDNN).
+
+    operands: what the large products round their operands to: float32 or bfloat16.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return forward_by_keras(architecture, operands)
+    return partial(recurrence.forward, architecture.cell, operands=operands)
+
+
+def forward_by_keras(architecture: Architecture, operands: tf.DType = tf.float32) -> Forward:
+    """The network as a function that runs Keras's own layers with weights and states given instead of their variables.
+
+    bfloat16 is Keras's policy mixed_bfloat16 then.
+    """
+    policy = "float32" if operands == tf.float32 else "mixed_bfloat16"
+    layers = []
+    for i in range(architecture.layers):
+        layer = LAYERS[architecture.cell](architecture.units, return_sequences=True, return_state=True, dtype=policy)
+        layer.build((None, None, architecture.units if i else architecture.embedding))
+        layers.append(layer)
+
+    def run(
+        weights: Mapping[str, tf.Tensor], states: States, characters: tf.Tensor, outputs: Sequence[tf.Tensor] | None = None
+    ) -> tuple[tf.Tensor, States]:
+        x, after = tf.gather(weights["embedding"], characters), []
+        for i, (layer, state) in enumerate(zip(layers, states, strict=True)):
+            given = [weights[f"rnn.{i}.{name}"] for name in ("kernel", "recurrent_kernel", "bias")]
+            (x, *last), _ = layer.stateless_call(given, layer.non_trainable_variables, x, initial_state=list(state), training=True)
+            x = tf.cast(x, tf.float32)
+            after.append(tuple(tf.cast(value, tf.float32) for value in last))
+            if outputs is not None:
+                x *= outputs[i][:, None]
+        return tf.tensordot(x, weights["dense.kernel"], 1) + weights["dense.bias"], after
+
+    return run

@@ -2,8 +2,10 @@
 
 import io
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -24,66 +26,118 @@ class Progress:
         self.epochs, self.steps, self.characters = epochs, steps, characters
         self.stream = stream or sys.stdout
         self.terminal = self.stream.isatty()
-        self.start = time.perf_counter()
+        self.start, self.done, self.held_out = time.perf_counter(), 0, ""
 
     def step(self, epoch: int, batch: int, loss: float) -> None:
-        """Batch `batch` (from 0) of `epoch` (from 1) is done."""
-        done = (epoch - 1) * self.steps + batch + 1
-        rate = done / (time.perf_counter() - self.start)
-        left = (self.epochs * self.steps - done) / rate
+        """`batch` batches of `epoch` (from 1) are done."""
+        self.done += 1
+        rate = self.done / (time.perf_counter() - self.start)
+        left = ((self.epochs - epoch + 1) * self.steps - batch) / rate
         line = (
-            f"epoch {epoch}/{self.epochs}  batch {batch}/{self.steps}  loss {loss:.4f}  "
+            f"epoch {epoch}/{self.epochs}  batch {batch}/{self.steps}  loss {loss:.4f}{self.held_out}  "
             f"{rate * self.characters:,.0f} characters/s  {_duration(left)} left"
         )
         if self.terminal:
             print(f"\r\033[K{line}", end="", file=self.stream, flush=True)
-        elif batch % LINE_EVERY == 0:
+        elif batch % LINE_EVERY == 0 or batch == 1:
             print(line, file=self.stream, flush=True)
 
-    def epoch(self, epoch: int, loss: float, seconds: float) -> None:
-        """`epoch` is done; loss: its last batch's."""
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is done; row: what the history has of it."""
+        full_pass, cold = row["held_out"]["full_pass"], row["held_out"]["cold_256"]
+        if full_pass is not None:
+            self.held_out = f"  held out {full_pass:.4f}"
+        scores = "" if full_pass is None else f"  held out: full pass {full_pass:.4f}, cold 256 {cold:.4f}"
         clear = "\r\033[K" if self.terminal else ""
-        print(f"{clear}epoch {epoch}/{self.epochs}  loss {loss:.4f}  {seconds:.1f} s", file=self.stream, flush=True)
+        print(
+            f"{clear}epoch {row['epoch']}/{self.epochs}  loss {row['mean_loss']:.4f}{scores}  {_duration(row['seconds'])}",
+            file=self.stream,
+        )
+        for temperature, text in row["samples"].items():
+            print(f"  temperature {temperature}: {text!r}", file=self.stream, flush=True)
 
 
-def loss_curve(history: Sequence[dict[str, Any]], title: str) -> bytes:
-    """A PNG of the training loss over the epochs of `history` (as `trainer.loop.fit` records it)."""
+def loss_curve(history: Sequence[Mapping[str, Any]], best: int, title: str) -> bytes:
+    """A PNG of training and held-out loss over the epochs of `history` (see `trainer.loop.Run`), the best epoch marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     epochs = [row["epoch"] - 1 + (i + 1) / len(row["losses"]) for row in history for i in range(len(row["losses"]))]
-    axes.plot(epochs, [loss for row in history for loss in row["losses"]], linewidth=1)
-    axes.set(title=title, xlabel="epoch", ylabel="training loss, nats per character")
+    axes.plot(epochs, [loss for row in history for loss in row["losses"]], linewidth=1, label="training")
+    scored = [(row["epoch"], row["held_out"]["full_pass"]) for row in history if row["held_out"]["full_pass"] is not None]
+    if scored:
+        axes.plot(*zip(*scored, strict=True), marker=".", label="held out, full pass")
+        lowest = dict(scored)[best]
+        axes.plot(best, lowest, "o", fillstyle="none", markersize=10, color="black", label=f"best: {lowest:.4f}, epoch {best}")
+    axes.set(title=title, xlabel="epoch", ylabel="loss, nats per character")
+    axes.legend()
     axes.grid(alpha=0.3)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     return image.getvalue()
 
 
-def sample(
-    network: "keras.Model", vocabulary: Vocabulary, start_string: str, *, characters: int, temperature: float, seed: int
-) -> str:
-    """start_string and `characters` more, drawn one call at a time from a network of batch size 1.
-
-    The tutorial's loop: zero state, the start string read, the last step's logits divided by the temperature, one draw,
-    the draw fed back. The draw inverts the distribution's CDF at the i-th uniform of Philox(seed), as the service does.
-    """
+def summary_writer(folder: Path) -> Any:
+    """TensorBoard's writer for a file in `folder`."""
     import tensorflow as tf
 
-    from trainer.network import reset_state
+    return tf.summary.create_file_writer(str(folder))
 
-    forward = tf.function(network)
-    uniforms = np.random.Generator(np.random.Philox(key=seed)).random(characters, np.float32)
-    reset_state(network)
-    ids = vocabulary.encode(start_string)[None]
-    text = [start_string]
-    for uniform in uniforms:
-        logits = forward(ids)[0, -1].numpy() / np.float32(temperature)
-        cdf = np.cumsum(np.exp(logits - logits.max()))
-        ids = np.array([[min(int((cdf <= uniform * cdf[-1]).sum()), len(vocabulary) - 1)]], np.int32)
-        text.append(vocabulary.characters[ids[0, 0]])
-    return "".join(text)
+
+def summarise(writer: Any, row: Mapping[str, Any], steps: int) -> None:
+    """Writes an epoch's losses, scores, learning rate and speed for TensorBoard; steps: batches in an epoch."""
+    import tensorflow as tf
+
+    with writer.as_default():
+        first, width = (row["epoch"] - 1) * steps, steps / len(row["losses"])
+        for i, loss in enumerate(row["losses"]):
+            tf.summary.scalar("loss/training", loss, step=first + round((i + 1) * width))
+        for name, score in row["held_out"].items():
+            if score is not None:
+                tf.summary.scalar(f"loss/{name}", score, step=first + steps)
+        tf.summary.scalar("learning_rate", row["learning_rate"], step=first + steps)
+        tf.summary.scalar("characters_per_second", row["characters_per_second"], step=first + steps)
+    writer.flush()
+
+
+def summary_file(history: Sequence[Mapping[str, Any]], steps: int) -> bytes:
+    """The whole run as one TensorBoard file."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer = summary_writer(Path(folder))
+        for row in history:
+            summarise(writer, row, steps)
+        writer.close()
+        (file,) = Path(folder).iterdir()
+        return file.read_bytes()
+
+
+class Sampler:
+    """Text from a network of batch size 1, drawn one call at a time: the tutorial's loop.
+
+    Zero state, the start string read, the last step's logits divided by the temperature, one draw, the draw fed back. The
+    draw inverts the distribution's CDF at the i-th uniform of Philox(seed), as the service does.
+    """
+
+    def __init__(self, network: "keras.Model", vocabulary: Vocabulary) -> None:
+        """The network's weights may change between samples."""
+        import tensorflow as tf
+
+        self._network, self._vocabulary, self._forward = network, vocabulary, tf.function(network, reduce_retracing=True)
+
+    def sample(self, start_string: str, characters: int, temperature: float, seed: int) -> str:
+        """start_string and `characters` more."""
+        from trainer.network import reset_state
+
+        uniforms = np.random.Generator(np.random.Philox(key=seed)).random(characters, np.float32)
+        reset_state(self._network)
+        ids, text = self._vocabulary.encode(start_string)[None], [start_string]
+        for uniform in uniforms:
+            logits = self._forward(ids)[0, -1].numpy() / np.float32(temperature)
+            cdf = np.cumsum(np.exp(logits - logits.max()))
+            ids = np.array([[min(int((cdf <= uniform * cdf[-1]).sum()), len(self._vocabulary) - 1)]], np.int32)
+            text.append(self._vocabulary.characters[ids[0, 0]])
+        return "".join(text)
 
 
 def _duration(seconds: float) -> str:

@@ -1,43 +1,51 @@
 import io
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer import artifact, checkpoints, corpus, loop, network, report
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
+from trainer.evaluation import Evaluator
 
-SMALL = {"units": 16, "embedding": 8, "batch_size": 4, "seq_length": 20, "epochs": 2}
+SMALL: dict[str, Any] = {"units": 16, "embedding": 8, "batch_size": 4, "seq_length": 20, "epochs": 2}
 TEXT = "To be, or not to be, that is the question:\n" * 20
+
+Small = tuple[TrainingConfig, Corpus]
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> tuple[TrainingConfig, Corpus]:
+def small(tmp_path: Path) -> Small:
     (tmp_path / "text").write_text(TEXT)
-    config = TrainingConfig(corpus=[tmp_path / "text"], models_dir=tmp_path / "models", name="small", **SMALL)  # type: ignore[arg-type]
+    config = TrainingConfig(corpus=[tmp_path / "text"], models_dir=tmp_path / "models", name="small", **SMALL)
     config.work_dir.mkdir(parents=True)
     return config, corpus.read(config.corpus, config.work_dir)
 
 
-def fitted(config: TrainingConfig, text: Corpus) -> checkpoints.Checkpoint:
-    loop.fit(config, text)
-    last = checkpoints.latest(config.work_dir)
-    assert last is not None
-    return checkpoints.load(last)
+def changed(config: TrainingConfig, **options: Any) -> TrainingConfig:
+    return config.model_copy(update=options)
+
+
+def published(config: TrainingConfig, text: Corpus) -> artifact.Version:
+    version = loop.train(config, text)
+    assert version is not None
+    return version
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_a_run_publishes_its_last_epoch_with_all_that_people_look_at(small: tuple[TrainingConfig, Corpus], cell: str) -> None:
+def test_a_run_publishes_all_that_people_look_at(small: Small, cell: str) -> None:
     config, text = small
-    config = config.model_copy(update={"cell": cell})
-    version = loop.train(config, text)
+    config = changed(config, cell=cell)
+    version = published(config, text)
     assert version.path == config.models_dir / "small" / "1"
     assert sorted(path.name for path in version.path.iterdir()) == [
-        "config.json", "loss.png", "sample.txt", "training.json", "weights.safetensors",
+        "config.json", "events.out.tfevents", "loss.png", "sample.txt", "training.json", "weights.safetensors",
     ]  # fmt: skip
     assert (version.path / "loss.png").read_bytes().startswith(b"\x89PNG")
     sample = (version.path / "sample.txt").read_text()
@@ -49,38 +57,79 @@ def test_a_run_publishes_its_last_epoch_with_all_that_people_look_at(small: tupl
     assert version.config.characters == len(TEXT)
     assert version.config.sha256.corpus == text.sha256
     assert version.config.training["epochs"] == 2
-    assert version.config.scores.full_pass is None
-    last = checkpoints.latest(config.work_dir)
-    assert last == config.work_dir / "ckpt_2.safetensors"
-    for name, tensor in checkpoints.load(last).weights.items():
+    assert version.config.recipe == "best"
+
+
+def test_its_scores_are_those_of_the_text_that_was_held_out(small: Small) -> None:
+    config, text = small
+    version = published(config, text)
+    held_out = text.ids[-round(0.1 * len(TEXT)) :]
+    assert version.config.scores == Evaluator(version.config).scores(version.tensors, held_out)
+
+
+def test_the_best_epoch_is_published_and_a_run_that_gets_no_better_stops(small: Small) -> None:
+    """A learning rate that wrecks what is learnt after a good first epoch."""
+    config, text = small
+    config = changed(config, epochs=30, patience=2, schedule="constant", learning_rate=1.0, averaging=0.0, warmup=0.0)
+    run = loop.fit(config, text)
+    scores = [row["held_out"]["full_pass"] for row in run.history]
+    best = scores.index(min(scores)) + 1
+    assert len(scores) == best + 2 < 30
+    version = loop.publish(config, text, run.history, len(run.examples))
+    for name, tensor in checkpoints.load(config.work_dir / f"ckpt_{best}.safetensors").items():
+        np.testing.assert_array_equal(version.tensors[name], tensor)
+    assert version.config.training["best_epoch"] == best
+
+
+def test_where_nothing_is_held_out_the_last_epoch_is_published_without_a_score(small: Small) -> None:
+    config, text = small
+    version = published(changed(config, held_out=0.0), text)
+    assert version.config.scores == artifact.Scores()
+    for name, tensor in checkpoints.load(config.work_dir / "ckpt_2.safetensors").items():
         np.testing.assert_array_equal(version.tensors[name], tensor)
 
 
-def test_each_epoch_leaves_a_checkpoint_that_holds_the_history(small: tuple[TrainingConfig, Corpus]) -> None:
+def test_the_history_tells_of_each_epoch(small: Small) -> None:
     config, text = small
-    loop.fit(config, text)
-    first, second = (checkpoints.load(config.work_dir / f"ckpt_{epoch}.safetensors") for epoch in (1, 2))
-    assert first.progress["epoch"] == 1
-    assert second.progress["history"][0] == first.progress["history"][0]
-    assert second.progress["history"][1]["mean_loss"] < first.progress["history"][0]["mean_loss"]
-    assert not np.array_equal(first.weights["embedding"], second.weights["embedding"])
-    steps = len(TEXT) // 21 // 4
-    assert int(second.optimizer[0]) == 2 * steps
+    version = published(config, text)
+    first, second = json.loads((version.path / "training.json").read_text())["history"]
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    assert second["mean_loss"] < first["mean_loss"] < np.log(len(text.vocabulary)) + 0.1
+    assert second["held_out"]["full_pass"] < first["held_out"]["full_pass"]
+    assert second["learning_rate"] == pytest.approx(0, abs=1e-6)
+    assert set(first["samples"]) == {"0.5", "1.0"}
+    assert all(sample.startswith("To be") and len(sample) == 340 for sample in first["samples"].values())
+
+
+def test_tensorboard_reads_the_run(small: Small) -> None:
+    config, text = small
+    version = published(config, text)
+    history = json.loads((version.path / "training.json").read_text())["history"]
+    for file in (version.path / "events.out.tfevents", *(config.work_dir / "tensorboard").iterdir()):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        scores = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("loss/full_pass")]
+        assert scores == pytest.approx([row["held_out"]["full_pass"] for row in history])
+        steps = [event.step for event in events.Tensors("loss/training")]
+        assert steps == sorted(set(steps))
+        batches = (len(TEXT) - round(0.1 * len(TEXT)) - 1) // 80
+        assert steps[-1] == 2 * batches
 
 
 def test_the_latest_checkpoint_is_the_highest_epochs_not_the_last_by_name(tmp_path: Path) -> None:
     assert checkpoints.latest(tmp_path) is None
     for epoch in (2, 10, 9):
-        checkpoints.save(tmp_path, epoch, checkpoints.Checkpoint({}, [np.zeros(1)], {}))
+        checkpoints.save(tmp_path, epoch, {"embedding": np.zeros((1, 1), np.float32)})
     (tmp_path / "ckpt_99.part").write_text("cut off")
     assert checkpoints.latest(tmp_path) == tmp_path / "ckpt_10.safetensors"
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: tuple[TrainingConfig, Corpus]) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Small) -> None:
     config, text = small
 
-    def weights(seed: int) -> dict[str, Any]:
-        return fitted(config.model_copy(update={"seed": seed, "epochs": 1}), text).weights
+    def weights(seed: int) -> dict[str, np.ndarray]:
+        loop.fit(changed(config, seed=seed, epochs=1), text)
+        return checkpoints.load(config.work_dir / "ckpt_1.safetensors")
 
     first, again, other = weights(5), weights(5), weights(6)
     for name in first:
@@ -88,25 +137,63 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: tup
     assert not np.array_equal(first["embedding"], other["embedding"])
 
 
-def test_the_state_is_reset_at_each_epochs_start(small: tuple[TrainingConfig, Corpus]) -> None:
-    """One batch an epoch holds every example, and nothing is learnt: epochs differ in loss only if a state was left over."""
+def test_the_state_is_carried_within_an_epoch_and_reset_at_its_start(small: Small) -> None:
     config, text = small
-    count = corpus.examples(len(text.ids), config.seq_length)
-    nothing_learnt = config.model_copy(update={"batch_size": count, "learning_rate": 1e-30, "epochs": 3})
-    history = fitted(nothing_learnt, text).progress["history"]
-    assert [row["last_loss"] for row in history] == pytest.approx([history[0]["last_loss"]] * 3, abs=1e-6)
+    run = loop.Run(config, text)
+    (first, second, *_) = run.examples.epoch(1)
+    assert not any(value.numpy().any() for state in run.states for value in state)
+    run.train(*first)
+    after_one = run.states
+    run.train(*second)
+    assert after_one[0][0].numpy().any()
+    assert not np.array_equal(after_one[0][0], run.states[0][0])
+    run.end_epoch()
+    assert not any(value.numpy().any() for state in run.states for value in state)
 
-    model = network.build(config.architecture(text.vocabulary.characters), count)
-    (inputs, targets), *_ = corpus.batches(text.ids, seq_length=config.seq_length, batch_size=count, seed=0)
-    step = loop.training_step(model, keras.optimizers.Adam(1e-30))
-    assert float(step(inputs, targets)) != pytest.approx(float(step(inputs, targets)), abs=1e-6), "a left-over state would show"
 
-
-def test_a_loss_that_is_no_number_stops_the_run_with_a_word(small: tuple[TrainingConfig, Corpus]) -> None:
+@pytest.mark.parametrize("stop_at", [1, 9, 10], ids=["within an epoch", "at its end", "in the next"])
+def test_a_run_is_taken_up_bit_for_bit(small: Small, stop_at: int) -> None:
     config, text = small
-    with pytest.raises(loop.Diverged, match=r"not a number at batch \d+ of epoch 1; try a smaller --learning-rate"):
-        loop.fit(config.model_copy(update={"learning_rate": 1e38}), text)
-    assert checkpoints.latest(config.work_dir) is None
+    config = changed(config, layers=2, scheduled_sampling=0.3)
+    whole = loop.fit(config, text)
+    assert len(whole.examples) == 9
+
+    run = loop.Run(config, text)
+    while stop_at:
+        for inputs, targets in itertools.islice(run.examples.epoch(run.epoch), stop_at):
+            run.train(inputs, targets)
+            stop_at -= 1
+        if run.batch == 9:
+            run.end_epoch()
+    run.save()
+    resumed = loop.fit(config, text, state=checkpoints.load_state(config.work_dir))
+    for name, weight in whole.weights.items():
+        np.testing.assert_array_equal(resumed.weights[name].numpy(), weight.numpy(), err_msg=name)
+        np.testing.assert_array_equal(resumed.averages[name].numpy(), whole.averages[name].numpy())
+    assert [untimed(row) for row in resumed.history] == [untimed(row) for row in whole.history]
+
+
+def untimed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("seconds", "characters_per_second")}
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(small: Small) -> None:
+    config, text = small
+    config = changed(config, save_every=2, clip_norm=0.0)
+    run = loop.Run(config, text)
+    for number, (inputs, targets) in enumerate(run.examples.epoch(1)):
+        if number == 3:
+            run.weights["dense.bias"].assign(run.weights["dense.bias"] * np.nan)
+            with pytest.raises(loop.Diverged, match=r"not a number at batch 4 of epoch 1; try a smaller --learning-rate"):
+                run.train(inputs, targets)
+            break
+        run.train(inputs, targets)
+        if run.batch == 2:
+            run.save()
+    state = checkpoints.load_state(config.work_dir)
+    assert state is not None
+    assert state.progress["batch"] == 2
+    assert all(np.isfinite(tensor).all() for tensor in state.tensors.values())
 
 
 def test_an_epochs_curve_has_at_most_fifty_points() -> None:
@@ -120,30 +207,40 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_shows_loss_speed_and_time_left() -> None:
+def test_progress_shows_losses_speed_and_time_left() -> None:
     log, terminal = io.StringIO(), Terminal()
+    row = {
+        "epoch": 1,
+        "mean_loss": 2.25,
+        "seconds": 12.34,
+        "held_out": {"full_pass": 1.5, "cold_256": 1.6},
+        "samples": {"0.5": "ROMEO:\n"},
+    }
     for stream in (log, terminal):
         progress = report.Progress(epochs=2, steps=150, characters=6400, stream=stream)
-        for epoch, batch in itertools.product((1, 2), range(150)):
-            progress.step(epoch, batch, 2.5)
-        progress.epoch(2, 2.25, 12.34)
+        for epoch in (1, 2):
+            for batch in range(1, 151):
+                progress.step(epoch, batch, 2.5)
+            if epoch == 1:
+                progress.epoch(row)
     lines = log.getvalue().splitlines()
-    assert [line.split("  loss")[0] for line in lines[:4]] == [
-        "epoch 1/2  batch 0/150", "epoch 1/2  batch 100/150", "epoch 2/2  batch 0/150", "epoch 2/2  batch 100/150",
+    assert [line.split("  loss")[0] for line in lines] == [
+        "epoch 1/2  batch 1/150", "epoch 1/2  batch 100/150", "epoch 1/2", r"  temperature 0.5: 'ROMEO:\n'",
+        "epoch 2/2  batch 1/150", "epoch 2/2  batch 100/150",
     ]  # fmt: skip
     assert "loss 2.5000" in lines[0]
     assert "characters/s" in lines[0]
     assert lines[0].endswith("left")
-    assert lines[4] == "epoch 2/2  loss 2.2500  12.3 s"
+    assert lines[2] == "epoch 1/2  loss 2.2500  held out: full pass 1.5000, cold 256 1.6000  0:00:12"
+    assert "held out 1.5000" in lines[4]
     assert terminal.getvalue().count("\r\033[K") == 301
-    assert terminal.getvalue().count("\n") == 1
+    assert terminal.getvalue().count("\n") == 2
 
 
-def test_a_published_network_of_batch_size_one_continues_the_sample(small: tuple[TrainingConfig, Corpus]) -> None:
+def test_a_published_network_of_batch_size_one_continues_the_sample(small: Small) -> None:
     config, text = small
-    version = loop.train(config, text)
+    version = published(config, text)
     single = network.build(artifact.read(version.path).config, batch_size=1)
     network.load(single, version.tensors)
     sample = (version.path / "sample.txt").read_text()
-    again = report.sample(single, text.vocabulary, sample[:40], characters=100, temperature=1.0, seed=config.seed)
-    assert again == sample[:140]
+    assert report.Sampler(single, text.vocabulary).sample(sample[:40], 100, 1.0, seed=config.seed) == sample[:140]

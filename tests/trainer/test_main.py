@@ -1,17 +1,17 @@
 """python -m trainer as a person runs it: bad input gets one clear line and exit code 2."""
 
+import json
 import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from trainer import artifact
+from tests.support import Publish, config, random_tensors
+from trainer import artifact, corpus
 from trainer.__main__ import main
+from trainer.artifact import Architecture
 
 SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--epochs", "1"]
 
@@ -126,18 +126,59 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, text: Path, ca
     assert "models/shakespeare/.training: Not a directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_what_is_kept(tmp_path: Path, text: Path, number: signal.Signals) -> None:
-    arguments = ["--models-dir", str(tmp_path / "models"), "--corpus", str(text), "--name", "dao", *SMALL, "--epochs", "100000"]
-    trainer = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert trainer.stdout is not None
-    while "epoch 2/" not in trainer.stdout.readline():
-        assert trainer.poll() is None
-    trainer.send_signal(number)
-    _, errors = trainer.communicate(timeout=60)
-    assert trainer.returncode == 130
-    assert "interrupted; finished epochs are kept in" in errors.splitlines()[-1]
-    assert (tmp_path / "models" / "dao" / ".training" / "ckpt_1.safetensors").is_file()
-    assert artifact.versions(tmp_path / "models" / "dao") == []
+def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
+    version = artifact.read(tmp_path / "models" / "dao" / "1")
+    held_out = tmp_path / "held_out"
+    whole = text.read_text()
+    held_out.write_text(whole[-round(0.1 * len(whole)) :])
+    for path in (tmp_path / "models" / "dao", version.path):
+        capsys.readouterr()
+        assert main(["evaluate", "--model", str(path), "--text", str(held_out)]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found == {
+            "model": "dao",
+            "version": 1,
+            "text": str(held_out),
+            "characters": round(0.1 * len(whole)),
+            **version.config.scores.model_dump(),
+        }
+
+
+def test_evaluate_knows_what_a_model_of_the_reference_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"sha256": {"corpus": corpus.read([corpus.SHAKESPEARE], tmp_path).sha256}, "training": {"held_out": 0.001}}
+    vocabulary = sorted(set(corpus.SHAKESPEARE.read_text()))
+    shape = Architecture(cell="gru", layers=1, units=8, embedding=4, vocabulary=vocabulary)
+    artifact.publish(tmp_path, config(shape, "plays", **fields), random_tensors(shape), {})
+    assert main(["evaluate", "--model", str(tmp_path / "plays")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["characters"] == 1115
+    assert found["full_pass"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "absent"], "absent/config.json: No such file"),
+        (["--model", "."], "no version in it"),
+        (["--model", "tiny", "--text", "absent"], "absent: No such file"),
+        (["--model", "tiny", "--text", "unknown"], "unknown: not in the model's vocabulary: '%' at position 1"),
+        (["--model", "tiny", "--text", "short"], "one character leaves nothing to predict"),
+        (["--model", "tiny"], "its corpus does not come with this package; say what to score with --text FILE"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    tmp_path: Path,
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    publish("tiny")
+    (tmp_path / "unknown").write_text("a%")
+    (tmp_path / "short").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *arguments]) in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

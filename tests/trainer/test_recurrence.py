@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -6,41 +8,80 @@ import tensorflow as tf
 from trainer import network, recurrence
 from trainer.artifact import Architecture
 
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+def architecture(cell: str, layers: int = 1) -> Architecture:
+    return Architecture(cell=cell, layers=layers, units=40, embedding=12, vocabulary=list("abcdefg"))
 
 
-def built(cell: str, layers: int = 1) -> keras.Model:
+def variables(shape: Architecture) -> dict[str, tf.Variable]:
+    """Biases too are other than zero, where Keras starts them."""
     keras.utils.set_random_seed(3)
-    model = network.build(Architecture(cell=cell, layers=layers, units=40, embedding=12, vocabulary=list("abcdefg")), batch_size=4)
-    for variable in model.trainable_variables:  # biases too, which Keras starts at zero
-        variable.assign(variable + np.random.default_rng(0).normal(scale=0.2, size=variable.shape))
-    return model
+    rng, model = np.random.default_rng(0), network.build(shape, batch_size=1)
+    return {
+        name: tf.Variable(tensor + rng.normal(scale=0.2, size=tensor.shape).astype(np.float32))
+        for name, tensor in network.tensors(model).items()
+    }
 
 
+IDS = np.random.default_rng(0).integers(0, 7, (3, 4, 15)).astype(np.int32)
+
+
+def three_calls(forward: network.Forward, shape: Architecture, outputs: list[np.ndarray] | None) -> tuple[list[np.ndarray], ...]:
+    """(logits, states, gradients): the state carried over two calls, then a third with its gradient."""
+    weights, states, logits = variables(shape), network.zero_states(shape, 4), []
+    for ids in IDS[:2]:
+        found, states = forward(weights, states, tf.constant(ids), outputs)
+        logits.append(found.numpy())
+    first = [tf.Variable(value) for state in states for value in state]
+    per_layer = len(first) // shape.layers
+    with tf.GradientTape() as tape:
+        states = [tuple(first[i * per_layer + j] for j in range(per_layer)) for i in range(shape.layers)]
+        found, states = forward(weights, states, tf.constant(IDS[2]), outputs)
+        # Of the states too: the gradient must come in there as well.
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(IDS[0], found))
+        loss += sum(tf.reduce_mean(value**2) for state in states for value in state)
+    gradients = [tf.convert_to_tensor(gradient).numpy() for gradient in tape.gradient(loss, [*weights.values(), *first])]
+    return [*logits, found.numpy()], [value.numpy() for state in states for value in state], gradients
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_logits_states_and_gradients_are_kerass(layers: int) -> None:
-    model = built("gru", layers)
-    ids = np.random.default_rng(0).integers(0, 7, (3, 4, 15)).astype(np.int32)
-
-    def three_calls(forward: object) -> tuple[list[np.ndarray], list[np.ndarray], list[tf.Tensor]]:
-        """The state carried over two calls, then a third with its gradient."""
-        network.reset_state(model)
-        logits = [forward(ids[0]), forward(ids[1])]  # type: ignore[operator]
-        with tf.GradientTape() as tape:
-            logits.append(forward(ids[2]))  # type: ignore[operator]
-            loss = LOSS(ids[0], logits[-1])
-        states = [state.numpy() for layer in network.recurrent_layers(model) for state in layer.states]
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
-        return logits, states, gradients
-
-    expected = three_calls(lambda x: model(x, training=True))
-    found = three_calls(lambda x: recurrence.logits(model, tf.constant(x)))
+@pytest.mark.parametrize("dropped", [False, True])
+def test_logits_states_and_gradients_are_those_of_kerass_layers(cell: str, layers: int, dropped: bool) -> None:
+    shape = architecture(cell, layers)
+    outputs = [np.random.default_rng(i).integers(0, 2, (4, 40)).astype(np.float32) for i in range(layers)] if dropped else None
+    expected = three_calls(network.forward_by_keras(shape), shape, outputs)
+    found = three_calls(partial(recurrence.forward, cell), shape, outputs)
     for theirs, ours in zip(expected, found, strict=True):
         assert len(theirs) == len(ours) > 0
         for one, other in zip(theirs, ours, strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(one).max())
+            np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
-def test_an_lstm_is_left_to_keras() -> None:
-    assert recurrence.applies_to(built("gru")) == (not tf.config.list_physical_devices("GPU"))
-    assert not recurrence.applies_to(built("lstm"))
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_the_function_gives_what_the_keras_model_gives(cell: str) -> None:
+    shape = architecture(cell, layers=2)
+    model = network.build(shape, batch_size=4)
+    network.load(model, {name: weight.numpy() for name, weight in variables(shape).items()})
+    states = network.zero_states(shape, 4)
+    for ids in IDS:
+        logits, states = network.forward(shape)(variables(shape), states, tf.constant(ids))
+        np.testing.assert_allclose(logits, model(ids), atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_bf16_operands_differ_by_their_rounding(cell: str) -> None:
+    shape = architecture(cell, layers=2)
+    exact = three_calls(partial(recurrence.forward, cell), shape, None)
+    rounded = three_calls(partial(recurrence.forward, cell, operands=tf.bfloat16), shape, None)
+    for one, other in zip(exact, rounded, strict=True):
+        for theirs, ours in zip(one, other, strict=True):
+            assert ours.dtype == np.float32
+            assert 0 < np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="with a GPU Keras's layers run, by cuDNN")
+def test_without_a_gpu_the_network_runs_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrence, "_scan", None)
+    with pytest.raises(TypeError, match="NoneType"):
+        network.forward(architecture("gru"))(variables(architecture("gru")), [], tf.constant(IDS[0]))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import corpus, loop, network, recurrence
+from trainer import corpus, network, step
 from trainer.config import TrainingConfig
-from trainer.corpus import Corpus
+from trainer.corpus import Corpus, Windows
+from trainer.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,9 @@ def text(config: TrainingConfig, tmp_path_factory: pytest.TempPathFactory) -> Co
 
 
 @pytest.fixture(scope="module")
-def batches(config: TrainingConfig, text: Corpus) -> tf.data.Dataset:
-    return corpus.batches(text.ids, seq_length=config.seq_length, batch_size=config.batch_size, seed=config.seed)
+def windows(config: TrainingConfig, text: Corpus) -> Windows:
+    assert config.examples == "windows"
+    return Windows(corpus.split(text.ids, config.held_out)[0], config.seq_length, config.batch_size, config.seed)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,14 @@ def test_first_citizen_has_its_ids(text: Corpus) -> None:
     assert text.ids[:13].tolist() == first_citizen
 
 
-def test_the_text_is_cut_into_its_examples_and_steps(config: TrainingConfig, text: Corpus, batches: tf.data.Dataset) -> None:
-    assert corpus.examples(len(text.ids), config.seq_length) == 11_043
-    assert len(batches) == 172
+def test_the_text_is_cut_into_its_examples_and_steps(windows: Windows) -> None:
+    assert windows.count == 11_043
+    assert len(windows) == 172
     assert corpus.SHUFFLE_BUFFER == 10_000
 
 
-def test_batches_have_their_shapes(batches: tf.data.Dataset) -> None:
-    inputs, targets = next(iter(batches))
+def test_batches_have_their_shapes(windows: Windows) -> None:
+    inputs, targets = next(iter(windows.epoch(1)))
     assert inputs.shape == targets.shape == (64, 100)
     np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
 
@@ -75,10 +77,11 @@ def test_the_gru_is_the_tutorials(model: keras.Model) -> None:
     assert isinstance(gru.cell.recurrent_initializer, keras.initializers.GlorotUniform)
 
 
-def test_an_untrained_network_is_as_good_as_a_guess(model: keras.Model, batches: tf.data.Dataset) -> None:
-    inputs, targets = next(iter(batches))
-    network.reset_state(model)
-    logits = recurrence.logits(model, inputs)
+def test_an_untrained_network_is_as_good_as_a_guess(config: TrainingConfig, model: keras.Model, windows: Windows) -> None:
+    inputs, targets = next(iter(windows.epoch(1)))
+    architecture = config.architecture(list(map(chr, range(65))))
+    weights = {name: variable.value for name, variable in network.variables(model).items()}
+    logits, _ = network.forward(architecture)(weights, network.zero_states(architecture, 64), inputs)
     assert logits.shape == (64, 100, 65)
     loss = float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(targets, logits))
     assert loss == pytest.approx(log(65), abs=0.01)
@@ -88,7 +91,10 @@ def test_an_untrained_network_is_as_good_as_a_guess(model: keras.Model, batches:
 def test_training_options_are_the_tutorials(config: TrainingConfig) -> None:
     assert (config.epochs, config.batch_size, config.seq_length) == (10, 64, 100)
     assert (config.cell, config.layers, config.units, config.embedding) == ("gru", 1, 1024, 256)
-    assert config.learning_rate == pytest.approx(float(keras.optimizers.Adam().learning_rate))
+    optimizer, plain = step.optimizer_of(config, {"a": tf.Variable(tf.zeros(1))}, batches=1720), keras.optimizers.Adam()
+    assert optimizer.get_config() == plain.get_config() | {"name": optimizer.name}
+    assert config.learning_rate == pytest.approx(float(plain.learning_rate))
+    assert not any((config.weight_drop, config.output_dropout, config.embedding_dropout, config.averaging, config.held_out))
 
 
 def test_an_lstm_may_take_the_grus_place_and_layers_may_be_added(text: Corpus) -> None:
@@ -103,7 +109,7 @@ def test_the_network_compiles_and_fits_as_a_plain_keras_model(text: Corpus) -> N
     keras.utils.set_random_seed(0)
     options = TrainingConfig(units=32, embedding=16, batch_size=8, seq_length=20)
     model = network.build(options.architecture(text.vocabulary.characters), options.batch_size)
-    batches = corpus.batches(text.ids[:20_000], seq_length=20, batch_size=8, seed=0)
+    batches = Windows(text.ids[:20_000], seq_length=20, batch_size=8, seed=0).epoch(1)
     model.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(batches, epochs=2, shuffle=False, verbose=0).history
     assert history["loss"][1] < history["loss"][0] < log(65)
@@ -115,18 +121,23 @@ def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: L
 
     With SGD, whose steps show a gradient as it is: Keras's Adam treats an embedding's sparse gradient otherwise than a dense one.
     """
-    architecture = TrainingConfig(units=16, embedding=8, cell=cell).architecture(text.vocabulary.characters)
+    config = TrainingConfig(recipe="tutorial", units=16, embedding=8, cell=cell, batch_size=4)
+    architecture = config.architecture(text.vocabulary.characters)
     by_fit, by_loop = network.build(architecture, 4), network.build(architecture, 4)
     network.load(by_loop, network.tensors(by_fit))
     before = network.tensors(by_fit)
-    batches = list(corpus.batches(text.ids[:1000], seq_length=10, batch_size=4, seed=0))
+    batches = list(Windows(text.ids[:1000], seq_length=10, batch_size=4, seed=0).epoch(1))
 
     by_fit.compile(keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     stacked = tuple(np.stack(part) for part in zip(*batches, strict=True))
     by_fit.fit(tf.data.Dataset.from_tensor_slices(stacked), shuffle=False, verbose=0)
-    step = loop.training_step(by_loop, keras.optimizers.SGD(1.0))
-    for inputs, targets in batches:
-        step(inputs, targets)
+    weights = {name: variable.value for name, variable in network.variables(by_loop).items()}
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(list(weights.values()))
+    take = step.training_step(config, architecture, weights, {}, optimizer, batches=len(batches), workers=Workers())
+    states = network.zero_states(architecture, 4)
+    for number, (inputs, targets) in enumerate(batches):
+        _, _, states = take(tf.constant(number), tf.constant(0.0), states, inputs, targets)
 
     for name, tensor in network.tensors(by_fit).items():
         moved = np.abs(tensor - before[name]).max()

@@ -60,7 +60,7 @@ def stream(client: httpx.Client, **body: Any) -> list[Event]:
 def test_the_answer_is_the_start_string_continued_as_the_tutorials_loop_does(client: httpx.Client) -> None:
     single = network.build(ARCHITECTURE, batch_size=1)
     network.load(single, random_tensors(ARCHITECTURE, seed=len("tiny")))
-    expected = report.sample(single, Vocabulary(VOCABULARY), "ROMEO: ", characters=120, temperature=0.7, seed=42)
+    expected = report.Sampler(single, Vocabulary(VOCABULARY)).sample("ROMEO: ", characters=120, temperature=0.7, seed=42)
     body = {"start_string": "ROMEO: ", "temperature": 0.7, "num_generate": 120, "seed": 42}
     answer = client.post("/generate", json=body).json()
     assert answer["text"] == expected

@@ -128,7 +128,7 @@ def test_the_text_is_the_tutorials(make: MakeDecoder, cell: str, layers: int) ->
     vocabulary, tensors = Vocabulary(VOCABULARY), random_tensors(architecture)
     single = network.build(architecture, batch_size=1)
     network.load(single, tensors)
-    expected = report.sample(single, vocabulary, "ROMEO: ", characters=300, temperature=0.8, seed=12)
+    expected = report.Sampler(single, vocabulary).sample("ROMEO: ", characters=300, temperature=0.8, seed=12)
     assert len(set(expected)) > 20
     asked = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8))
     assert generate(make(architecture, tensors, 1), vocabulary, [asked]) == [expected]

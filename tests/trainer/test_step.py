@@ -1,0 +1,119 @@
+"""One step of training: what dropout, averaging, clipping and scheduled sampling do to it."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import dropout, network, step
+from trainer.config import TrainingConfig
+from trainer.workers import Workers
+
+PLAIN: dict[str, Any] = {"recipe": "tutorial", "units": 32, "embedding": 8, "batch_size": 4, "seq_length": 30, "layers": 2}
+VOCABULARY = list("abcdefgh")
+TEXT = (np.arange(4 * 31).reshape(4, 31) ** 2 % 7).astype(np.int32)
+
+
+def losses(steps: int, **options: Any) -> tuple[list[float], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(losses, weights, averages) of some steps over one batch, the state left at zero."""
+    config = TrainingConfig(**PLAIN | options)
+    keras.utils.set_random_seed(1)
+    architecture = config.architecture(VOCABULARY)
+    weights = {name: v.value for name, v in network.variables(network.build(architecture, 1)).items()}
+    averages = {name: tf.Variable(weight) for name, weight in weights.items()}
+    optimizer = step.optimizer_of(config, weights, batches=steps)
+    take = step.training_step(config, architecture, weights, averages, optimizer, batches=steps, workers=Workers())
+    states, found = network.zero_states(architecture, 4), []
+    for number in range(steps):
+        loss, _, _ = take(tf.constant(number), tf.constant(0.0), states, tf.constant(TEXT[:, :-1]), tf.constant(TEXT[:, 1:]))
+        found.append(float(loss))
+    return found, {n: w.numpy() for n, w in weights.items()}, {n: w.numpy() for n, w in averages.items()}
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_bf16_learns_as_f32_does(cell: str) -> None:
+    exact, *_ = losses(60, cell=cell, learning_rate=0.01)
+    rounded, *_ = losses(60, cell=cell, learning_rate=0.01, precision="bf16")
+    assert exact[-1] < 0.5 * exact[0]
+    assert rounded != exact
+    np.testing.assert_allclose(rounded, exact, atol=0.05)
+
+
+def test_weights_other_than_biases_decay() -> None:
+    _, before, _ = losses(0)
+    _, after, _ = losses(1, learning_rate=1e-12, weight_decay=1e11)
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor if name.endswith("bias") else 0.9 * tensor, atol=1e-6, err_msg=name)
+
+
+def test_a_gradient_is_clipped_to_its_length_over_all_weights() -> None:
+    """Adam forgets lengths, so its first moment is looked at: a tenth of the gradient after one step."""
+    moments = []
+    for clip_norm in (0.0, 1e-3):
+        config = TrainingConfig(**PLAIN | {"clip_norm": clip_norm})
+        weights = {"a": tf.Variable(tf.zeros(3)), "b.bias": tf.Variable(tf.zeros(2))}
+        optimizer = step.optimizer_of(config, weights, batches=1)
+        optimizer.apply([tf.constant([3.0, 0.0, 0.0]), tf.constant([0.0, 4.0])], list(weights.values()))
+        moments.append(np.concatenate([v.numpy() for v in optimizer.variables if "momentum" in v.path]) * 10)
+    np.testing.assert_allclose(moments[0], [3, 0, 0, 0, 4], rtol=1e-5)
+    np.testing.assert_allclose(moments[1], [3e-3 / 5, 0, 0, 0, 4e-3 / 5], rtol=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
+    config = TrainingConfig(**PLAIN | {"schedule": "cosine", "warmup": 0.1, "learning_rate": 0.5})
+    rate = step.optimizer_of(config, {"a": tf.Variable(tf.zeros(1))}, batches=100)._learning_rate
+    assert [float(rate(at)) for at in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
+
+
+def test_averages_follow_the_weights() -> None:
+    _, weights, averages = losses(20, averaging=0.9)
+    _, first, _ = losses(0)
+    for name in weights:
+        assert not np.array_equal(averages[name], weights[name])
+        assert np.abs(averages[name] - weights[name]).max() < np.abs(first[name] - weights[name]).max()
+
+
+def test_dropout_is_drawn_from_the_seed_and_the_batch_alone() -> None:
+    rates = {"weight_drop": 0.4, "output_dropout": 0.3, "embedding_dropout": 0.1}
+    first, again, other = losses(5, **rates), losses(5, **rates), losses(5, **rates, seed=1)
+    assert first[0] == again[0] != other[0]
+    for name in first[1]:
+        np.testing.assert_array_equal(first[1][name], again[1][name])
+
+
+def test_masks_leave_out_their_share_and_keep_the_mean() -> None:
+    config = TrainingConfig(units=100, embedding=50, layers=2, weight_drop=0.4, output_dropout=0.3, embedding_dropout=0.1)
+    shapes = config.architecture(VOCABULARY).tensor_shapes
+    drawn = {batch: dropout.masks(config, shapes, tf.constant(batch)) for batch in (0, 1)}
+    assert set(drawn[0]) == {"embedding", "rnn.0.recurrent_kernel", "rnn.1.recurrent_kernel"}
+    for name, mask in drawn[0].items():
+        rate = 0.1 if name == "embedding" else 0.4
+        assert mask.shape == shapes[name]
+        assert set(np.unique(mask).tolist()) == {0.0, float(np.float32(1) / np.float32(1 - rate))}
+        assert np.mean(mask.numpy() == 0) == pytest.approx(rate, abs=0.06)
+        assert not np.array_equal(mask, drawn[1][name])
+    assert not np.array_equal(drawn[0]["rnn.0.recurrent_kernel"], drawn[0]["rnn.1.recurrent_kernel"])
+    outputs, others = dropout.output_masks(config, tf.constant(0)), dropout.output_masks(config, tf.constant(0), worker=1)
+    assert outputs is not None
+    assert others is not None
+    assert [mask.shape for mask in outputs] == [(64, 100)] * 2
+    assert np.mean(outputs[0].numpy() == 0) == pytest.approx(0.3, abs=0.03)
+    assert not np.array_equal(outputs[0], others[0])
+
+
+def test_scheduled_sampling_puts_the_models_own_characters_in_place_of_a_share_of_the_texts() -> None:
+    inputs = tf.constant(np.random.default_rng(0).integers(0, 3, (8, 500)), tf.int32)
+
+    def forward(characters: tf.Tensor) -> Any:  # after i comes 10 + i, surely
+        return 100 * tf.one_hot(10 + characters, 20), []
+
+    for share in (0.0, 0.25, 1.0):
+        mixed = step.own_characters(forward, inputs, tf.constant(share), tf.constant([1, 2], tf.int64)).numpy()
+        own = mixed[:, 1:] >= 10
+        assert own.mean() == pytest.approx(share, abs=0.03)
+        np.testing.assert_array_equal(mixed[:, 0], inputs[:, 0])
+        np.testing.assert_array_equal(mixed[:, 1:], np.where(own, 10 + inputs[:, :-1], inputs[:, 1:]))
+    assert losses(5, scheduled_sampling=0.5)[0][0] == losses(5)[0][0], "the share rises from nothing"
+    assert losses(5, scheduled_sampling=0.5)[0] != losses(5)[0]

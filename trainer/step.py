@@ -1,0 +1,113 @@
+"""One step of training: forward with dropout, gradient, clipping, AdamW, average. Knows nothing of epochs or files."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer import dropout, network
+from trainer.artifact import Architecture
+from trainer.config import TrainingConfig
+from trainer.recurrence import States
+from trainer.workers import Workers
+
+Weights = Mapping[str, tf.Variable]  # by published name
+Step = Callable[[tf.Tensor, States, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, States]]
+
+
+def optimizer_of(config: TrainingConfig, weights: Weights, batches: int) -> keras.optimizers.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), for a run of `batches`."""
+    rate: Any = config.learning_rate
+    if config.schedule == "cosine":
+        warmup = round(config.warmup * batches)
+        rate = keras.optimizers.schedules.CosineDecay(0.0, batches - warmup, warmup_target=rate, warmup_steps=warmup)
+        if not warmup:
+            rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, batches)
+    optimizer = keras.optimizers.Adam(
+        rate, beta_2=config.beta_2, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None
+    )
+    optimizer.exclude_from_weight_decay([weight for name, weight in weights.items() if name.endswith("bias")])
+    optimizer.build(list(weights.values()))
+    return optimizer
+
+
+def training_step(
+    config: TrainingConfig,
+    architecture: Architecture,
+    weights: Weights,
+    averages: Weights,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    batches: int,
+    workers: Workers,
+) -> Step:
+    """(batch's number in the run, flag, states, inputs, targets) -> (loss, flag, states after).
+
+    inputs, targets: int32 [batch, steps]. The loss, in nats per character, and the flag, a float that a worker may raise,
+    are means over the workers. Changes weights, averages and the optimizer's variables. batches: in the whole run.
+    """
+    forward = network.forward(architecture, operands(config.precision))
+    shapes, variables = architecture.tensor_shapes, list(weights.values())
+
+    def gradients(number: tf.Tensor, flag: tf.Tensor, states: States, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
+        masks = dropout.masks(config, shapes, number, workers.index)
+        outputs = dropout.output_masks(config, number, workers.index)
+        if config.scheduled_sampling:
+            kept = _dropped(weights, masks)
+            share = config.scheduled_sampling * tf.cast(number, tf.float32) / batches
+            inputs = own_characters(
+                partial(forward, kept, states, outputs=outputs), inputs, share, dropout.seed(config, number, workers.index, 0)
+            )
+        with tf.GradientTape() as tape:
+            logits, states = forward(_dropped(weights, masks), states, inputs, outputs)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        # Dense: for a row that occurs twice in a batch Keras's Adam adds squares of its sparse gradient's parts, not their sum's.
+        found = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+        (loss, flag), found = workers.mean([loss, flag]), workers.mean(found)
+        return loss, flag, states, found
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def step(number: tf.Tensor, flag: tf.Tensor, states: States, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
+        loss, flag, states, found = workers.run(gradients, number, flag, states, inputs, targets)
+        optimizer.apply(found, variables)
+        # Shorter at first, so that the start is soon forgotten.
+        decay = tf.minimum(config.averaging, (1 + tf.cast(number, tf.float32)) / (10 + tf.cast(number, tf.float32)))
+        for name, average in averages.items():
+            average.assign_add((1 - decay) * (weights[name] - average))
+        return loss, flag, states
+
+    return step  # type: ignore[no-any-return]
+
+
+def own_characters(forward: Callable[[tf.Tensor], Any], inputs: tf.Tensor, share: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """`inputs` with a `share` of them replaced by what the network itself draws after the text before them.
+
+    Scheduled sampling (Bengio et al. 2015) in two passes instead of step by step (Mihaylova and Martins 2019, 'Scheduled
+    Sampling for Transformers'): the draws come from one pass over the text as it is. A row's first input stays.
+    """
+    logits, _ = forward(inputs)
+    before = tf.stop_gradient(logits[:, :-1])
+    drawn = tf.random.stateless_categorical(tf.reshape(before, [-1, before.shape[-1]]), 1, seed, tf.int32)
+    drawn = tf.concat([inputs[:, :1], tf.reshape(drawn, tf.shape(before)[:2])], 1)
+    return tf.where(tf.random.stateless_uniform(tf.shape(inputs), seed + 1) < share, drawn, inputs)
+
+
+def _dropped(weights: Weights, masks: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {name: weight * masks[name] if name in masks else weight for name, weight in weights.items()}
+
+
+def operands(precision: str) -> tf.DType:
+    """What the large products round their operands to: `auto` is bfloat16 on a CPU that computes in it, else float32."""
+    native = not tf.config.list_physical_devices("GPU") and _cpu_has_bf16()
+    return tf.bfloat16 if precision == "bf16" or (precision == "auto" and native) else tf.float32
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
