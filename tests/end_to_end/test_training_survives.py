@@ -1,0 +1,166 @@
+"""Runs of `python -m trainer` that something happens to: killed, interrupted, out of disk, told again. Real processes."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import wait_until
+from trainer import artifact
+from trainer.checkpoints import STATE, load_progress
+
+SMALL = ["--units", "32", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--save-every", "3"]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("To be, or not to be, that is the question:\n" * 200)
+    return path
+
+
+def start(models: Path, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trainer", "--models-dir", models, "--name", "play", *arguments]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(part) for part in command], **pipes, **options)
+
+
+def run(models: Path, *arguments: object, **options: Any) -> tuple[int, str, str]:
+    """(exit code, output, errors)."""
+    process = start(models, *arguments, **options)
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def saved(models: Path) -> Path:
+    return models / "play" / ".training" / STATE
+
+
+def wait_for_another_save(models: Path) -> None:
+    def when() -> int:
+        return saved(models).stat().st_mtime_ns if saved(models).exists() else 0
+
+    before = when()
+    wait_until(lambda: when() != before)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(tmp_path: Path, text: Path) -> None:
+    options = ["--corpus", text, *SMALL, "--epochs", "3", "--layers", "2", "--scheduled-sampling", "0.2"]
+    code, _, errors = run(tmp_path / "alone", *options)
+    assert code == 0, errors
+
+    models, rng, places = tmp_path / "killed", random.Random(), []
+    process = start(models, *options)
+    for _ in range(4):
+        for _ in range(rng.randint(1, 12)):
+            wait_for_another_save(models)
+        time.sleep(rng.uniform(0, 0.05))  # in the middle of a save, or between two
+        process.kill()
+        process.communicate()
+        progress = load_progress(models / "play" / ".training")
+        assert progress is not None, "killed too late to tell anything"
+        places.append((progress["epoch"], progress["batch"]))
+        process = start(models, "--resume")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert len(set(places)) > 1, "it got on between kills"
+
+    alone, killed = (artifact.read(folder / "play" / "1") for folder in (tmp_path / "alone", models))
+    for name, tensor in alone.tensors.items():
+        np.testing.assert_array_equal(killed.tensors[name], tensor, err_msg=f"{name}, killed at {places}")
+    assert killed.config.scores == alone.config.scores
+    assert not saved(models).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path: Path, text: Path, number: signal.Signals) -> None:
+    models = tmp_path / "models"
+    process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
+    assert process.stdout is not None
+    while "epoch 2/" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    progress = load_progress(models / "play" / ".training")
+    assert progress is not None
+    assert errors.splitlines()[-1] == (
+        f"python -m trainer: error: interrupted; saved after batch {progress['batch']} of epoch {progress['epoch']}: "
+        f"go on with `python -m trainer --resume --name play --models-dir {models}`"
+    )
+
+    code, _, errors = run(models, "--corpus", text, *SMALL)
+    assert code == 2, "begun anew, it would lose what there is"
+    assert f"has been interrupted in epoch {progress['epoch']} of 3000: go on with --resume, or give it up with --fresh" in errors
+
+    code, _, errors = run(models, "--resume", "--units", "33")
+    assert code == 2
+    assert "--units: the interrupted run was begun with 32; leave it out" in errors
+
+    other = text.with_name("other.txt")
+    other.write_text(text.read_text().upper())
+    code, _, errors = run(models, "--resume", "--corpus", other)
+    assert code == 2
+    assert "other.txt: not the text that the interrupted run was trained on" in errors
+
+    code, output, errors = run(models, "--resume", "--epochs", str(progress["epoch"]))
+    assert code == 0, errors
+    assert "published" in output
+    assert artifact.read(models / "play" / "1").config.units == 32
+
+    code, _, errors = run(models, "--resume")
+    assert code == 2
+    assert "there is no interrupted run of 'play' to resume" in errors
+
+
+def test_a_run_given_up_begins_anew(tmp_path: Path, text: Path) -> None:
+    models = tmp_path / "models"
+    process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
+    wait_until(saved(models).exists)
+    process.kill()
+    process.communicate()
+    code, _, errors = run(models, "--corpus", text, *SMALL, "--fresh", "--epochs", "1", "--units", "16")
+    assert code == 0, errors
+    assert artifact.read(models / "play" / "1").config.units == 16
+
+
+def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_state(tmp_path: Path, text: Path) -> None:
+    """The disk is full from a size of file on that the first saves stay below: the history grows, and with it the state."""
+    models = tmp_path / "models"
+    process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
+    wait_until(saved(models).exists)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    good = saved(models).read_bytes()
+
+    def full() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails then, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, len(good) // 2))
+
+    code, _, errors = run(models, "--resume", preexec_fn=full)
+    assert code == 1
+    last = errors.splitlines()[-1]
+    assert os.strerror(27) in last, "File too large, here"
+    assert "go on with `python -m trainer --resume" in last
+    assert saved(models).read_bytes() == good
+    assert list(saved(models).parent.glob("*.part")) == []
+
+    progress = load_progress(saved(models).parent)
+    assert progress is not None
+    code, _, errors = run(models, "--resume", "--epochs", str(progress["epoch"]))
+    assert code == 0, errors
+
+
+def test_too_little_room_is_said_before_anything_is_trained(tmp_path: Path, text: Path) -> None:
+    code, output, errors = run(tmp_path, "--corpus", text, *SMALL, "--epochs", "1000000000000")
+    assert code == 2
+    assert "checkpoints and what a run goes on from need" in errors
+    assert "batch" not in output

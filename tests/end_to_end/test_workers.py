@@ -1,0 +1,109 @@
+"""Two trainers that train one network together, on loopback: real processes, TensorFlow's own collectives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import wait_until
+from trainer import artifact
+from trainer.__main__ import main
+from trainer.checkpoints import STATE, load_progress
+
+SMALL = ["--units", "32", "--embedding", "8", "--seq-length", "20", "--epochs", "2", "--save-every", "5"]
+CERTAIN = ["--weight-drop", "0", "--output-dropout", "0", "--embedding-dropout", "0"]  # each worker would draw its own masks
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("To be, or not to be, that is the question:\n" * 200)
+    return path
+
+
+def start_two(models: Path, *arguments: object, other: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
+    """Two workers on free ports; other: what the second is told besides."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (one, two)]
+    command = [sys.executable, "-m", "trainer", "--models-dir", models, "--name", "play", *SMALL, *CERTAIN, *arguments]
+
+    def start(index: int) -> subprocess.Popen[str]:
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        variables = os.environ | {"TF_CONFIG": json.dumps(cluster)}
+        pipe = subprocess.PIPE
+        given = [str(part) for part in (*command, *(other if index else ()))]
+        return subprocess.Popen(given, env=variables, stdout=pipe, stderr=pipe, text=True)
+
+    return [start(0), start(1)]
+
+
+def ended(workers: list[subprocess.Popen[str]]) -> list[str]:
+    outputs = []
+    for worker in workers:
+        output, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors
+        outputs.append(output)
+    return outputs
+
+
+def history(models: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((models / "play" / "1" / "training.json").read_text())["history"]
+    return found
+
+
+def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path, text: Path) -> None:
+    alone = ["--models-dir", tmp_path / "alone", "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8"]
+    assert main([str(part) for part in alone]) == 0
+    first, second = ended(start_two(tmp_path / "two", "--corpus", text, "--batch-size", "4"))
+    assert first.splitlines()[-1] == f"published {tmp_path / 'two' / 'play' / '1'}"
+    assert second.splitlines()[-1] == "trained; worker 0 publishes"
+    for one, two in zip(history(tmp_path / "alone"), history(tmp_path / "two"), strict=True):
+        np.testing.assert_allclose(two["losses"], one["losses"], atol=1e-4)
+        assert two["held_out"]["full_pass"] == pytest.approx(one["held_out"]["full_pass"], abs=1e-4)
+
+
+def test_a_worker_that_was_killed_and_started_again_goes_on_from_the_last_saved_state(tmp_path: Path, text: Path) -> None:
+    options = ["--corpus", text, "--batch-size", "4"]
+    ended(start_two(tmp_path / "undisturbed", *options))
+    models = tmp_path / "killed"
+    chief, other = start_two(models, *options)
+    folder = models / "play" / ".training"
+    wait_until((folder / STATE).exists)
+    other.kill()
+    other.communicate()
+    _, errors = chief.communicate(timeout=300)
+    assert chief.returncode == 75
+    progress = load_progress(folder)
+    assert progress is not None
+    assert f"another worker is gone; saved after batch {progress['batch']} of epoch {progress['epoch']}: go on with" in errors
+
+    ended(start_two(models, *options, "--resume"))
+    undisturbed, killed = (artifact.read(tmp_path / name / "play" / "1") for name in ("undisturbed", "killed"))
+    for name, tensor in undisturbed.tensors.items():
+        np.testing.assert_allclose(killed.tensors[name], tensor, atol=1e-5, err_msg=name)
+
+
+def test_workers_whose_weights_do_not_agree_stop(tmp_path: Path, text: Path) -> None:
+    """The check that those of the tests above passed, at every epoch's end: here the second's weights start otherwise."""
+    chief, other = start_two(tmp_path, "--corpus", text, "--batch-size", "4", other=["--seed", "1"])
+    _, errors = other.communicate(timeout=300)
+    assert other.returncode == 1
+    assert "worker 1's weights are not worker 0's: start all with the same options on the same text" in errors
+    _, errors = chief.communicate(timeout=300)
+    assert (chief.returncode, "another worker is gone" in errors) == (75, True)
+
+
+def test_a_cluster_that_is_none_is_explained(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for broken in ("{", "[]", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'):
+        monkeypatch.setenv("TF_CONFIG", broken)
+        assert main(["--models-dir", str(tmp_path / "models"), "--corpus", str(text), *SMALL]) == 2
+        assert "TF_CONFIG: " in capsys.readouterr().err
