@@ -22,6 +22,7 @@ from pydantic_settings import SettingsError
 
 from trainer import artifact, checkpoints, corpus
 from trainer.artifact import ArtifactError
+from trainer.checkpoints import Damaged
 from trainer.config import RECIPES, ClusterError, TooLarge, TrainingConfig, check_disk, check_memory, cluster_position
 from trainer.corpus import CorpusError
 from trainer.vocabulary import Vocabulary
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(2, "; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()))
     except SettingsError as error:  # a list in a variable
         return _fail(2, f'{error}; a list is written as JSON: ["a.txt", "b.txt"]')
-    except (CorpusError, ClusterError, TooLarge, NotNow) as error:
+    except (CorpusError, ClusterError, TooLarge, NotNow, Damaged) as error:
         return _fail(2, str(error))
     except ArtifactError as error:
         return _fail(1, str(error))
@@ -69,10 +70,10 @@ def _train(arguments: Sequence[str]) -> int:
     mine.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(mine / "lock", timeout=0):
-            begun = checkpoints.load_progress(config.work_dir)
+            begun = None if fresh else checkpoints.load_progress(config.work_dir)
             if resume and (begun or count == 1):  # of several workers, one started again by its supervisor may be the first
                 return _run(_resumed(config, flags, begun), mine, checkpoints.load_state(config.work_dir))
-            if begun and not fresh and not index:
+            if begun and not index:
                 raise NotNow(
                     f"a run of {config.name!r} has been interrupted in epoch {begun['epoch']} of {begun['config']['epochs']}: "
                     "go on with --resume, or give it up with --fresh"

@@ -6,14 +6,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialized
 
@@ -21,6 +22,10 @@ from trainer.artifact import sync, write_synced
 
 PATTERN = re.compile(r"ckpt_([1-9]\d*)\.safetensors")
 STATE = "state.safetensors"
+
+
+class Damaged(ValueError):
+    """What a run goes on from can't be read."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +41,28 @@ def save_state(folder: Path, state: State) -> None:
 
 
 def load_state(folder: Path) -> State | None:
-    """The unfinished run in `folder`, if there is one."""
-    if not (folder / STATE).exists():
-        return None
-    with safe_open(folder / STATE, framework="numpy") as file:
+    """The unfinished run in `folder`, if there is one. Raises Damaged."""
+    with _opened(folder) as file:
+        if file is None:
+            return None
         return State({name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["progress"]))  # noqa: SIM118
 
 
 def load_progress(folder: Path) -> dict[str, Any] | None:
     """`State.progress` alone."""
-    if not (folder / STATE).exists():
-        return None
-    with safe_open(folder / STATE, framework="numpy") as file:
-        return dict(json.loads(file.metadata()["progress"]))
+    with _opened(folder) as file:
+        return None if file is None else dict(json.loads(file.metadata()["progress"]))
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
+    try:
+        with safe_open(folder / STATE, framework="numpy") as file:
+            yield file
+    except FileNotFoundError:
+        yield None
+    except SafetensorError as error:
+        raise Damaged(f"{folder / STATE}: damaged ({error}); begin anew with --fresh") from error
 
 
 def finish(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees of a run: the progress line, the loss curve, a sample of text."""
 
 import io
+import shutil
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ class Progress:
             f"{rate * self.characters:,.0f} characters/s  {_duration(left)} left"
         )
         if self.terminal:
+            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line can't be rewritten
             print(f"\r\033[K{line}", end="", file=self.stream, flush=True)
         elif batch % LINE_EVERY == 0 or batch == 1:
             print(line, file=self.stream, flush=True)

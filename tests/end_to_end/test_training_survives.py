@@ -121,12 +121,17 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path: Path, text:
     assert "there is no interrupted run of 'play' to resume" in errors
 
 
-def test_a_run_given_up_begins_anew(tmp_path: Path, text: Path) -> None:
+def test_a_run_given_up_begins_anew_though_its_state_be_damaged(tmp_path: Path, text: Path) -> None:
     models = tmp_path / "models"
     process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
     wait_until(saved(models).exists)
     process.kill()
     process.communicate()
+    saved(models).write_bytes(saved(models).read_bytes()[:-100])
+    code, _, errors = run(models, "--resume")
+    assert code == 2
+    assert f"{saved(models)}: damaged" in errors
+    assert errors.splitlines()[-1].endswith("begin anew with --fresh")
     code, _, errors = run(models, "--corpus", text, *SMALL, "--fresh", "--epochs", "1", "--units", "16")
     assert code == 0, errors
     assert artifact.read(models / "play" / "1").config.units == 16
