@@ -4,6 +4,7 @@ Checks what it is asked before TensorFlow is imported, so that a mistake shows a
 """
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         return _fail(2, f"{', '.join(missing)} not installed; `make setup` brings what training needs beside serving")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack what a text has
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on instruction sets help nobody here
     try:
         if given[:1] == ["evaluate"]:
@@ -73,7 +76,7 @@ def _train(arguments: Sequence[str]) -> int:
             begun = None if fresh else checkpoints.load_progress(config.work_dir)
             if resume and (begun or count == 1):  # of several workers, one started again by its supervisor may be the first
                 return _run(_resumed(config, flags, begun), mine, checkpoints.load_state(config.work_dir))
-            if begun and not index:
+            if begun:
                 raise NotNow(
                     f"a run of {config.name!r} has been interrupted in epoch {begun['epoch']} of {begun['config']['epochs']}: "
                     "go on with --resume, or give it up with --fresh"
@@ -90,10 +93,12 @@ def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None =
     with tempfile.TemporaryDirectory(prefix=".publishing-", dir=config.work_dir.parent):
         pass  # so that a folder that can't be written shows now
     text = corpus.read(config.corpus, folder)
+    count, index = cluster_position()
+    if state is not None and state.progress["workers"] != count:
+        raise NotNow(f"the interrupted run was begun with {state.progress['workers']} workers; there are {count} now")
     if state is not None and state.progress["corpus"] != text.sha256:
         raise NotNow(f"{', '.join(map(str, config.corpus))}: not the text that the interrupted run was trained on")
     trained_on, _ = corpus.split(text.ids, config.held_out)
-    count, index = cluster_position()
     corpus.check_length(len(trained_on), count * config.batch_size, config.seq_length)
     check_memory(config, text.vocabulary.characters)
     check_disk(config, text.vocabulary.characters)
@@ -102,11 +107,12 @@ def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None =
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
 
     from trainer.loop import Diverged, train
-    from trainer.workers import Apart, Parted
+    from trainer.workers import Apart, Parted, Workers
 
+    workers = Workers()  # waits for all of them, and a signal ends that at once: there is nothing to save yet
     try:
         with _stopped_by_signals() as stop:
-            version = train(config, text, stop, state)
+            version = train(config, text, stop, state, workers)
     except Diverged as error:
         return _fail(1, f"{error}{_kept(config, ' and a smaller --learning-rate')}")
     except KeyboardInterrupt:
@@ -127,16 +133,15 @@ def _resumed(config: TrainingConfig, flags: dict[str, Any], progress: dict[str, 
     if progress is None:
         raise NotNow(f"{config.work_dir}: there is no interrupted run of {config.name!r} to resume")
     begun = progress["config"]
-    asked = config.model_dump(mode="json", include=set(flags))
+    variables = {name for name in TrainingConfig.model_fields if f"TRAINER_{name}".upper() in os.environ}
+    asked = config.model_dump(mode="json", include=set(flags) | variables)
     for option in sorted(asked.keys() - MAY_CHANGE):
         if asked[option] != begun[option]:
             raise NotNow(
                 f"--{option.replace('_', '-')}: the interrupted run was begun with {begun[option]}; leave it out, "
                 "or begin anew with --fresh"
             )
-    return TrainingConfig(
-        **begun | {option: flags[option] for option in flags} | {"models_dir": config.models_dir, "name": config.name}
-    )
+    return TrainingConfig(**begun | asked | {"models_dir": config.models_dir, "name": config.name})
 
 
 def _kept(config: TrainingConfig, change: str = "") -> str:
@@ -216,10 +221,11 @@ def _flags(arguments: Sequence[str]) -> dict[str, Any]:
     Ours and not pydantic-settings's, which joins a list's values with commas and drops all but the last of a repeated flag.
     """
     parser = argparse.ArgumentParser(prog="python -m trainer [train]", description=TrainingConfig.__doc__, allow_abbrev=False)
-    parser.add_argument(
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
         "--resume", action="store_true", default=argparse.SUPPRESS, help="go on with the interrupted run of that name"
     )
-    parser.add_argument("--fresh", action="store_true", default=argparse.SUPPRESS, help="begin anew though a run was interrupted")
+    again.add_argument("--fresh", action="store_true", default=argparse.SUPPRESS, help="begin anew though a run was interrupted")
     for name, field in TrainingConfig.model_fields.items():
         flag = "--" + name.replace("_", "-")
         of_recipe = ", ".join(f"{recipe}: {options[name]}" for recipe, options in RECIPES.items() if name in options)

@@ -1,11 +1,10 @@
 """What a run leaves on the disk while it lasts, each file written beside its place and renamed into it, so always whole.
 
 - `state.safetensors`: everything a killed run needs to go on as if nothing had happened; gone once the run has published.
-- `ckpt_<epoch>.safetensors`: the weights after each epoch, as they were scored.
+- `ckpt_<epoch>.safetensors`: the weights after each epoch, as they were scored. The best is what is published.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ from safetensors.numpy import save as serialized
 
 from trainer.artifact import sync, write_synced
 
-PATTERN = re.compile(r"ckpt_([1-9]\d*)\.safetensors")
-STATE = "state.safetensors"
+STATE, PROGRESS = "state.safetensors", "progress"
 
 
 class Damaged(ValueError):
@@ -37,7 +35,9 @@ class State:
 
 
 def save_state(folder: Path, state: State) -> None:
-    _write(folder / STATE, state.tensors, {"progress": json.dumps(state.progress)})
+    # As a tensor: safetensors allows its metadata no 100 MB, and a history may be long.
+    progress = np.frombuffer(json.dumps(state.progress).encode(), np.uint8)
+    _write(folder / STATE, state.tensors | {PROGRESS: progress})
 
 
 def load_state(folder: Path) -> State | None:
@@ -45,13 +45,14 @@ def load_state(folder: Path) -> State | None:
     with _opened(folder) as file:
         if file is None:
             return None
-        return State({name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["progress"]))  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return State(tensors, json.loads(tensors.pop(PROGRESS).tobytes()))
 
 
 def load_progress(folder: Path) -> dict[str, Any] | None:
     """`State.progress` alone."""
     with _opened(folder) as file:
-        return None if file is None else dict(json.loads(file.metadata()["progress"]))
+        return None if file is None else dict(json.loads(file.get_tensor(PROGRESS).tobytes()))
 
 
 @contextmanager
@@ -75,30 +76,25 @@ def path(folder: Path, epoch: int) -> Path:
 
 
 def save(folder: Path, epoch: int, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    _write(path(folder, epoch), weights, {})
+    _write(path(folder, epoch), weights)
 
 
 def load(file: Path) -> dict[str, NDArray[np.float32]]:
     return load_file(file)
 
 
-def latest(folder: Path) -> Path | None:
-    """The checkpoint of the highest epoch in `folder`, if any."""
-    found = {int(match[1]): path for path in folder.iterdir() if (match := PATTERN.fullmatch(path.name))}
-    return found[max(found)] if found else None
-
-
 def clear(folder: Path) -> None:
-    """Removes an earlier run's checkpoints and state, and what a killed one left half-written."""
-    for name in ("ckpt_*.safetensors", "*.part", STATE):
-        for file in folder.glob(name):
+    """Removes what an earlier run has left."""
+    finish(folder)  # first, so that there never is a state without its checkpoints
+    for pattern in ("ckpt_*.safetensors", "*.part", "tensorboard/*"):
+        for file in folder.glob(pattern):
             file.unlink()
 
 
-def _write(file: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+def _write(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     draft = file.with_suffix(".part")
     try:
-        write_synced(draft, serialized({name: np.asarray(tensor) for name, tensor in tensors.items()}, metadata=metadata))
+        write_synced(draft, serialized({name: np.asarray(tensor) for name, tensor in tensors.items()}))
         draft.replace(file)
         sync(file.parent)
     except OSError:

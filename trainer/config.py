@@ -94,7 +94,7 @@ class TrainingConfig(BaseSettings):
     held_out: float = Field(ge=0, le=0.5, description="share of the text, its end, not trained on but scored each epoch")
     patience: int = Field(ge=0, description="epochs without a better held-out score before the run stops; 0: never")
     precision: Literal["auto", "f32", "bf16"] = Field(
-        "auto", description="of products' operands: auto is bf16 on a CPU that computes in it, else f32"
+        "auto", description="of the large products: auto is bf16 on a CPU that computes in it, else f32"
     )
     save_every: int = Field(100, ge=1, description="batches between saves of what --resume goes on from")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, the order and the dropout: same seed, same model")
@@ -102,7 +102,7 @@ class TrainingConfig(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _recipe_fills_in(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return RECIPES.get(str(given.get("recipe", "best")), {}) | given
+        return RECIPES.get(str(given.get("recipe")), RECIPES["best"]) | given
 
     @property
     def work_dir(self) -> Path:
@@ -168,6 +168,7 @@ def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
     weights = 4 * config.architecture(vocabulary).parameter_count
     state = weights * (3 + (config.averaging > 0))
     needed, free = 2 * state + (config.epochs + 1) * weights, shutil.disk_usage(config.work_dir).free
+    free += sum(file.stat().st_size for file in config.work_dir.glob("*.safetensors"))  # there already, or to be replaced
     if needed > free:
         raise TooLarge(
             f"{config.work_dir}: {config.epochs} checkpoints and what a run goes on from need {needed / 2**20:,.0f} MiB, "

@@ -35,8 +35,11 @@ def output_masks(config: TrainingConfig, batch: tf.Tensor, worker: int = 0) -> l
     return [_mask(shape, config.output_dropout, config, batch, worker, 1 + config.layers + i) for i in range(config.layers)]
 
 
+OWN_CHARACTERS = 4094  # which draw: scheduled sampling's
+
+
 def seed(config: TrainingConfig, batch: tf.Tensor, worker: int, which: int) -> tf.Tensor:
-    """The seed of one of a batch's draws, int64 [2]."""
+    """The seed of one of a batch's draws, int64 [2]; which: below 4095, for there is a next one where two are needed."""
     return tf.stack([tf.constant(config.seed + (worker << 32), tf.int64), tf.cast(batch, tf.int64) * 4096 + which])
 
 

@@ -4,8 +4,10 @@ Two figures, always. `full_pass`: the state carried over the whole text from its
 256 characters, each from a zero state (nanoGPT's protocol); what does not fill a window is left out, unless it is the only one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,9 @@ class Row:
 class Evaluator:
     """Scores weights of one architecture; compiled once, called as often as wanted."""
 
-    def __init__(self, architecture: Architecture) -> None:
-        self._architecture = architecture
+    def __init__(self, architecture: Architecture, stop: Event | None = None) -> None:
+        """Once `stop` is set, scoring raises KeyboardInterrupt."""
+        self._architecture, self._stop = architecture, stop
         forward = network.forward(architecture)
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
@@ -63,12 +66,14 @@ class Evaluator:
         predictions = len(ids) - 1
         length = min(COLD, predictions)
         firsts = range(0, predictions - length + 1, length)
-        return self._mean(weights, ids, [Row(first, first, first + length) for first in firsts])
+        return self._mean(weights, ids, (Row(first, first, first + length) for first in firsts))
 
-    def _mean(self, weights: Any, ids: NDArray[Any], rows: Sequence[Row]) -> float:
-        groups = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
-        total = sum(self._sum(weights, ids, group) for group in groups)
-        return total / sum(row.end - row.first for row in rows)
+    def _mean(self, weights: Any, ids: NDArray[Any], rows: Iterable[Row]) -> float:
+        total, scored, rows = 0.0, 0, iter(rows)
+        while group := list(islice(rows, ROWS)):
+            total += self._sum(weights, ids, group)
+            scored += sum(row.end - row.first for row in group)
+        return total / scored
 
     def _sum(self, weights: Any, ids: NDArray[Any], rows: Sequence[Row]) -> float:
         """Nats of what `rows` score, added up in float64."""
@@ -77,6 +82,8 @@ class Evaluator:
         firsts, ends = np.array([row.first for row in rows]), np.array([row.end for row in rows])
         states, total = network.zero_states(self._architecture, len(rows)), 0.0
         for at in range(0, steps, STEPS):
+            if self._stop is not None and self._stop.is_set():
+                raise KeyboardInterrupt
             places = starts[:, None] + np.arange(at, min(at + STEPS, steps))
             read = ids[np.minimum(np.stack([places, places + 1]), len(ids) - 1)].astype(np.int32)
             nats, states = self._nats(weights, states, tf.constant(read[0]), tf.constant(read[1]))

@@ -19,7 +19,7 @@ from trainer.checkpoints import State
 from trainer.config import TooLarge, TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
 from trainer.evaluation import Evaluator
-from trainer.step import Weights, optimizer_of, training_step
+from trainer.step import Weights, optimizer_of, resolved, training_step
 from trainer.workers import Workers, together
 
 CURVE_POINTS = 50  # recorded losses an epoch
@@ -32,34 +32,39 @@ class Diverged(Exception):
     """The loss is no longer a number."""
 
 
-def train(config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None) -> Version | None:
+def train(
+    config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None, workers: Workers | None = None
+) -> Version | None:
     """Trains a network on `text`, from `state` on if that is given, and publishes its best epoch.
 
     Of several workers all train and one publishes: None for the others. Raises KeyboardInterrupt after the batch in which
-    `stop` was set, the run saved; Diverged; Parted; Apart; TooLarge when the device's memory does not suffice; OSError when the run
-    can't be saved, ArtifactError when the version can't be written.
+    `stop` was set, the run saved, or in scoring; Diverged; Parted; Apart; TooLarge when the device's memory does not suffice;
+    OSError when the run can't be saved, ArtifactError when the version can't be written.
     """
     try:
         with together():
-            run = fit(config, text, stop, state)
+            run = fit(config, text, stop, state, workers)
         if not run.chief:
             return None
-        version = publish(config, text, run.history, len(run.examples))
+        version = publish(run.config, text, run.history, len(run.examples), stop)
     except tf.errors.ResourceExhaustedError as error:
         raise TooLarge(f"the device's memory is too small for this network and batch: {error.message.splitlines()[0]}") from error
     checkpoints.finish(config.work_dir)
     return version
 
 
-def fit(config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None) -> "Run":
+def fit(
+    config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None, workers: Workers | None = None
+) -> "Run":
     """Trains until the last epoch or until the held-out score has not improved for `patience` epochs.
 
     The recurrent state is set to zero at each epoch's start and carried from batch to batch within it. Windows are not
     neighbours in the text, so there that means nothing: it is the tutorial's way, kept in its recipe on purpose.
     """
-    run = Run(config, text)
+    run = Run(config, text, stop, workers)
     if state is not None:
         run.restore(state)
+    run.check_agreement()
     while run.epoch <= config.epochs and not _given_up(run.history, config.patience):
         for inputs, targets in run.examples.epoch(run.epoch, run.batch):
             stopped = run.train(inputs, targets, stop is not None and stop.is_set())
@@ -75,8 +80,10 @@ def fit(config: TrainingConfig, text: Corpus, stop: Event | None = None, state: 
 class Run:
     """A run as it stands: what is learnt, and where it is. `save` writes all of it, `restore` takes all of it back."""
 
-    def __init__(self, config: TrainingConfig, text: Corpus) -> None:
-        self.workers = Workers()
+    def __init__(self, config: TrainingConfig, text: Corpus, stop: Event | None = None, workers: Workers | None = None) -> None:
+        """stop: see `train`; workers: this process alone unless given."""
+        self.workers = workers or Workers()
+        config = config.model_copy(update={"precision": resolved(config.precision)})  # so that another machine can't change it
         self.chief = self.workers.index == 0
         keras.utils.set_random_seed(config.seed)
         tf.config.experimental.enable_op_determinism()
@@ -96,22 +103,23 @@ class Run:
         # Where the run is
         self.epoch, self.batch = 1, 0  # batches of this epoch that are done
         self.losses: list[float] = []  # of this epoch
-        self.seconds = 0.0  # spent in this epoch
+        self.seconds = 0.0  # of this epoch, saving included
         self.history: list[dict[str, Any]] = []
 
         self._step = training_step(
             config, self.architecture, self.weights, self.averages, self.optimizer, batches=batches, workers=self.workers
         )
-        self._evaluator = Evaluator(self.architecture)
+        self._evaluator = Evaluator(self.architecture, stop)
         self._single = network.build(self.architecture, 1)
         self._sampler = report.Sampler(self._single, text.vocabulary)
         characters = self.workers.count * config.batch_size * config.seq_length
+        self._since: float | None = None  # when the batch before was done
         self._progress = report.Progress(config.epochs, len(self.examples), characters)
         self._summary = report.summary_writer(config.work_dir / "tensorboard") if self.chief else None
 
     def train(self, inputs: tf.Tensor, targets: tf.Tensor, stop: bool = False) -> bool:
         """One batch; returns whether a worker wants to `stop`. Raises Diverged."""
-        start = time.perf_counter()
+        start = self._since or time.perf_counter()
         number = tf.constant((self.epoch - 1) * len(self.examples) + self.batch)
         loss, flag, self.states = self._step(number, tf.constant(float(stop)), self.states, inputs, targets)
         loss = float(loss)
@@ -121,14 +129,17 @@ class Run:
             )
         self.batch += 1
         self.losses.append(loss)
-        self.seconds += time.perf_counter() - start
+        self._since = time.perf_counter()
+        self.seconds += self._since - start
         if self.chief:
             self._progress.step(self.epoch, self.batch, loss)
         return bool(flag > 0)
 
     def end_epoch(self) -> None:
         """Scores and samples the epoch's weights, notes it in the history, and leaves a checkpoint of it. Raises Apart."""
-        self.workers.check_agreement(weight.numpy() for weight in self.weights.values())
+        self._since = None
+        self._check_finite()
+        self.check_agreement()
         row = {
             "epoch": self.epoch,
             "last_loss": self.losses[-1],
@@ -152,6 +163,18 @@ class Run:
         self.epoch, self.batch, self.losses, self.seconds = self.epoch + 1, 0, [], 0.0
         self.states = network.zero_states(self.architecture, self.config.batch_size)
 
+    def check_agreement(self) -> None:
+        """Raises Apart unless this worker is where worker 0 is."""
+        where = [self.config.model_dump(mode="json", exclude={"models_dir", "corpus"}), self.text.sha256, self.epoch, self.batch]
+        self.workers.check_agreement([json.dumps(where).encode(), *(w.numpy().tobytes() for w in self.weights.values())])
+
+    def _check_finite(self) -> None:
+        """Raises Diverged: a loss is of the weights before its step, so what the last step did shows only here."""
+        if not all(np.isfinite(weight.numpy()).all() for weight in self.weights.values()):
+            raise Diverged(
+                f"a weight is not a number after batch {self.batch} of epoch {self.epoch}; try a smaller --learning-rate"
+            )
+
     def _scores(self) -> Scores:
         """The epoch's held-out scores, as the chief finds them: who goes on and who stops must agree."""
         if len(self.held_out) < 2:
@@ -162,6 +185,8 @@ class Run:
         return Scores(**{name: self.workers.chiefs(score) for name, score in found.model_dump().items()})
 
     def save(self) -> None:
+        """Raises Diverged rather than overwrite a good state."""
+        self._check_finite()
         tensors = {f"weights/{name}": weight.numpy() for name, weight in self.weights.items()}
         tensors |= {f"averages/{name}": average.numpy() for name, average in self.averages.items()}
         tensors |= {f"optimizer/{i}": variable.numpy() for i, variable in enumerate(self.optimizer.variables)}
@@ -169,12 +194,13 @@ class Run:
             tensors |= {f"states/{i}/{j}": self.workers.rows(value).numpy() for j, value in enumerate(state)}
         if not self.chief:
             return
+        tensors["losses"] = np.array(self.losses, np.float64)
         progress = {
             "config": self.config.model_dump(mode="json"),
             "corpus": self.text.sha256,
             "epoch": self.epoch,
             "batch": self.batch,
-            "losses": self.losses,
+            "workers": self.workers.count,
             "seconds": self.seconds,
             "history": self.history,
         }
@@ -187,13 +213,14 @@ class Run:
         for name, average in self.averages.items():
             average.assign(tensors[f"averages/{name}"])
         for i, variable in enumerate(self.optimizer.variables):
-            variable.assign(tensors[f"optimizer/{i}"])
+            if variable.path.split("/")[-1] != "learning_rate":  # an option, that may be another now
+                variable.assign(tensors[f"optimizer/{i}"])
         mine = slice(self.workers.index * self.config.batch_size, (self.workers.index + 1) * self.config.batch_size)
         self.states = [
             tuple(tf.constant(tensors[f"states/{i}/{j}"][mine]) for j in range(len(state))) for i, state in enumerate(self.states)
         ]
         self.epoch, self.batch = progress["epoch"], progress["batch"]
-        self.losses, self.seconds, self.history = progress["losses"], progress["seconds"], progress["history"]
+        self.losses, self.seconds, self.history = tensors["losses"].tolist(), progress["seconds"], progress["history"]
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int:
@@ -202,7 +229,9 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
     return int(min(scored, key=lambda row: row["held_out"]["full_pass"])["epoch"] if scored else history[-1]["epoch"])
 
 
-def publish(config: TrainingConfig, text: Corpus, history: list[dict[str, Any]], batches: int) -> Version:
+def publish(
+    config: TrainingConfig, text: Corpus, history: list[dict[str, Any]], batches: int, stop: Event | None = None
+) -> Version:
     """Publishes the best epoch with exact scores, the run's history, its curves, and a sample. batches: in an epoch."""
     best = best_epoch(history)
     weights = checkpoints.load(checkpoints.path(config.work_dir, best))
@@ -211,7 +240,7 @@ def publish(config: TrainingConfig, text: Corpus, history: list[dict[str, Any]],
     network.load(single, weights)
     sample = report.Sampler(single, text.vocabulary).sample(_opening(text), SAMPLE_CHARACTERS, 1.0, config.seed)
     _, held_out = corpus.split(text.ids, config.held_out)
-    scores = Evaluator(architecture).scores(_constants(weights), held_out) if len(held_out) > 1 else Scores()
+    scores = Evaluator(architecture, stop).scores(_constants(weights), held_out) if len(held_out) > 1 else Scores()
     told_elsewhere = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding", "save_every"}
     options = config.model_dump(mode="json", exclude=told_elsewhere)
     return artifact.publish(

@@ -6,8 +6,8 @@ while loop and lets the tape record each step. Here
   characters, a table of vocabulary x gates with one row look-up a step;
 - the recurrent kernel's gradient is one product over all steps instead of one a step;
 - the backward loop multiplies by a kernel transposed once, not by one read across its rows at every step;
-- operands of the products may be bfloat16, where the CPU has it: they are rounded to it and summed in float32. Weights,
-  gates, states and gradients are float32 throughout.
+- the large products may be bfloat16's, where the CPU has them: operands are rounded to it, summed in float32, and the sum
+  rounded to it. Weights, gates, states and gradients are float32.
 
 Knows tensors and their published names (see `trainer.artifact`), nothing of Keras.
 """
@@ -173,10 +173,10 @@ def _scan(cell: Any, operands: tf.DType) -> Callable[..., Any]:
 
 
 def _product(a: tf.Tensor, b: tf.Tensor, **transpose: bool) -> tf.Tensor:
-    """a @ b in float32, a rounded to b's type."""
+    """a @ b as float32, a and the product rounded to b's type."""
     return tf.cast(tf.matmul(tf.cast(a, b.dtype), b, **transpose), tf.float32)
 
 
 def _over_steps(x: tf.Tensor, kernel: tf.Tensor, operands: tf.DType) -> tf.Tensor:
-    """x @ kernel over x's last dimension, operands rounded."""
+    """x @ kernel over x's last dimension as float32, operands and product rounded."""
     return tf.cast(tf.tensordot(tf.cast(x, operands), tf.cast(kernel, operands), 1), tf.float32)

@@ -5,7 +5,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -80,18 +81,30 @@ def loss_curve(history: Sequence[Mapping[str, Any]], best: int, title: str) -> b
     return image.getvalue()
 
 
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """TensorFlow's own writing of files fails with its own errors."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"writing TensorBoard's file failed: {error.message.splitlines()[0]}") from error
+
+
 def summary_writer(folder: Path) -> Any:
     """TensorBoard's writer for a file in `folder`."""
     import tensorflow as tf
 
-    return tf.summary.create_file_writer(str(folder))
+    with _as_os_error():
+        return tf.summary.create_file_writer(str(folder))
 
 
 def summarise(writer: Any, row: Mapping[str, Any], steps: int) -> None:
     """Writes an epoch's losses, scores, learning rate and speed for TensorBoard; steps: batches in an epoch."""
     import tensorflow as tf
 
-    with writer.as_default():
+    with _as_os_error(), writer.as_default():
         first, width = (row["epoch"] - 1) * steps, steps / len(row["losses"])
         for i, loss in enumerate(row["losses"]):
             tf.summary.scalar("loss/training", loss, step=first + round((i + 1) * width))
@@ -100,7 +113,7 @@ def summarise(writer: Any, row: Mapping[str, Any], steps: int) -> None:
                 tf.summary.scalar(f"loss/{name}", score, step=first + steps)
         tf.summary.scalar("learning_rate", row["learning_rate"], step=first + steps)
         tf.summary.scalar("characters_per_second", row["characters_per_second"], step=first + steps)
-    writer.flush()
+        writer.flush()
 
 
 def summary_file(history: Sequence[Mapping[str, Any]], steps: int) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -22,7 +22,7 @@ def optimizer_of(config: TrainingConfig, weights: Weights, batches: int) -> kera
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), for a run of `batches`."""
     rate: Any = config.learning_rate
     if config.schedule == "cosine":
-        warmup = round(config.warmup * batches)
+        warmup = min(round(config.warmup * batches), batches - 1)
         rate = keras.optimizers.schedules.CosineDecay(0.0, batches - warmup, warmup_target=rate, warmup_steps=warmup)
         if not warmup:
             rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, batches)
@@ -49,7 +49,7 @@ def training_step(
     inputs, targets: int32 [batch, steps]. The loss, in nats per character, and the flag, a float that a worker may raise,
     are means over the workers. Changes weights, averages and the optimizer's variables. batches: in the whole run.
     """
-    forward = network.forward(architecture, operands(config.precision))
+    forward = network.forward(architecture, tf.bfloat16 if resolved(config.precision) == "bf16" else tf.float32)
     shapes, variables = architecture.tensor_shapes, list(weights.values())
 
     def gradients(number: tf.Tensor, flag: tf.Tensor, states: States, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
@@ -59,7 +59,10 @@ def training_step(
             kept = _dropped(weights, masks)
             share = config.scheduled_sampling * tf.cast(number, tf.float32) / batches
             inputs = own_characters(
-                partial(forward, kept, states, outputs=outputs), inputs, share, dropout.seed(config, number, workers.index, 0)
+                partial(forward, kept, states, outputs=outputs),
+                inputs,
+                share,
+                dropout.seed(config, number, workers.index, dropout.OWN_CHARACTERS),
             )
         with tf.GradientTape() as tape:
             logits, states = forward(_dropped(weights, masks), states, inputs, outputs)
@@ -99,10 +102,11 @@ def _dropped(weights: Weights, masks: Mapping[str, tf.Tensor]) -> dict[str, tf.T
     return {name: weight * masks[name] if name in masks else weight for name, weight in weights.items()}
 
 
-def operands(precision: str) -> tf.DType:
-    """What the large products round their operands to: `auto` is bfloat16 on a CPU that computes in it, else float32."""
-    native = not tf.config.list_physical_devices("GPU") and _cpu_has_bf16()
-    return tf.bfloat16 if precision == "bf16" or (precision == "auto" and native) else tf.float32
+def resolved(precision: Literal["auto", "f32", "bf16"]) -> Literal["f32", "bf16"]:
+    """`auto` is bf16 on a CPU that computes in it, else f32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if not tf.config.list_physical_devices("GPU") and _cpu_has_bf16() else "f32"
 
 
 def _cpu_has_bf16() -> bool:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from trainer.config import cluster_position
+
+LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError
 
 
 class Parted(Exception):
@@ -21,7 +21,7 @@ class Parted(Exception):
 
 
 class Apart(Exception):
-    """This worker has other weights than worker 0."""
+    """This worker is elsewhere than worker 0."""
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def together() -> Iterator[None]:
     """Raises Parted where TensorFlow's collectives fail because another worker is gone."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError) as error:
+    except LOST as error:
         raise Parted from error
 
 
@@ -59,13 +59,13 @@ class Workers:
         """The workers' tensors one after the other, along the first axis."""
         return tensor if self.count == 1 else self._rows(tensor)
 
-    def check_agreement(self, weights: Iterable[NDArray[np.float32]]) -> None:
-        """Raises Apart unless these are the chief's weights too."""
+    def check_agreement(self, parts: Iterable[bytes]) -> None:
+        """Raises Apart unless these bytes are the chief's too."""
         mine = 0
-        for weight in weights:
-            mine = zlib.crc32(weight.tobytes(), mine)
+        for part in parts:
+            mine = zlib.crc32(part, mine)
         if mine != self.chiefs(mine):
-            raise Apart(f"worker {self.index}'s weights are not worker 0's: start all with the same options on the same text")
+            raise Apart(f"worker {self.index} is not where worker 0 is: start all with the same options on the same text")
 
     def chiefs(self, value: float) -> float:
         """The chief's `value`, at all workers."""

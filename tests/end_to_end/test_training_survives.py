@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainer import artifact
 from trainer.checkpoints import STATE, load_progress
 
 SMALL = ["--units", "32", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--save-every", "3"]
+STARTED: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture
@@ -27,10 +29,19 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_trainer_outlives_its_test() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        process.kill()
+    STARTED.clear()
+
+
 def start(models: Path, *arguments: object, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer", "--models-dir", models, "--name", "play", *arguments]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([str(part) for part in command], **pipes, **options)
+    STARTED.append(subprocess.Popen([str(part) for part in command], **pipes, **options))
+    return STARTED[-1]
 
 
 def run(models: Path, *arguments: object, **options: Any) -> tuple[int, str, str]:
@@ -49,7 +60,7 @@ def wait_for_another_save(models: Path) -> None:
         return saved(models).stat().st_mtime_ns if saved(models).exists() else 0
 
     before = when()
-    wait_until(lambda: when() != before)
+    wait_until(lambda: when() != before, seconds=300)
 
 
 def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(tmp_path: Path, text: Path) -> None:
@@ -57,7 +68,7 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(tm
     code, _, errors = run(tmp_path / "alone", *options)
     assert code == 0, errors
 
-    models, rng, places = tmp_path / "killed", random.Random(), []
+    models, rng, places = tmp_path / "killed", random.Random(5), []
     process = start(models, *options)
     for _ in range(4):
         for _ in range(rng.randint(1, 12)):
@@ -101,9 +112,11 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path: Path, text:
     assert code == 2, "begun anew, it would lose what there is"
     assert f"has been interrupted in epoch {progress['epoch']} of 3000: go on with --resume, or give it up with --fresh" in errors
 
-    code, _, errors = run(models, "--resume", "--units", "33")
-    assert code == 2
-    assert "--units: the interrupted run was begun with 32; leave it out" in errors
+    for given in (["--units", "33"], {"TRAINER_UNITS": "33"}):
+        flags, variables = (given, {}) if isinstance(given, list) else ([], given)
+        code, _, errors = run(models, "--resume", *flags, env=os.environ | variables)
+        assert code == 2
+        assert "--units: the interrupted run was begun with 32; leave it out" in errors
 
     other = text.with_name("other.txt")
     other.write_text(text.read_text().upper())
@@ -124,7 +137,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path: Path, text:
 def test_a_run_given_up_begins_anew_though_its_state_be_damaged(tmp_path: Path, text: Path) -> None:
     models = tmp_path / "models"
     process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
-    wait_until(saved(models).exists)
+    wait_until(saved(models).exists, seconds=300)
     process.kill()
     process.communicate()
     saved(models).write_bytes(saved(models).read_bytes()[:-100])
@@ -138,10 +151,10 @@ def test_a_run_given_up_begins_anew_though_its_state_be_damaged(tmp_path: Path, 
 
 
 def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_state(tmp_path: Path, text: Path) -> None:
-    """The disk is full from a size of file on that the first saves stay below: the history grows, and with it the state."""
+    """No file may grow beyond half of what the run had saved: so the next save fails."""
     models = tmp_path / "models"
     process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
-    wait_until(saved(models).exists)
+    wait_until(saved(models).exists, seconds=300)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     good = saved(models).read_bytes()
