@@ -1,0 +1,235 @@
+"""What trains, behind one face: Folio's trainer, the peers, Folio's input alone, and TensorFlow's products alone.
+
+Each runs in a process of its own, for in one process the thread pools of PyTorch and TensorFlow get in each other's way; apart,
+they are idle in their turns. All on the CPU, each with as many threads as it takes by itself.
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.systems import Missing
+from trainer import corpus
+from trainer.artifact import GATES
+from trainer.config import TrainingConfig
+from trainer.corpus import Corpus, Streams, Windows
+
+Cell = Literal["gru", "lstm"]
+
+WARM_UP = 2  # batches trained before any is measured: graphs are built in them
+
+SYSTEMS = ("limit-f32", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One turn of a system."""
+
+    characters_per_second: float
+    loss: float | None = None  # nats per character, mean over the turn's batches; None for what does not train
+    gflops: dict[str, float] = field(default_factory=dict)  # by shapes, of what only multiplies
+
+
+class System(Protocol):
+    """Goes on from turn to turn, having warmed up before the first."""
+
+    def measure(self, batches: int) -> Measured:
+        """Trains on the next `batches`."""
+        ...
+
+
+class Folio:
+    """The trainer's own step, set up and fed as `trainer.loop` does it for the recipe `tutorial`."""
+
+    def __init__(self, config: TrainingConfig, text: Corpus) -> None:
+        import keras
+        import tensorflow as tf
+
+        from trainer import network
+        from trainer.step import optimizer_of, training_step
+        from trainer.workers import Workers
+
+        workers = Workers()
+        keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+        architecture = config.architecture(text.vocabulary.characters)
+        weights = {name: variable.value for name, variable in network.variables(network.build(architecture, 1)).items()}
+        examples = examples_of(config, text)
+        batches = config.epochs * len(examples)
+        optimizer = optimizer_of(config, weights, batches)
+        self._step = training_step(config, architecture, weights, {}, optimizer, batches=batches, workers=workers)
+        self._states = network.zero_states(architecture, config.batch_size)
+        self._numbered = enumerate(_epochs(examples))
+        self._characters = config.batch_size * config.seq_length
+        self.measure(WARM_UP)
+
+    def measure(self, batches: int) -> Measured:
+        import tensorflow as tf
+
+        start, losses = time.perf_counter(), []
+        for _ in range(batches):
+            number, (inputs, targets) = next(self._numbered)
+            loss, _, self._states = self._step(tf.constant(number), tf.constant(0.0), self._states, inputs, targets)
+            losses.append(float(loss))
+        return Measured(batches * self._characters / (time.perf_counter() - start), sum(losses) / batches)
+
+
+class Input:
+    """What gives Folio's trainer its batches, with nobody who trains on them."""
+
+    def __init__(self, config: TrainingConfig, text: Corpus) -> None:
+        self._examples = examples_of(config, text)
+        self._characters = config.batch_size * config.seq_length
+        self.measure(0)
+
+    def measure(self, batches: int) -> Measured:  # noqa: ARG002 - an epoch takes no longer than a batch of training
+        """An epoch of batches, its beginning counted too."""
+        start = time.perf_counter()
+        for _ in self._examples.epoch(1):
+            pass
+        return Measured(len(self._examples) * self._characters / (time.perf_counter() - start))
+
+
+class Limit:
+    """The recurrent products of a batch by TensorFlow, in float32, and nothing else.
+
+    Each character costs three times 2 * units * columns floating-point operations: on the way forward, on the way back, and for
+    the kernel's gradient, which is one product for all steps.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        import tensorflow as tf
+
+        rows, steps, units, columns = config.batch_size, config.seq_length, config.units, GATES[config.cell] * config.units
+        self._characters = rows * steps
+        self._operations = 2 * self._characters * units * columns  # of each of the three, in a batch
+        generator = np.random.default_rng(0)
+
+        def matrix(*shape: int) -> tf.Tensor:
+            return tf.constant(generator.normal(size=shape).astype(np.float32))
+
+        kernel = matrix(units, columns)
+        self._products = [  # how often in a batch, and of what
+            (steps, matrix(rows, units), kernel),
+            (steps, matrix(rows, columns), tf.transpose(kernel)),
+            (1, matrix(units, rows * steps), matrix(rows * steps, columns)),
+        ]
+        self.measure(1)
+
+    def measure(self, batches: int) -> Measured:
+        import tensorflow as tf
+
+        total, gflops = 0.0, {}
+        for times, a, b in self._products:
+            start = time.perf_counter()
+            for _ in range(batches * times):
+                tf.matmul(a, b)
+            total += (seconds := time.perf_counter() - start)
+            gflops[f"{a.shape} x {b.shape}"] = batches * self._operations / seconds / 1e9
+        return Measured(batches * self._characters / total, gflops=gflops)
+
+
+def reference(cell: Cell, **options: str) -> TrainingConfig:
+    """The tutorial's training: batches of 64 x 100 characters, an embedding of 256, one layer of 1024 units, Adam."""
+    return TrainingConfig.model_validate({"recipe": "tutorial", "cell": cell, **options})
+
+
+def text() -> Corpus:
+    """The reference's, encoded."""
+    with TemporaryDirectory() as folder:
+        return corpus.read([corpus.SHAKESPEARE], Path(folder))  # mapped, it outlives its name
+
+
+def batches_in_memory(config: TrainingConfig, ids: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(inputs, targets), each [batches, batch_size, seq_length]: each row goes on where the same row of the batch before ended."""
+    count = (len(ids) - 1) // (config.batch_size * config.seq_length)
+
+    def cut(first: int) -> NDArray[np.int32]:
+        taken = ids[first : first + count * config.batch_size * config.seq_length]
+        return taken.reshape(config.batch_size, count, config.seq_length).swapaxes(0, 1).astype(np.int32)
+
+    return cut(0), cut(1)
+
+
+@contextmanager
+def opened(names: Sequence[str], cell: Cell, *, emulate_bf16: bool) -> Iterator[tuple[dict[str, ProcessPoolExecutor], list[str]]]:
+    """A process for each system that can run here, ready and by name, and why the others can't."""
+    processes: dict[str, ProcessPoolExecutor] = {}
+    missing: list[str] = []
+    with ExitStack() as stack:
+        for name in names:
+            process = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+            try:
+                process.submit(_open, name, cell, emulate_bf16).result()
+                processes[name] = process
+            except Missing as error:
+                missing.append(f"{name} is left out: {error}")
+        yield processes, missing
+
+
+def measure(name: str, cell: Cell, emulate_bf16: bool, batches: int) -> Measured:
+    """To be called in the process of that name."""
+    return _system(name, cell, emulate_bf16).measure(batches)
+
+
+def _open(name: str, cell: Cell, emulate_bf16: bool) -> None:
+    _system(name, cell, emulate_bf16)
+
+
+@cache  # the process keeps it
+def _system(name: str, cell: Cell, emulate_bf16: bool) -> System:
+    """One of SYSTEMS. Raises Missing where a package or a precision is not to be had."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    try:
+        match name.split("-"):
+            case ["limit", _]:
+                return Limit(reference(cell))
+            case ["keras"]:
+                from benchmarks.peers.keras_fit import KerasFit
+
+                return KerasFit(reference(cell), text())
+            case ["torch"]:
+                from benchmarks.peers.torch_training import TorchTraining
+
+                return TorchTraining(reference(cell), text())
+            case ["input", examples]:
+                return Input(reference(cell, examples=examples), text())
+            case ["folio", precision]:
+                _check_precision(precision, emulate_bf16)
+                return Folio(reference(cell, precision=precision), text())
+    except ModuleNotFoundError as error:
+        raise Missing(f"{error.name} is not installed") from error
+    raise ValueError(f"no system is called {name}")
+
+
+def _check_precision(precision: str, emulate_bf16: bool) -> None:
+    """Raises Missing for bfloat16 on a CPU that does not compute in it, unless it is to be emulated."""
+    from trainer.step import resolved
+
+    if precision == "bf16" and resolved("auto") != "bf16" and not emulate_bf16:
+        raise Missing("this CPU does not compute in bfloat16, and emulating it takes longer than float32; --emulate-bf16 does it")
+
+
+def examples_of(config: TrainingConfig, text: Corpus) -> Streams | Windows:
+    order = Streams if config.examples == "streams" else Windows
+    return order(text.ids, config.seq_length, config.batch_size, config.seed)
+
+
+def _epochs(examples: Streams | Windows) -> Iterator[tuple[object, object]]:
+    """The batches of one epoch after the other, without end."""
+    number = 1
+    while True:
+        yield from examples.epoch(number)
+        number += 1
