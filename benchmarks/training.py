@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.machine import describe
 from benchmarks.systems import Failed
 from benchmarks.table import table
-from benchmarks.trainers import SYSTEMS, WARM_UP, Cell, Measured, measure, opened
+from benchmarks.trainers import SYSTEMS, WARM_UP, Cell, Measured, opened
 
 VOCABULARY = 65  # characters of the reference's text
 MOST_LOSS = math.log(VOCABULARY)  # nats per character: that of one who holds all characters for equally likely
@@ -59,17 +59,19 @@ def measured(
     with opened(systems, cell, emulate_bf16=emulate_bf16) as (processes, missing):
         print("\n".join(missing), end="\n" if missing else "", file=sys.stderr)
         for _ in range(rounds):
-            for name, process in processes.items():
-                turns[name].append(process.submit(measure, name, cell, emulate_bf16, batches).result())
-        for name, process in processes.items():
-            loss = turns[name][-1].loss
+            for process in processes:
+                turns[process.name].append(process.measure(batches))
+        for process in processes:
+            loss = turns[process.name][-1].loss
             if loss is None:
                 continue
             for _ in range(WARM_UP + rounds * batches, SETTLED):
-                loss = process.submit(measure, name, cell, emulate_bf16, 1).result().loss
+                loss = process.measure(1).loss
             if loss is None or not loss < MOST_LOSS:  # which no NaN is
-                raise Failed(f"{name} does not learn: a loss of {loss} nats per character, where {MOST_LOSS:.2f} is the most")
-            losses[name] = loss
+                raise Failed(
+                    f"{process.name} does not learn: a loss of {loss} nats per character, where {MOST_LOSS:.2f} is the most"
+                )
+            losses[process.name] = loss
     return turns, losses
 
 
