@@ -36,7 +36,7 @@ def losses(steps: int, **options: Any) -> tuple[list[float], dict[str, np.ndarra
 def test_bf16_learns_as_f32_does(cell: str) -> None:
     exact, *_ = losses(60, cell=cell, learning_rate=0.01)
     rounded, *_ = losses(60, cell=cell, learning_rate=0.01, precision="bf16")
-    assert exact[-1] < 0.5 * exact[0]
+    assert exact[-1] < 0.6 * exact[0]
     assert rounded != exact
     np.testing.assert_allclose(rounded, exact, atol=0.05)
 
