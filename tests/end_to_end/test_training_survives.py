@@ -4,47 +4,22 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.end_to_end.conftest import StartTrainer
 from tests.support import wait_until
 from trainer import artifact
 from trainer.checkpoints import STATE, load_progress
 
 SMALL = ["--units", "32", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--save-every", "3"]
-STARTED: list[subprocess.Popen[str]] = []
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text("To be, or not to be, that is the question:\n" * 200)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def no_trainer_outlives_its_test() -> Iterator[None]:
-    yield
-    for process in STARTED:
-        process.kill()
-    STARTED.clear()
-
-
-def start(models: Path, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trainer", "--models-dir", models, "--name", "play", *arguments]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    STARTED.append(subprocess.Popen([str(part) for part in command], **pipes, **options))
-    return STARTED[-1]
-
-
-def run(models: Path, *arguments: object, **options: Any) -> tuple[int, str, str]:
+def run(start: StartTrainer, models: Path, *arguments: object, **options: Any) -> tuple[int, str, str]:
     """(exit code, output, errors)."""
     process = start(models, *arguments, **options)
     output, errors = process.communicate(timeout=300)
@@ -63,9 +38,11 @@ def wait_for_another_save(models: Path) -> None:
     wait_until(lambda: when() != before, seconds=300)
 
 
-def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(tmp_path: Path, text: Path) -> None:
+def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(
+    tmp_path: Path, text: Path, start: StartTrainer
+) -> None:
     options = ["--corpus", text, *SMALL, "--epochs", "3", "--layers", "2", "--scheduled-sampling", "0.2"]
-    code, _, errors = run(tmp_path / "alone", *options)
+    code, _, errors = run(start, tmp_path / "alone", *options)
     assert code == 0, errors
 
     models, rng, places = tmp_path / "killed", random.Random(5), []
@@ -92,7 +69,9 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path: Path, text: Path, number: signal.Signals) -> None:
+def test_an_interrupted_run_is_saved_and_says_how_to_go_on(
+    tmp_path: Path, text: Path, number: signal.Signals, start: StartTrainer
+) -> None:
     models = tmp_path / "models"
     process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
     assert process.stdout is not None
@@ -108,49 +87,51 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path: Path, text:
         f"go on with `python -m trainer --resume --name play --models-dir {models}`"
     )
 
-    code, _, errors = run(models, "--corpus", text, *SMALL)
+    code, _, errors = run(start, models, "--corpus", text, *SMALL)
     assert code == 2, "begun anew, it would lose what there is"
     assert f"has been interrupted in epoch {progress['epoch']} of 3000: go on with --resume, or give it up with --fresh" in errors
 
     for given in (["--units", "33"], {"TRAINER_UNITS": "33"}):
         flags, variables = (given, {}) if isinstance(given, list) else ([], given)
-        code, _, errors = run(models, "--resume", *flags, env=os.environ | variables)
+        code, _, errors = run(start, models, "--resume", *flags, env=os.environ | variables)
         assert code == 2
         assert "--units: the interrupted run was begun with 32; leave it out" in errors
 
     other = text.with_name("other.txt")
     other.write_text(text.read_text().upper())
-    code, _, errors = run(models, "--resume", "--corpus", other)
+    code, _, errors = run(start, models, "--resume", "--corpus", other)
     assert code == 2
     assert "other.txt: not the text that the interrupted run was trained on" in errors
 
-    code, output, errors = run(models, "--resume", "--epochs", str(progress["epoch"]))
+    code, output, errors = run(start, models, "--resume", "--epochs", str(progress["epoch"]))
     assert code == 0, errors
     assert "published" in output
     assert artifact.read(models / "play" / "1").config.units == 32
 
-    code, _, errors = run(models, "--resume")
+    code, _, errors = run(start, models, "--resume")
     assert code == 2
     assert "there is no interrupted run of 'play' to resume" in errors
 
 
-def test_a_run_given_up_begins_anew_though_its_state_be_damaged(tmp_path: Path, text: Path) -> None:
+def test_a_run_given_up_begins_anew_though_its_state_be_damaged(tmp_path: Path, text: Path, start: StartTrainer) -> None:
     models = tmp_path / "models"
     process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
     wait_until(saved(models).exists, seconds=300)
     process.kill()
     process.communicate()
     saved(models).write_bytes(saved(models).read_bytes()[:-100])
-    code, _, errors = run(models, "--resume")
+    code, _, errors = run(start, models, "--resume")
     assert code == 2
     assert f"{saved(models)}: damaged" in errors
     assert errors.splitlines()[-1].endswith("begin anew with --fresh")
-    code, _, errors = run(models, "--corpus", text, *SMALL, "--fresh", "--epochs", "1", "--units", "16")
+    code, _, errors = run(start, models, "--corpus", text, *SMALL, "--fresh", "--epochs", "1", "--units", "16")
     assert code == 0, errors
     assert artifact.read(models / "play" / "1").config.units == 16
 
 
-def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_state(tmp_path: Path, text: Path) -> None:
+def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_state(
+    tmp_path: Path, text: Path, start: StartTrainer
+) -> None:
     """No file may grow beyond half of what the run had saved: so the next save fails."""
     models = tmp_path / "models"
     process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
@@ -163,7 +144,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_st
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails then, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, len(good) // 2))
 
-    code, _, errors = run(models, "--resume", preexec_fn=full)
+    code, _, errors = run(start, models, "--resume", preexec_fn=full)
     assert code == 1
     last = errors.splitlines()[-1]
     assert os.strerror(27) in last, "File too large, here"
@@ -173,12 +154,12 @@ def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_st
 
     progress = load_progress(saved(models).parent)
     assert progress is not None
-    code, _, errors = run(models, "--resume", "--epochs", str(progress["epoch"]))
+    code, _, errors = run(start, models, "--resume", "--epochs", str(progress["epoch"]))
     assert code == 0, errors
 
 
-def test_too_little_room_is_said_before_anything_is_trained(tmp_path: Path, text: Path) -> None:
-    code, output, errors = run(tmp_path, "--corpus", text, *SMALL, "--epochs", "1000000000000")
+def test_too_little_room_is_said_before_anything_is_trained(tmp_path: Path, text: Path, start: StartTrainer) -> None:
+    code, output, errors = run(start, tmp_path, "--corpus", text, *SMALL, "--epochs", "1000000000000")
     assert code == 2
     assert "checkpoints and what a run goes on from need" in errors
     assert "batch" not in output

@@ -4,14 +4,14 @@ import json
 import os
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.end_to_end.conftest import StartTrainer
 from tests.support import wait_until
 from trainer import artifact
 from trainer.__main__ import main
@@ -19,39 +19,18 @@ from trainer.checkpoints import STATE, load_progress
 
 SMALL = ["--units", "32", "--embedding", "8", "--seq-length", "20", "--epochs", "2", "--save-every", "5"]
 CERTAIN = ["--weight-drop", "0", "--output-dropout", "0", "--embedding-dropout", "0"]  # each worker would draw its own masks
-STARTED: list[subprocess.Popen[str]] = []
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text("To be, or not to be, that is the question:\n" * 200)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def no_worker_outlives_its_test() -> Iterator[None]:
-    yield
-    for process in STARTED:
-        process.kill()
-    STARTED.clear()
-
-
-def start_two(models: Path, *arguments: object, other: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
+def start_two(start: StartTrainer, models: Path, *arguments: object, other: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
     """Two workers on free ports; other: what the second is told besides."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (one, two)]
-    command = [sys.executable, "-m", "trainer", "--models-dir", models, "--name", "play", *SMALL, *CERTAIN, *arguments]
-
-    def start(index: int) -> subprocess.Popen[str]:
+    workers = []
+    for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        variables = os.environ | {"TF_CONFIG": json.dumps(cluster)}
-        pipe = subprocess.PIPE
-        given = [str(part) for part in (*command, *(other if index else ()))]
-        STARTED.append(subprocess.Popen(given, env=variables, stdout=pipe, stderr=pipe, text=True))
-        return STARTED[-1]
-
-    return [start(0), start(1)]
+        given = [*SMALL, *CERTAIN, *arguments, *(other if index else ())]
+        workers.append(start(models, *given, env=os.environ | {"TF_CONFIG": json.dumps(cluster)}))
+    return workers
 
 
 def ended(workers: list[subprocess.Popen[str]]) -> list[str]:
@@ -68,10 +47,10 @@ def history(models: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path, text: Path) -> None:
+def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path, text: Path, start: StartTrainer) -> None:
     alone = ["--models-dir", tmp_path / "alone", "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8"]
     assert main([str(part) for part in alone]) == 0
-    first, second = ended(start_two(tmp_path / "two", "--corpus", text, "--batch-size", "4"))
+    first, second = ended(start_two(start, tmp_path / "two", "--corpus", text, "--batch-size", "4"))
     assert first.splitlines()[-1] == f"published {tmp_path / 'two' / 'play' / '1'}"
     assert second.splitlines()[-1] == "trained; worker 0 publishes"
     for one, two in zip(history(tmp_path / "alone"), history(tmp_path / "two"), strict=True):
@@ -79,11 +58,13 @@ def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path,
         assert two["held_out"]["full_pass"] == pytest.approx(one["held_out"]["full_pass"], abs=1e-4)
 
 
-def test_a_worker_that_was_killed_and_started_again_goes_on_from_the_last_saved_state(tmp_path: Path, text: Path) -> None:
+def test_a_worker_that_was_killed_and_started_again_goes_on_from_the_last_saved_state(
+    tmp_path: Path, text: Path, start: StartTrainer
+) -> None:
     options = ["--corpus", text, "--batch-size", "4"]
-    ended(start_two(tmp_path / "undisturbed", *options))
+    ended(start_two(start, tmp_path / "undisturbed", *options))
     models = tmp_path / "killed"
-    chief, other = start_two(models, *options)
+    chief, other = start_two(start, models, *options)
     folder = models / "play" / ".training"
     wait_until((folder / STATE).exists, seconds=300)
     other.kill()
@@ -94,15 +75,15 @@ def test_a_worker_that_was_killed_and_started_again_goes_on_from_the_last_saved_
     assert progress is not None
     assert f"another worker is gone; saved after batch {progress['batch']} of epoch {progress['epoch']}: go on with" in errors
 
-    ended(start_two(models, *options, "--resume"))
+    ended(start_two(start, models, *options, "--resume"))
     undisturbed, killed = (artifact.read(tmp_path / name / "play" / "1") for name in ("undisturbed", "killed"))
     for name, tensor in undisturbed.tensors.items():
         np.testing.assert_array_equal(killed.tensors[name], tensor, err_msg=name)
 
 
-def test_workers_whose_weights_do_not_agree_stop(tmp_path: Path, text: Path) -> None:
+def test_workers_whose_weights_do_not_agree_stop(tmp_path: Path, text: Path, start: StartTrainer) -> None:
     """The check that those of the tests above passed, at the start and at every epoch's end: here the second has another seed."""
-    chief, other = start_two(tmp_path, "--corpus", text, "--batch-size", "4", other=["--seed", "1"])
+    chief, other = start_two(start, tmp_path, "--corpus", text, "--batch-size", "4", other=["--seed", "1"])
     _, errors = other.communicate(timeout=300)
     assert other.returncode == 1
     assert "worker 1 is not where worker 0 is: start all with the same options on the same text" in errors
