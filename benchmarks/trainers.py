@@ -30,7 +30,7 @@ Cell = Literal["gru", "lstm"]
 
 WARM_UP = 2  # batches trained before any is measured: graphs are built in them
 
-SYSTEMS = ("limit-f32", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
+SYSTEMS = ("limit-f32", "limit-bf16", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Input:
 
 
 class Limit:
-    """The recurrent products of a batch by TensorFlow, in float32, and nothing else.
+    """The recurrent products of a batch by TensorFlow, and nothing else.
 
     Each character costs three times 2 * units * columns floating-point operations: on the way forward, on the way back, and for
     the kernel's gradient, which is one product for all steps.
@@ -118,7 +118,7 @@ class Limit:
         generator = np.random.default_rng(0)
 
         def matrix(*shape: int) -> tf.Tensor:
-            return tf.constant(generator.normal(size=shape).astype(np.float32))
+            return tf.cast(generator.normal(size=shape), tf.bfloat16 if config.precision == "bf16" else tf.float32)
 
         kernel = matrix(units, columns)
         self._products = [  # how often in a batch, and of what
@@ -213,8 +213,9 @@ def _system(name: str, cell: Cell, emulate_bf16: bool) -> System:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     try:
         match name.split("-"):
-            case ["limit", _]:
-                return Limit(reference(cell))
+            case ["limit", precision]:
+                _check_precision(precision, emulate_bf16)
+                return Limit(reference(cell, precision=precision))
             case ["keras"]:
                 from benchmarks.peers.keras_fit import KerasFit
 

@@ -110,7 +110,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=2, metavar="N", help="that each trains on in a round")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each is measured")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME", help=", ".join(SYSTEMS))
-    parser.add_argument("--emulate-bf16", action="store_true", help="run folio-bf16 on a CPU without bfloat16 too")
+    parser.add_argument("--emulate-bf16", action="store_true", help="run the bf16 systems on a CPU without bfloat16 too")
     return parser.parse_args()
 
 

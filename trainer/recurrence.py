@@ -3,11 +3,12 @@
 It takes the weights of Keras's layers and gives their results; only the way there differs. Keras's layer runs a generic
 while loop and lets the tape record each step. Here
 - the input product leaves the loop: one product over all steps, and for the first layer, whose input is one of few
-  characters, a table of vocabulary x gates with one row look-up a step;
+  characters, a table of vocabulary x units for each gate with one row look-up a step;
 - the recurrent kernel's gradient is one product over all steps instead of one a step;
 - the backward loop multiplies by a kernel transposed once, not by one read across its rows at every step;
+- each gate is a tensor of its own, so that nothing is copied to be cut apart or put together;
 - the large products may be bfloat16's, where the CPU has them: operands are rounded to it, summed in float32, and the sum
-  rounded to it. Weights, gates, states and gradients are float32.
+  rounded to it. Weights, gates, states and weights' gradients are float32.
 
 Knows tensors and their published names (see `trainer.artifact`), nothing of Keras.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
+Gates = Sequence[tf.Tensor]  # one for each gate, or for each part of a state, each [batch, units]
 States = list[tuple[tf.Tensor, ...]]  # for each layer (h,), or an LSTM's (h, c), each float32 [batch, units]
 
 
@@ -33,18 +35,13 @@ def forward(
     characters: int32 [batch, steps]. outputs: for each layer what its outputs are multiplied by at every step, [batch,
     units] (dropout). operands: the type the products round their operands to. Returns float32 [batch, steps, vocabulary].
     """
-    x, after = weights["embedding"], []
-    scan = _scan(CELLS[cell], operands)
+    x, after, characters = weights["embedding"], [], tf.transpose(characters)
+    gates, scan = CELLS[cell].GATES, _scan(CELLS[cell], operands)
     for i, state in enumerate(states):
-        bias = weights[f"rnn.{i}.bias"]
-        if cell == "gru":  # an input and a recurrent bias; an LSTM's one goes with the input
-            bias, recurrent_bias = bias[0], bias[1]
-        else:
-            recurrent_bias = tf.zeros_like(bias)
-        x = _over_steps(x, weights[f"rnn.{i}.kernel"], operands) + bias
-        if i == 0:
-            x = tf.gather(x, tf.transpose(characters))
-        x, *last = scan(x, weights[f"rnn.{i}.recurrent_kernel"], recurrent_bias, *state)
+        bias, recurrent_bias = CELLS[cell].biases(weights[f"rnn.{i}.bias"])
+        kernels = tf.split(weights[f"rnn.{i}.kernel"], gates, 1)
+        inputs = [_over_steps(x, kernel, operands) + part for kernel, part in zip(kernels, tf.split(bias, gates), strict=True)]
+        x, *last = scan(characters, weights[f"rnn.{i}.recurrent_kernel"], recurrent_bias, *inputs, *state)
         after.append(tuple(last))
         if outputs is not None:
             x *= outputs[i]
@@ -55,126 +52,150 @@ def forward(
 class GRU:
     """Gates in Keras's order z, r, h, the reset applied after the product (`reset_after=True`):
 
-    z, r = sigmoid(x_zr + g_zr), c = tanh(x_h + r * g_h), h' = z * h + (1 - z) * c, with g = h @ kernel + bias.
+    z = sigmoid(x_z + g_z), r = sigmoid(x_r + g_r), c = tanh(x_h + r * g_h), h' = z * h + (1 - z) * c,
+    with g = h @ kernel, and a bias in g_h.
     """
 
-    @staticmethod
-    def step(x: tf.Tensor, g: tf.Tensor, h: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """(state after, what the way back needs: z, r, g_h and c, [batch, 4 * units])."""
-        units = h.shape[-1]
-        zr = tf.sigmoid(x[:, : 2 * units] + g[:, : 2 * units])
-        z, r = zr[:, :units], zr[:, units:]
-        c = tf.tanh(x[:, 2 * units :] + r * g[:, 2 * units :])
-        return (c + z * (h - c),), tf.concat([zr, g[:, 2 * units :], c], 1)
+    GATES, KEPT = 3, 4
 
     @staticmethod
-    def back(kept: tf.Tensor, before: Sequence[tf.Tensor], _after: Sequence[tf.Tensor], d_h: tf.Tensor) -> Any:
-        """Gradients (of x, of g, of the state before but for the part through g)."""
-        (h,) = before
-        z, r, g_h, c = tf.split(kept, 4, 1)
+    def biases(bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keras's, [2, 3 * units], as (x's, the candidate's in g)."""
+        units = bias.shape[1] // 3
+        return tf.concat([bias[0, : 2 * units] + bias[1, : 2 * units], bias[0, 2 * units :]], 0), bias[1, 2 * units :]
+
+    @staticmethod
+    def step(x: Gates, g: Gates, h: tf.Tensor) -> tuple[Gates, Gates]:
+        """(state after, what the way back needs)."""
+        z, r = tf.sigmoid(x[0] + g[0]), tf.sigmoid(x[1] + g[1])
+        c = tf.tanh(x[2] + r * g[2])
+        return [c + z * (h - c)], [z, r, g[2], c]
+
+    @staticmethod
+    def back(kept: Gates, before: Gates, d_h: tf.Tensor) -> tuple[Gates, Gates, list[tf.Tensor | None]]:
+        """Gradients of (x, g, the state before but for the part through g)."""
+        (z, r, g_h, c), (h,) = kept, before
         d_c = d_h * (1 - z) * (1 - c * c)
         d_z = d_h * (h - c) * z * (1 - z)
         d_r = d_c * g_h * r * (1 - r)
-        return tf.concat([d_z, d_r, d_c], 1), tf.concat([d_z, d_r, d_c * r], 1), (d_h * z,)
-
-    @staticmethod
-    def through_product(d_x: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
-        """The gradient of g from that of x, for all steps at once."""
-        units = d_x.shape[-1] // 3
-        return tf.concat([d_x[..., : 2 * units], d_x[..., 2 * units :] * kept[..., units : 2 * units]], -1)
+        return [d_z, d_r, d_c], [d_z, d_r, d_c * r], [d_h * z]
 
 
 class LSTM:
     """Gates in Keras's order i, f, c, o: c' = sigmoid(f) * c + sigmoid(i) * tanh(c~), h' = sigmoid(o) * tanh(c')."""
 
-    @staticmethod
-    def step(x: tf.Tensor, g: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """(state after, what the way back needs: i, f, c~ and o, [batch, 4 * units])."""
-        units = h.shape[-1]
-        gates = x + g
-        i_f, candidate, o = gates[:, : 2 * units], gates[:, 2 * units : 3 * units], gates[:, 3 * units :]
-        i_f, candidate, o = tf.sigmoid(i_f), tf.tanh(candidate), tf.sigmoid(o)
-        c = i_f[:, units:] * c + i_f[:, :units] * candidate
-        return (o * tf.tanh(c), c), tf.concat([i_f, candidate, o], 1)
+    GATES, KEPT = 4, 5
 
     @staticmethod
-    def back(kept: tf.Tensor, before: Sequence[tf.Tensor], after: Sequence[tf.Tensor], d_h: tf.Tensor, d_c: tf.Tensor) -> Any:
-        """Gradients (of x, of g, of the state before but for the part through g)."""
-        i, f, candidate, o = tf.split(kept, 4, 1)
-        reached = tf.tanh(after[1])
-        d_c = d_c + d_h * o * (1 - reached * reached)
-        d_gates = tf.concat(
-            [
-                d_c * candidate * i * (1 - i),
-                d_c * before[1] * f * (1 - f),
-                d_c * i * (1 - candidate * candidate),
-                d_h * reached * o * (1 - o),
-            ],
-            1,
-        )
-        return d_gates, d_gates, (None, d_c * f)
+    def biases(bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return bias, tf.zeros_like(bias[: bias.shape[0] // 4])
 
     @staticmethod
-    def through_product(d_x: tf.Tensor, _kept: tf.Tensor) -> tf.Tensor:
-        return d_x
+    def step(x: Gates, g: Gates, _h: tf.Tensor, c: tf.Tensor) -> tuple[Gates, Gates]:
+        """(state after, what the way back needs)."""
+        i, f, o = (tf.sigmoid(x[gate] + g[gate]) for gate in (0, 1, 3))
+        candidate = tf.tanh(x[2] + g[2])
+        c = f * c + i * candidate
+        reached = tf.tanh(c)
+        return [o * reached, c], [i, f, candidate, o, reached]
+
+    @staticmethod
+    def back(kept: Gates, before: Gates, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[Gates, Gates, list[tf.Tensor | None]]:
+        """Gradients of (x, g, the state before but for the part through g)."""
+        i, f, candidate, o, reached = kept
+        d_c += d_h * o * (1 - reached * reached)
+        d_gates = [
+            d_c * candidate * i * (1 - i),
+            d_c * before[1] * f * (1 - f),
+            d_c * i * (1 - candidate * candidate),
+            d_h * reached * o * (1 - o),
+        ]
+        return d_gates, d_gates, [None, d_c * f]
 
 
-CELLS = {"gru": GRU, "lstm": LSTM}
+CELLS: dict[str, type[GRU] | type[LSTM]] = {"gru": GRU, "lstm": LSTM}
+CANDIDATE = 2  # which gate of either
 
 
 def _scan(cell: Any, operands: tf.DType) -> Callable[..., Any]:
-    """(x, kernel, bias, *state) -> (outputs after each step, *state after the last), differentiable.
+    """(characters, kernel, bias, *x, *state) -> (outputs after each step, *state after the last), differentiable.
 
-    x: [steps, batch, gates * units], the input product with its bias; kernel: [units, gates * units]; bias: [gates *
-    units]; state: h, or h and c, [batch, units]. Outputs: [steps, batch, units].
+    kernel: [units, gates * units]; bias: [units], of the candidate's product; x: for each gate the input product with its
+    bias, [steps, batch, units], or with characters, int32 [steps, batch], the table to look it up in, [vocabulary, units];
+    state: h, or h and c, [batch, units]. Outputs: [steps, batch, units].
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def scan(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, *state: tf.Tensor) -> Any:
-        steps, units, columns = tf.shape(x)[0], kernel.shape[0], kernel.shape[1]
+    def scan(characters: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, *x_and_state: tf.Tensor) -> Any:
+        x, state = x_and_state[: cell.GATES], list(x_and_state[cell.GATES :])
+        steps, units = tf.shape(characters)[0], kernel.shape[0]
         rounded = tf.cast(kernel, operands)
+        tables = x[0].shape.rank == 2
 
-        def array(size: Any, width: int) -> Any:
-            return tf.TensorArray(tf.float32, size, element_shape=[None, width], clear_after_read=False)
+        def array(size: Any, width: int = units, dtype: tf.DType = tf.float32) -> Any:
+            return tf.TensorArray(dtype, size, element_shape=[None, width], clear_after_read=False)
 
-        def forward(t: tf.Tensor, state: Any, states: Any, kept: Any) -> Any:
-            g = _product(state[0], rounded) + bias
-            state, keep = cell.step(x[t], g, *state)
-            return t + 1, state, [s.write(t + 1, value) for s, value in zip(states, state, strict=True)], kept.write(t, keep)
+        def forward(t: tf.Tensor, state: Any, inputs: Any, states: Any, kept: Any) -> Any:
+            h = tf.cast(state[0], operands)
+            g = tf.split(_product(h, rounded), cell.GATES, 1)
+            g[CANDIDATE] += bias
+            x_t = [tf.gather(gate, characters[t]) if tables else gate[t] for gate in x]
+            state, keep = cell.step(x_t, g, *state)
+            return t + 1, state, inputs.write(t, h), _written(states, t + 1, state), _written(kept, t, keep)
 
-        states = [array(steps + 1, units).write(0, first) for first in state]
-        _, last, states, kept = tf.while_loop(
-            lambda t, *_: t < steps, forward, (0, state, states, array(steps, 4 * units)), maximum_iterations=steps
+        _, last, inputs, states, kept = tf.while_loop(
+            lambda t, *_: t < steps,
+            forward,
+            (
+                0,
+                state,
+                array(steps, dtype=operands),
+                _written([array(steps + 1) for _ in state], 0, state),
+                [array(steps) for _ in range(cell.KEPT)],
+            ),
+            maximum_iterations=steps,
         )
-        states, kept = [s.stack() for s in states], kept.stack()
 
         def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> Any:
             transposed = tf.transpose(rounded)
 
-            def backward(t: tf.Tensor, d_state: Any, d_x: Any) -> Any:
+            def backward(t: tf.Tensor, d_state: Any, d_x: Any, d_g: Any) -> Any:
                 d_h, *rest = d_state
-                before, after = [s[t] for s in states], [s[t + 1] for s in states]
-                d_x_t, d_g, (direct, *rest) = cell.back(kept[t], before, after, d_h + d_outputs[t], *rest)
-                d_h = _product(d_g, transposed)
-                return t - 1, (d_h if direct is None else d_h + direct, *rest), d_x.write(t, d_x_t)
+                d_x_t, d_g_t, (direct, *rest) = cell.back(_read(kept, t), _read(states, t), d_h + d_outputs[t], *rest)
+                d_g_t = tf.concat([tf.cast(gate, operands) for gate in d_g_t], 1)
+                d_h = _product(d_g_t, transposed)
+                return t - 1, [d_h if direct is None else d_h + direct, *rest], _written(d_x, t, d_x_t), d_g.write(t, d_g_t)
 
-            _, d_state, d_x = tf.while_loop(
-                lambda t, *_: t >= 0, backward, (steps - 1, d_last, array(steps, columns)), maximum_iterations=steps
+            _, d_state, d_x, d_g = tf.while_loop(
+                lambda t, *_: t >= 0,
+                backward,
+                (steps - 1, list(d_last), [array(steps) for _ in x], array(steps, kernel.shape[1], operands)),
+                maximum_iterations=steps,
             )
-            d_x = d_x.stack()
-            d_g = tf.reshape(cell.through_product(d_x, kept), [-1, columns])
-            inputs = tf.cast(tf.reshape(states[0][:-1], [-1, units]), operands)
-            d_kernel = _product(inputs, tf.cast(d_g, operands), transpose_a=True)
-            return d_x, d_kernel, tf.reduce_sum(d_g, 0), *d_state
+            d_g = tf.reshape(d_g.stack(), [-1, kernel.shape[1]])
+            d_kernel = _product(tf.reshape(inputs.stack(), [-1, units]), d_g, transpose_a=True)
+            d_bias = _product(tf.ones((1, tf.shape(d_g)[0]), operands), d_g)[0, CANDIDATE * units : (CANDIDATE + 1) * units]
+            d_x = [gate.stack() for gate in d_x]
+            if tables:
+                d_x = [tf.math.unsorted_segment_sum(gate, characters, table.shape[0]) for gate, table in zip(d_x, x, strict=True)]
+            return None, d_kernel, d_bias, *d_x, *d_state
 
-        return (states[0][1:], *last), gradient
+        return (states[0].stack()[1:], *last), gradient
 
     return scan  # type: ignore[no-any-return]
 
 
+def _read(arrays: Sequence[Any], t: tf.Tensor) -> list[tf.Tensor]:
+    return [array.read(t) for array in arrays]
+
+
+def _written(arrays: Sequence[Any], t: Any, values: Sequence[tf.Tensor]) -> list[Any]:
+    return [array.write(t, value) for array, value in zip(arrays, values, strict=True)]
+
+
 def _product(a: tf.Tensor, b: tf.Tensor, **transpose: bool) -> tf.Tensor:
-    """a @ b as float32, a and the product rounded to b's type."""
-    return tf.cast(tf.matmul(tf.cast(a, b.dtype), b, **transpose), tf.float32)
+    """a @ b as float32, of operands of one type, and the product rounded to it."""
+    return tf.cast(tf.matmul(a, b, **transpose), tf.float32)
 
 
 def _over_steps(x: tf.Tensor, kernel: tf.Tensor, operands: tf.DType) -> tf.Tensor:

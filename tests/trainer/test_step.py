@@ -11,7 +11,15 @@ from trainer import dropout, network, step
 from trainer.config import TrainingConfig
 from trainer.workers import Workers
 
-PLAIN: dict[str, Any] = {"recipe": "tutorial", "units": 32, "embedding": 8, "batch_size": 4, "seq_length": 30, "layers": 2}
+PLAIN: dict[str, Any] = {
+    "recipe": "tutorial",
+    "units": 32,
+    "embedding": 8,
+    "layers": 2,
+    "batch_size": 4,
+    "seq_length": 30,
+    "precision": "f32",
+}
 VOCABULARY = list("abcdefgh")
 TEXT = (np.arange(4 * 31).reshape(4, 31) ** 2 % 7).astype(np.int32)
 

@@ -121,7 +121,7 @@ def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: L
 
     With SGD, whose steps show a gradient as it is: Keras's Adam treats an embedding's sparse gradient otherwise than a dense one.
     """
-    config = TrainingConfig(recipe="tutorial", units=16, embedding=8, cell=cell, batch_size=4)
+    config = TrainingConfig(recipe="tutorial", units=16, embedding=8, cell=cell, batch_size=4, precision="f32")
     architecture = config.architecture(text.vocabulary.characters)
     by_fit, by_loop = network.build(architecture, 4), network.build(architecture, 4)
     network.load(by_loop, network.tensors(by_fit))
