@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import errors, generate, probes
+from service.api import errors, generate, models, openai, page, probes, scoring
+from service.api.limits import BodyLimit
 from service.generation.choice import choose, open_decoder
 from service.generation.engine import Engine
 from service.registry import Registry
@@ -48,8 +51,12 @@ def create_app(settings: Settings) -> FastAPI:
             await loading
             await asyncio.to_thread(registry.close)
 
-    app = FastAPI(title="Folio", description="A character-level recurrent network, served over REST and SSE.", lifespan=lifespan)
-    app.include_router(generate.router)
-    app.include_router(probes.router)
+    app = FastAPIOffline(
+        title="Folio", description="A character-level recurrent network, served over REST and SSE.", lifespan=lifespan
+    )
+    for part in (generate, scoring, models, openai, probes, page):
+        app.include_router(part.router)
+    app.mount("/web", StaticFiles(directory=page.WEB), name="web")
+    app.add_middleware(BodyLimit, limit=settings.max_body)
     errors.install(app)
     return app

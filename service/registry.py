@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from service.chat import ChatTemplate
 from service.generation.choice import Unsupported
 from service.generation.engine import Engine
 from trainer import artifact
@@ -15,6 +18,7 @@ from trainer.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 PINNED = "PINNED"  # a file in a model's folder that names the version to serve instead of the newest
+CHAT = "chat.json"  # another, that says how a chat becomes a text
 
 
 class NotReady(Exception):
@@ -29,9 +33,11 @@ class UnknownModel(Exception):
 class Model:
     """A loaded version: what it is, and the engine that runs it."""
 
+    path: Path
     config: VersionConfig
     vocabulary: Vocabulary
     engine: Engine
+    chat: ChatTemplate
 
 
 class Registry:
@@ -64,7 +70,7 @@ class Registry:
     def _load_newest(self, folder: Path, refused: list[str]) -> None:
         """Loads one model; what is refused on the way is added with its reason."""
         try:
-            paths = candidates(folder)
+            paths, chat = candidates(folder), chat_template(folder)
         except (OSError, ValueError) as error:
             log.warning("refused %s: %s", folder, error)
             refused.append(f"{folder}: {error}")
@@ -84,7 +90,7 @@ class Registry:
                 refused.append(reason)
                 continue
             with self._lock:
-                self._models[folder.name] = Model(version.config, Vocabulary(version.config.vocabulary), engine)
+                self._models[folder.name] = Model(path, version.config, Vocabulary(version.config.vocabulary), engine, chat)
                 if self._ended:
                     engine.end(str(self.not_ready))
             log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
@@ -109,6 +115,17 @@ class Registry:
             return self._models[wanted]
         except KeyError:
             raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(self._models)}") from None
+
+    @property
+    def models(self) -> list[Model]:
+        """All that are served. Raises NotReady."""
+        if self.not_ready is not None:
+            raise NotReady(self.not_ready)
+        return list(self._models.values())
+
+    def is_default(self, model: Model) -> bool:
+        """Requests that name no model get it."""
+        return model.config.name == self._default or len(self._models) == 1
 
     def end(self, why: str) -> None:
         """Ends what every engine is generating, with the reason; nothing more is loaded or served."""
@@ -142,3 +159,14 @@ def candidates(model: Path) -> list[Path]:
     except FileNotFoundError:
         return [model / str(version) for version in reversed(artifact.versions(model))]
     return [model / pinned]
+
+
+def chat_template(model: Path) -> ChatTemplate:
+    """The one that the model's folder holds, else a play's. Raises OSError or ValueError where it can't be read."""
+    try:
+        return ChatTemplate.model_validate_json((model / CHAT).read_bytes())
+    except FileNotFoundError:
+        return ChatTemplate()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{CHAT}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -15,9 +15,12 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
+from tests.sse import Event, events
 from trainer.artifact import Architecture, Tensors, Version
 
 VOCABULARY = sorted(set(string.ascii_letters + " \n.,:!?'é\u2028語🎭"))
+
+ARCHITECTURE = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=VOCABULARY)
 
 
 def random_tensors(architecture: Architecture, seed: int = 0) -> Tensors:
@@ -79,3 +82,10 @@ def serving(settings: Settings) -> Iterator[tuple[FastAPI, httpx.Client]]:
     with run_server(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield app, client
+
+
+def stream(client: httpx.Client, **body: Any) -> list[Event]:
+    """The events of a streamed generation."""
+    with client.stream("POST", "/generate", json={**body, "stream": True}) as response:
+        assert response.status_code == 200, response.read()
+        return list(events(response.iter_bytes()))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -16,6 +16,10 @@ from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
 
 log = logging.getLogger(__name__)
+
+
+class StreamEnded(Exception):
+    """The client has had all of the stream that it wants to go on with: 204."""
 
 
 class ErrorDetail(BaseModel):
@@ -79,6 +83,9 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> JSONResponse:
         return translated(error).response()
 
+    async def nothing(_: Request, __: Exception) -> Response:
+        return Response(status_code=204)
+
     for kind in (
         ApiError,
         UnknownModel,
@@ -89,6 +96,7 @@ def install(app: FastAPI) -> None:
         HTTPException,
     ):
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(StreamEnded, nothing)
     app.add_exception_handler(Exception, answer)  # Starlette logs it with its trace besides
 
 

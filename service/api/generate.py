@@ -1,50 +1,76 @@
-"""POST /generate: a start string continued, as one JSON answer or as server-sent events."""
+"""/generate: a start string continued, as one JSON answer or as server-sent events."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.errors import documented
-from service.api.running import Taken
+from service.api.pacing import Reader
+from service.api.running import Running, Taken, TakenByQuery, logprobs_of
 from service.api.schemas import GenerateResponse
-from service.api.streaming import EventStream
-from service.generation.request import Generation
+from service.api.streaming import EventStream, events_of, left
+from service.generation.request import Piece, concatenated
 
+T = TypeVar("T")
 router = APIRouter(tags=["generation"])
 
 STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "text events, then `done` or `error`"}}}
+ENDED = {"description": "the stream of Last-Event-ID had ended: nothing is left to send, and an EventSource asks no more"}
+ERRORS = documented(404, 410, 413, 422, 429, 503)
 
 
-@router.post("/generate", response_model=GenerateResponse, responses={200: {"content": STREAM}, **documented(404, 422, 429, 503)})
+@router.post(
+    "/generate",
+    response_model=GenerateResponse,
+    response_model_exclude_none=True,
+    responses={200: {"content": STREAM}, 204: ENDED, **ERRORS},
+)
 async def generate(running: Taken, request: Request) -> GenerateResponse | Response:
     """Continues start_string, drawing each next character from the model's distribution at the temperature."""
     if running.request.stream or "text/event-stream" in request.headers.get("accept", ""):
-        return EventStream(running)
-    characters = await _all(running.generation, request)
-    if characters is None:
+        return _stream(running)
+    piece = await unless_left(read_all(running.reader), request)
+    if piece is None:
         return Response(status_code=499)  # the client has left: nobody reads this
-    text = running.request.start_string + running.model.vocabulary.decode(characters)
-    return GenerateResponse(text=text, **running.done().model_dump())
+    vocabulary, done = running.model.vocabulary, running.done()
+    text = vocabulary.decode(piece.characters)
+    return GenerateResponse(
+        text=text if running.request.echo is False else running.start_string + text,
+        logprobs=piece.log_probabilities and logprobs_of(vocabulary, piece.characters, piece.log_probabilities),
+        **done.model_dump(),
+    )
 
 
-async def _all(generation: Generation, request: Request) -> list[int] | None:
-    """Every generated id, or None as soon as the client has left. Raises what ended the generation."""
-    reading, leaving = asyncio.create_task(_read_all(generation)), asyncio.create_task(_left(request))
+@router.get("/generate", response_class=Response, responses={200: {"content": STREAM}, 204: ENDED, **ERRORS})
+async def generate_by_query(running: TakenByQuery) -> Response:
+    """The same as a stream, for a browser's EventSource and for curl without a body."""
+    return _stream(running)
+
+
+def _stream(running: Running) -> Response:
+    return EventStream(events_of(running), running.generation.wake)
+
+
+async def unless_left(work: Coroutine[Any, Any, T], request: Request) -> T | None:
+    """What `work` gives, or None as soon as the client has left. Raises what it raises."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(left(request.receive))
     try:
-        await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return await reading if reading.done() else None
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
     finally:
-        reading.cancel()
+        working.cancel()
         leaving.cancel()
 
 
-async def _read_all(generation: Generation) -> list[int]:
+async def read_all(reader: Reader) -> Piece:
+    """All of a generation. Raises what ended it."""
     characters: list[int] = []
-    while new := (await generation.read()).characters:
-        characters += new
-    return characters
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    probabilities = []
+    while not reader.ended:
+        piece = await reader.read()
+        characters += piece.characters
+        if piece.log_probabilities is not None:
+            probabilities.append(piece.log_probabilities)
+    return Piece(characters, concatenated(probabilities) if probabilities else None)

@@ -3,106 +3,223 @@
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from fastapi import Depends
+from fastapi import Depends, Header, Query
 from numpy.typing import NDArray
 
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
-from service.api.schemas import MAX_SEED, Done, GenerateRequest, Timings, Usage
+from service.api.pacing import Reader
+from service.api.schemas import (
+    MAX_SEED,
+    Alternative,
+    CharacterLogprob,
+    Done,
+    GenerateQuery,
+    GenerateRequest,
+    Timings,
+    Usage,
+)
+from service.api.tokens import EventId, StateToken, digest, weights_of
+from service.generation.decoder import LogProbabilities
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
-from service.registry import Model
+from service.registry import Model, Registry
 from service.settings import Settings
 from trainer.vocabulary import UnknownCharacters, Vocabulary
 
 
 @dataclass(frozen=True)
 class Running:
-    id: str
+    """One generation for one client."""
+
     request: GenerateRequest
+    start_string: str  # as it is read
     model: Model
     generation: Generation
+    reader: Reader
+    event: EventId  # of the last event that the client has had already
+    secret: str | None  # that tokens are signed with
+
+    @property
+    def id(self) -> str:
+        return self.event.request
 
     def done(self) -> Done:
         """What is said of a generation that has ended by itself."""
         config, generation = self.model.config, self.generation
-        reason, finished = generation.finish_reason, generation.finished
-        if finished is None or reason is None or reason in ("cancelled", "error"):
+        reason = generation.finish_reason
+        if generation.finished is None or reason is None or reason in ("cancelled", "error"):
             raise RuntimeError(f"{self.id} has not ended by itself")
-        admitted = generation.admitted or finished  # its time may be up while it waits
-        first = generation.first or finished
         return Done(
             id=self.id,
             model=config.name,
             version=config.version,
-            start_string=self.request.start_string,
+            engine=self.model.engine.decoder.name,
+            precision=self.model.engine.decoder.precision,
+            start_string=self.start_string,
             seed=generation.seed,
             finish_reason=reason,
-            usage=Usage(prompt_characters=len(generation.prompt.ids), generated_characters=generation.generated),
-            timings=Timings(
-                queue_ms=_milliseconds(admitted - generation.created),
-                prefill_ms=_milliseconds(first - admitted),
-                decode_ms=_milliseconds(finished - first),
-                characters_per_second=round(generation.generated / max(finished - admitted, 1e-9), 1),
-            ),
+            usage=Usage(prompt_characters=len(self.start_string), generated_characters=generation.generated),
+            timings=timings(generation),
+            state=self._token() if self.request.return_state else None,
         )
 
+    def _token(self) -> str:
+        generation = self.generation
+        state, ids = generation.memory
+        drawn = generation.drawn_before + generation.generated
+        return StateToken(generation.seed, drawn, state, ids).encode(self.model, self.secret)
 
-async def taken(body: GenerateRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Running]:
+
+def timings(generation: Generation) -> Timings:
+    """Of one that has ended."""
+    finished = generation.finished or time.perf_counter()
+    admitted = generation.admitted or finished  # its time may be up while it waits
+    first = generation.first or finished
+    return Timings(
+        queue_ms=_milliseconds(admitted - generation.created),
+        prefill_ms=_milliseconds(first - admitted),
+        decode_ms=_milliseconds(finished - first),
+        characters_per_second=round(generation.generated / max(finished - admitted, 1e-9), 1),
+    )
+
+
+async def taken(
+    body: GenerateRequest,
+    registry: CurrentRegistry,
+    settings: CurrentSettings,
+    last_event_id: Annotated[str | None, Header(description="of a stream that was cut: goes on after that event")] = None,
+) -> AsyncIterator[Running]:
     """Checks a request and hands it to the engine before the answer starts, so that whatever is wrong has its status.
 
     However the answer ends, sent, failed or its reader gone, the slot is free again.
     """
-    _check_limits(body, settings)
+    with _running(body, last_event_id, registry, settings) as running:
+        yield running
+
+
+async def taken_by_query(
+    query: Annotated[GenerateQuery, Query()],
+    registry: CurrentRegistry,
+    settings: CurrentSettings,
+    last_event_id: Annotated[str | None, Header(description="of a stream that was cut: goes on after that event")] = None,
+) -> AsyncIterator[Running]:
+    with _running(query, last_event_id, registry, settings) as running:
+        yield running
+
+
+Taken = Annotated[Running, Depends(taken)]
+TakenByQuery = Annotated[Running, Depends(taken_by_query)]
+
+
+@contextmanager
+def _running(body: GenerateRequest, last_event_id: str | None, registry: Registry, settings: Settings) -> Iterator[Running]:
+    if body.start_string is None and body.state is None:
+        raise ApiError(422, "invalid_value", "start_string: needed, unless there is a state to go on from", param="start_string")
+    check_length("start_string", len(body.start_string or ""), settings.max_start_string)
+    check_length("num_generate", body.num_generate, settings.max_num_generate)
     model = registry.get(body.model)
-    vocabulary = model.vocabulary
-    allowed = None
-    if body.allowed_characters is not None:
-        allowed = np.zeros(len(vocabulary), bool)
-        allowed[_encoded(vocabulary, body.allowed_characters, "allowed_characters")] = True
+    vocabulary, asked = model.vocabulary, digest(model, body)
+    cut = None if last_event_id is None else EventId.parse(last_event_id)
+    if cut:
+        cut.check(model, asked)
+    seed = cut.seed if cut else body.seed
+    token = None if body.state is None else StateToken.decode(body.state, model, settings.secret_text)
+    start_string, ids = "", np.empty(0, np.int32)
+    if body.start_string is not None:
+        start_string, ids = read_text(vocabulary, body.start_string, body.on_unknown, "start_string")
+    drawn_before = 0
+    if token:
+        ids = np.concatenate([np.array(token.ids, np.int32), ids])
+        if seed is None or seed == token.seed:  # the text's own, gone on with
+            seed, drawn_before = token.seed, token.drawn
+    elif not len(ids):
+        raise ApiError(422, "invalid_value", "start_string: nothing is left of it without unknown characters", param="start_string")
     generation = Generation(
-        prompt=Prompt(_encoded(vocabulary, body.start_string, "start_string")),
+        prompt=Prompt(ids, start=token.state if token else None),
         num_generate=body.num_generate,
-        sampling=Sampling(body.temperature, body.top_k, body.top_p, body.min_p, allowed),
-        seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
-        stop=_possible(body.stop, vocabulary),
+        sampling=sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters),
+        seed=drawn_seed() if seed is None else seed,
+        stop=possible(body.stop, vocabulary),
+        likeliest=body.logprobs,
         deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
+        drawn_before=drawn_before,
+        returns_state=body.return_state,
     )
+    event = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_of(model), generation.seed, 0)
+    reader = Reader(generation, skip=event.sent, pace=body.pace)
     model.engine.submit(generation)
     try:
-        yield Running(uuid.uuid4().hex, body, model, generation)
+        yield Running(body, start_string, model, generation, reader, event, settings.secret_text)
     finally:
         model.engine.cancel(generation)
 
 
-Taken = Annotated[Running, Depends(taken)]
+def check_length(field: str, given: int, limit: int) -> None:
+    """Raises ApiError for more than this server allows."""
+    if given > limit:
+        raise ApiError(422, "too_long", f"{field}: {given:,} characters are more than the {limit:,} allowed here", param=field)
 
 
-def _check_limits(body: GenerateRequest, settings: Settings) -> None:
-    for field, given, limit in (
-        ("start_string", len(body.start_string), settings.max_start_string),
-        ("num_generate", body.num_generate, settings.max_num_generate),
-    ):
-        if given > limit:
-            raise ApiError(422, "too_long", f"{field}: {given:,} characters are more than the {limit:,} allowed here", param=field)
+def drawn_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
 
 
-def _encoded(vocabulary: Vocabulary, text: str, field: str) -> NDArray[np.int32]:
+def sampling_of(
+    vocabulary: Vocabulary,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    min_p: float,
+    allowed_characters: str | None,
+) -> Sampling:
+    """Raises ApiError for allowed characters that the vocabulary lacks."""
+    allowed = None
+    if allowed_characters is not None:
+        allowed = np.zeros(len(vocabulary), bool)
+        allowed[read_text(vocabulary, allowed_characters, "error", "allowed_characters")[1]] = True
+    return Sampling(temperature, top_k, top_p, min_p, allowed)
+
+
+def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:
+    """(The text as it is read, its ids [characters]). Raises ApiError for unknown characters if they are an error."""
     try:
-        return vocabulary.encode(text)
+        return text, vocabulary.encode(text)
     except UnknownCharacters as error:
-        raise ApiError(422, "unknown_characters", str(error), param=field) from None
+        if on_unknown == "error":
+            raise ApiError(422, "unknown_characters", str(error), param=field) from None
+        if on_unknown == "replace" and " " not in vocabulary.characters:
+            message = f"{field}: unknown characters can't be taken for spaces: the vocabulary has none; skip leaves them out"
+            raise ApiError(422, "unknown_characters", message, param="on_unknown") from None
+        places, instead = {place for place, _ in error.places}, " " if on_unknown == "replace" else ""
+        known = "".join(instead if i in places else character for i, character in enumerate(text))
+        return known, vocabulary.encode(known)
 
 
-def _possible(stop: list[str], vocabulary: Vocabulary) -> list[list[int]]:
+def possible(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
     """The stop strings' ids, without those that hold a character which the model lacks: they can't come."""
     known = set(vocabulary.characters) if stop else set()
     return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]
+
+
+def logprobs_of(vocabulary: Vocabulary, characters: Sequence[int], p: LogProbabilities) -> list[CharacterLogprob]:
+    """One for each of the ids."""
+    return [
+        CharacterLogprob(
+            character=vocabulary.characters[character],
+            logprob=float(chosen),
+            likeliest=[
+                Alternative(character=vocabulary.characters[i], logprob=float(value)) for i, value in zip(ids, values, strict=True)
+            ],
+        )
+        for character, chosen, ids, values in zip(characters, p.chosen, p.likeliest, p.values, strict=True)
+    ]
 
 
 def _milliseconds(seconds: float) -> float:

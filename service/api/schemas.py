@@ -1,21 +1,47 @@
-"""What requests and answers look like."""
+"""What requests and answers of the service's own operations look like. OpenAI's are in `openai_schemas`."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from service.generation.decoder import LIKELIEST
+from trainer.artifact import VersionConfig
+
 MAX_SEED = 2**53 - 1  # what every JSON reader holds exactly
 MAX_STOP = 16  # stop strings
+MAX_ALLOWED = 10_000  # characters
 
 Temperature = Annotated[
     float, Field(ge=0, allow_inf_nan=False, description="1 samples as trained, less is safer, 0 always the likeliest")
 ]
-
-StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+TopK = Annotated[int, Field(ge=1, le=2**31 - 1, description="draw from the k likeliest characters only")]
+TopP = Annotated[
+    float,
+    Field(gt=0, le=1, description="draw from the fewest likeliest characters whose probabilities reach this (nucleus sampling)"),
+]
+MinP = Annotated[float, Field(ge=0, le=1, description="draw only characters at least this many times as likely as the likeliest")]
+AllowedCharacters = Annotated[str, Field(min_length=1, max_length=MAX_ALLOWED, description="draw these characters only")]
+Seed = Annotated[
+    int, Field(ge=0, le=MAX_SEED, description="same request, same seed, same text, unless time ends it; drawn when not given")
+]
+Pace = Annotated[
+    float, Field(gt=0, le=1e6, description="characters a second: slows the answer to what a larger model would feel like")
+]
+OnUnknown = Annotated[
+    Literal["error", "skip", "replace"],
+    Field(description="characters that the model's vocabulary lacks: 422 with their places, left out, or taken for spaces"),
+]
 
 
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1000)]],
+    Field(max_length=MAX_STOP, description=f"a string or up to {MAX_STOP}; the text ends before the first that comes"),
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+]
 
 
 class GenerateRequest(BaseModel):
@@ -23,28 +49,51 @@ class GenerateRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"start_string": "ROMEO: ", "temperature": 0.8, "num_generate": 200}]}
     )
 
-    start_string: str = Field(min_length=1, description="the text to go on from; every character must be in the model's vocabulary")
-    temperature: Temperature = 1.0
-    top_k: int | None = Field(None, ge=1, description="draw from the k likeliest characters only")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="draw from the fewest likeliest characters whose probabilities reach this (nucleus sampling)"
+    start_string: str | None = Field(
+        None, min_length=1, description="the text to go on from; every character must be in the model's vocabulary (see on_unknown)"
     )
-    min_p: float = Field(0.0, ge=0, le=1, description="draw only characters at least this many times as likely as the likeliest")
-    allowed_characters: str | None = Field(None, min_length=1, max_length=10_000, description="draw these characters only")
-    stop: Annotated[
-        list[StopString],
-        Field(max_length=MAX_STOP, description=f"a string or up to {MAX_STOP}; the text ends before the first that comes"),
-        BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-    ] = []
+    state: str | None = Field(
+        None,
+        min_length=1,
+        description="an earlier answer's `state`: goes on where that text ended, or after start_string appended to it",
+    )
+    return_state: bool = Field(False, description="answer with a `state` from which the text can be gone on with")
+    temperature: Temperature = 1.0
+    top_k: TopK | None = None
+    top_p: TopP = 1.0
+    min_p: MinP = 0.0
+    allowed_characters: AllowedCharacters | None = None
+    stop: Stop = []
     num_generate: int = Field(1000, ge=1, description="characters to generate")
     max_time_ms: int | None = Field(
         None, ge=1, le=86_400_000, description="end after this time, in the queue or not, with what there is by then"
     )
-    seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="same request, same seed, same text, unless time ends it; drawn when not given"
-    )
+    seed: Seed | None = None
     model: str | None = Field(None, description="a model's name; the default one when not given")
     stream: bool = Field(False, description="answer with server-sent events, as `Accept: text/event-stream` does")
+    logprobs: int | None = Field(
+        None, ge=0, le=LIKELIEST, description="give each character's log-probability, and so many of the likeliest characters"
+    )
+    echo: bool | None = Field(
+        None, description="the answer's text begins with start_string: unless told otherwise it does, and a stream does not"
+    )
+    on_unknown: OnUnknown = "error"
+    pace: Pace | None = None
+
+
+class GenerateQuery(GenerateRequest):
+    """The same as query parameters."""
+
+    stream: Literal[True] = Field(True, description="a GET always streams")
+
+
+class Alternative(BaseModel):
+    character: str
+    logprob: float = Field(description="natural logarithm of the probability that the network gave it, at temperature 1")
+
+
+class CharacterLogprob(Alternative):
+    likeliest: list[Alternative] = Field(description="from the likeliest on")
 
 
 class Usage(BaseModel):
@@ -71,12 +120,96 @@ class Done(BaseModel):
     id: str
     model: str
     version: int
-    start_string: str
+    engine: str
+    precision: str
+    start_string: str = Field(description="as it was read: without what was skipped")
     seed: int
     finish_reason: Literal["length", "stop", "time"]
     usage: Usage
     timings: Timings
+    state: str | None = Field(None, description="where return_state asked for it")
 
 
 class GenerateResponse(Done):
     text: str = Field(description="start_string and what was generated")
+    logprobs: list[CharacterLogprob] | None = Field(None, description="of what was generated, where asked for")
+
+
+class ScoreRequest(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"text": "To be, or not to be: that is the question."}]}
+    )
+
+    text: str = Field(min_length=1, description="each character after the first is scored after all before it")
+    model: str | None = Field(None, description="a model's name; the default one when not given")
+    surprising: int = Field(10, ge=0, le=1000, description="so many of the least likely places are told")
+    on_unknown: OnUnknown = "error"
+
+
+class Surprise(CharacterLogprob):
+    position: int = Field(description="of the character in the text, from 0")
+
+
+class ScoreResponse(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str
+    version: int
+    engine: str
+    precision: str
+    text: str = Field(description="as it was read: without what was skipped")
+    scored_characters: int
+    logprobs: list[float | None] = Field(description="one for each character; null for the first, which nothing is before")
+    nats_per_character: float | None
+    perplexity: float | None
+    surprising: list[Surprise] = Field(description="the least likely first")
+
+
+class VectorizeRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"text": "First Citizen"}]})
+
+    text: str
+    model: str | None = Field(None, description="a model's name; the default one when not given")
+
+
+class Unknown(BaseModel):
+    character: str
+    position: int
+
+
+class VectorizeResponse(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str
+    version: int
+    ids: list[int | None] = Field(description="one for each character; null where the vocabulary lacks it")
+    unknown: list[Unknown]
+
+
+class ModelCard(BaseModel):
+    """A model that is served."""
+
+    name: str
+    version: int
+    default: bool = Field(description="taken by requests that name no model")
+    parameters: int
+    cell: str
+    layers: int
+    units: int
+    vocabulary_size: int
+    characters: int = Field(description="of the text it was trained on")
+    recipe: str
+    created: str
+    engine: str
+    precision: str
+    scores: dict[str, float | None] = Field(description="held-out nats per character")
+    loss: str | None = Field(description="where its loss curve is")
+    sample: str | None = Field(description="where texts of it are")
+
+
+class ModelList(BaseModel):
+    models: list[ModelCard]
+
+
+class ModelDetails(ModelCard):
+    config: VersionConfig = Field(description="all of its config.json")

@@ -1,15 +1,15 @@
-"""A running generation as server-sent events."""
+"""Server-sent events: how they are sent, and a running generation as such."""
 
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator, Callable
 
-from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.errors import translated
-from service.api.running import Running
+from service.api.running import Running, logprobs_of
 from service.generation.engine import EngineStopped
 
 log = logging.getLogger(__name__)
@@ -19,73 +19,85 @@ COMMENT = b": keep-alive\n\n"
 
 
 class EventStream(Response):
-    """Unnamed events with the text, then `done` with the answer less its text, or `error`; each with an id.
+    """Sends what `events` gives until it ends or the client has left; then `events` is closed.
 
     Sends by itself rather than through StreamingResponse: at thousands of events a second what an event costs is what the
-    network does not get.
+    network does not get. wake: makes `events`, if it waits, give a comment.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, events: AsyncIterator[bytes], wake: Callable[[], None]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._running, self._generation = running, running.generation
-        self._sent = 0  # characters
+        self._events, self._wake = events, wake
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        leaving = asyncio.create_task(self._cancel_when_left(receive))
-        loop = asyncio.get_running_loop()
-        self._last = loop.time()  # of an event or a comment
+        sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(left(receive))
+        self._last = asyncio.get_running_loop().time()  # of an event or a comment
         self._look_for_silence()
         try:
-            more = True
-            while more:
-                try:
-                    body, more = await self._next()
-                except Exception as error:
-                    if not isinstance(error, EngineStopped):
-                        log.exception("stream %s failed", self._running.id)
-                    body, more = self._event(_json(translated(error).body), "error"), False
-                self._last = loop.time()
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                await sending
         finally:
             self._timer.cancel()
+            sending.cancel()
             leaving.cancel()
 
-    async def _next(self) -> tuple[bytes, bool]:
-        """The next bytes, and whether there are more after them. Raises what ended the generation, if it did not end by itself."""
-        generation = self._generation
-        characters = (await generation.read()).characters
-        reason, body = generation.finish_reason, b""
-        if characters:
-            self._sent += len(characters)
-            text = self._running.model.vocabulary.decode(characters)
-            body = self._event(f'{{"text":{json.dumps(text, ensure_ascii=False)}}}')
-        elif reason is None:
-            return COMMENT, True
-        if reason is None or reason == "error":  # the error comes with the next read
-            return body, True
-        return body if reason == "cancelled" else body + self._event(_json(self._running.done()), "done"), False
-
-    def _event(self, data: str, name: str | None = None) -> bytes:
-        """Data without line ends, as JSON has none."""
-        event = f"event: {name}\n" if name else ""
-        return f"{event}data: {data}\nid: {self._running.id}:{self._sent}\n\n".encode()
+    async def _send(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        async for body in self._events:
+            self._last = loop.time()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _look_for_silence(self) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() - self._last >= KEEP_ALIVE:
             self._last = loop.time()
-            self._generation.wake()
+            self._wake()
         self._timer = loop.call_at(self._last + KEEP_ALIVE, self._look_for_silence)
 
-    async def _cancel_when_left(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._running.model.engine.cancel(self._generation)
+
+async def left(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
-def _json(data: BaseModel) -> str:
-    return data.model_dump_json()
+async def events_of(running: Running) -> AsyncIterator[bytes]:
+    """Unnamed events with the text, then `done` with the answer less its text, or `error`; each with an id."""
+    reader, vocabulary = running.reader, running.model.vocabulary
+    prefix, sent = running.event.prefix, running.event.sent
+    try:
+        if running.request.echo and not sent:
+            yield event(_text(running.start_string), id=f"{prefix}0")
+        while not reader.ended:
+            piece = await reader.read()
+            if piece.characters:
+                sent += len(piece.characters)
+                data = _text(vocabulary.decode(piece.characters))
+                if piece.log_probabilities is not None:
+                    found = logprobs_of(vocabulary, piece.characters, piece.log_probabilities)
+                    data = f'{data[:-1]},"logprobs":{json.dumps([one.model_dump() for one in found], ensure_ascii=False)}}}'
+                yield event(data, id=f"{prefix}{sent}")
+            elif not reader.ended:
+                yield COMMENT
+        if running.generation.finish_reason != "cancelled":
+            yield event(running.done().model_dump_json(exclude_none=True), "done", id=f"{prefix}{sent}-end")
+    except Exception as error:
+        if not isinstance(error, EngineStopped):
+            log.exception("stream %s failed", running.id)
+        yield event(translated(error).body.model_dump_json(), "error", id=f"{prefix}{sent}")
+
+
+def event(data: str, name: str | None = None, *, id: str | None = None) -> bytes:  # noqa: A002 - the field's name
+    """One event; data without line ends, as JSON has none."""
+    named, identified = f"event: {name}\n" if name else "", f"id: {id}\n" if id else ""
+    return f"{named}data: {data}\n{identified}\n".encode()
+
+
+def _text(text: str) -> str:
+    return f'{{"text":{json.dumps(text, ensure_ascii=False)}}}'

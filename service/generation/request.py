@@ -18,6 +18,7 @@ from service.generation.stop import StopStrings
 FinishReason = Literal["length", "stop", "time", "cancelled", "error"]
 
 DRAWN_AHEAD = 128  # uniforms
+PER_COUNT = 8  # uniforms that a step of Philox's counter gives: four words of 64 bits
 
 
 class Status(Enum):
@@ -42,8 +43,11 @@ class Prompt:
 
     ids: NDArray[np.int32]
     shared: bool = False
+    start: State | None = None  # what the network remembers before the first of them; None: nothing
+    scored: bool = False  # wanted: what the network says of all but the first, with as many others as its reader's `likeliest`
     state: State | None = None
     reader: "Generation | None" = None
+    log_probabilities: list[LogProbabilities] = field(default_factory=list)  # where scored, as read so far
 
     @property
     def being_read(self) -> bool:
@@ -52,7 +56,7 @@ class Prompt:
 
 @dataclass(eq=False)
 class Generation:
-    """A prompt to be continued by num_generate characters, or up to a stop string, or a deadline.
+    """A prompt to be continued by num_generate characters, maybe none, or up to a stop string, or a deadline.
 
     The engine's thread moves it on (`status` to `finished`); its reader, on the event loop, only calls `read`. Times are
     `time.perf_counter` seconds.
@@ -65,6 +69,8 @@ class Generation:
     stop: Sequence[Sequence[int]] = ()  # ids of each stop string
     likeliest: int | None = None  # characters a position to give log-probabilities of, besides the chosen one; None: none at all
     deadline: float | None = None
+    drawn_before: int = 0  # uniforms of the seed that were used before this began
+    returns_state: bool = False  # `memory` is wanted when it has ended
 
     status: Status = Status.WAITING
     position: int = 0  # prompt characters given to the network so far
@@ -81,10 +87,15 @@ class Generation:
 
     def __post_init__(self) -> None:
         # Counter-based: the i-th generated character uses the i-th uniform, however the calls are cut.
-        self._uniforms = np.random.Generator(np.random.Philox(key=self.seed))
+        numbers = np.random.Philox(key=self.seed)
+        numbers.advance(self.drawn_before // PER_COUNT)
+        self._uniforms = np.random.Generator(numbers)
+        self._uniforms.random(self.drawn_before % PER_COUNT, np.float32)
         self._drawn_ahead = np.empty(0, np.float32)
         self._stop = StopStrings(self.stop)
         self._held = Piece([])  # drawn, but perhaps the beginning of a stop string
+        self._anchor = self.prompt.start  # what the network remembered of all before `_since`
+        self._since: list[int] = []  # inputs of the network
         self._unread = array("i")
         self._unread_probabilities: list[LogProbabilities] = []
         self._arrived = asyncio.Event()
@@ -107,6 +118,26 @@ class Generation:
             self._drawn_ahead = np.concatenate([self._drawn_ahead, more])
         uniforms, self._drawn_ahead = self._drawn_ahead[:count], self._drawn_ahead[count:]
         return uniforms
+
+    def begin(self, state: State | None) -> None:
+        """It has got a slot and goes on from that state (None: of nothing) with its next input."""
+        if self.returns_state:
+            self._anchor, self._since = state, [self.last if self.position else int(self.prompt.ids[0])]
+
+    def advance(self, state: State | None, chosen: Sequence[int]) -> None:
+        """The network has chosen that much after its next input, before which it remembered `state`, where that was kept.
+
+        To be told before `add` is. Held back characters may yet be taken away, so the anchor must not lie behind them.
+        """
+        if state is not None and not self._held.characters:
+            self._anchor, self._since = state, self._since[-1:]
+        self._since += chosen
+
+    @property
+    def memory(self) -> tuple[State | None, list[int]]:
+        """Where another can go on after this one's text: (what the network remembered; the ids to read from there on)."""
+        ids = self._since[: len(self._since) - (self.drawn - self.generated)]
+        return self._anchor, ids + self.prompt.ids[self.position :].tolist()  # time may have ended it while it was reading
 
     def add(self, drawn: Piece) -> tuple[Piece, FinishReason | None]:
         """Takes what the network drew; what of it can be passed on, and the reason if that was the end.

@@ -28,6 +28,7 @@ class Share:
     generation: Generation
     forced: int
     sampled: int
+    keeps_prompt: bool  # the state that is kept is the one its prompt leaves
 
 
 class Output(NamedTuple):
@@ -89,7 +90,7 @@ class Scheduler:
         running = [(generation, generation.unread_prompt) for generation in self.running.values()]
         firsts = [unread + 1 for generation, unread in running if not generation.drawn]
         reached = max((first for first in firsts if first <= longest), default=longest)
-        steps = min(reached, max(unread + generation.remaining for generation, unread in running))
+        steps = max(1, min(reached, max(unread + generation.remaining for generation, unread in running)))
 
         shape = (steps, len(running))
         forced, uniforms = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
@@ -107,9 +108,10 @@ class Scheduler:
                 forced[:reads, b] = ids[len(ids) - unread : len(ids) - unread + reads]
             if draws:
                 uniforms[reads : reads + draws, b] = generation.uniforms(draws)
-            if reads < steps and self._keeps(generation):
-                keep[b] = reads
-            self._shares.append(Share(generation, reads, draws))
+            keeps_prompt = reads < steps and self._keeps(generation)
+            if keeps_prompt or generation.returns_state:
+                keep[b] = reads if keeps_prompt else 0
+            self._shares.append(Share(generation, reads, draws, keeps_prompt))
         return Batch(
             slots=np.fromiter(self.running, np.int32),
             starts=starts,
@@ -128,19 +130,29 @@ class Scheduler:
         """
         now, outputs = time.perf_counter(), []
         for b, (share, chosen) in enumerate(zip(self._shares, decoded.chosen.T.tolist(), strict=True)):
-            generation = share.generation
-            if b in decoded.kept:
-                generation.prompt.state, generation.prompt.reader = decoded.kept[b], None
-                self.prompts.put(generation.prompt.ids, decoded.kept[b])
+            generation, prompt = share.generation, share.generation.prompt
+            if share.keeps_prompt:
+                prompt.state, prompt.reader = decoded.kept[b], None
+                if prompt.start is None:
+                    self.prompts.put(prompt.ids, decoded.kept[b])
             if generation.status is Status.FINISHED:  # removed during the call
                 continue
+            if generation.returns_state:
+                state = None if share.keeps_prompt else decoded.kept[b]
+                generation.advance(state, chosen[: share.forced + share.sampled])
             generation.position = max(generation.position, 1) + share.forced
             generation.last = chosen[-1]
+            if prompt.scored and share.forced:
+                read = _probabilities(decoded, slice(share.forced), b, generation.likeliest)
+                prompt.log_probabilities += [read] if read else []
             piece, reason = Piece([]), None
             if share.sampled:
                 generation.first = generation.first or now
                 span = slice(share.forced, share.forced + share.sampled)
                 piece, reason = generation.add(Piece(chosen[span], _probabilities(decoded, span, b, generation.likeliest)))
+            elif not generation.remaining and not generation.unread_prompt:
+                reason = "length"
+            if share.sampled or reason:
                 outputs.append(Output(generation, piece, reason))
             if reason:
                 self._finish(generation, now)
@@ -160,18 +172,22 @@ class Scheduler:
             self.waiting.remove(generation)
             generation.status, generation.admitted = Status.RUNNING, time.perf_counter()
             self.running[self._free.pop()] = generation
-            prompt.state = self.prompts.get(prompt.ids) if prompt.state is None else prompt.state
+            if prompt.state is None and prompt.start is None and not prompt.scored:
+                prompt.state = self.prompts.get(prompt.ids)
             if prompt.state is None and len(prompt.ids) > 1:
                 prompt.reader = generation
+                prompt.log_probabilities.clear()  # one that left may have begun
             elif prompt.state is not None:
                 generation.position, generation.last = len(prompt.ids), int(prompt.ids[-1])
-            starting[generation] = prompt.state
+            starting[generation] = prompt.start if prompt.state is None else prompt.state
+            generation.begin(starting[generation])
         return starting
 
     def _keeps(self, generation: Generation) -> bool:
         """The state after its prompt will be wanted, and is not there yet."""
         prompt = generation.prompt
-        return prompt.reader is generation and prompt.state is None and (prompt.shared or self.prompts.limit > 0)
+        cached = self.prompts.limit > 0 and prompt.start is None
+        return prompt.reader is generation and prompt.state is None and (prompt.shared or cached)
 
     def _expired(self, now: float) -> list[Output]:
         everybody = [*self.running.values(), *self.waiting]

@@ -19,6 +19,7 @@ from trainer.checkpoints import STATE, load_progress
 
 SMALL = ["--units", "32", "--embedding", "8", "--seq-length", "20", "--epochs", "2", "--save-every", "5"]
 CERTAIN = ["--weight-drop", "0", "--output-dropout", "0", "--embedding-dropout", "0"]  # each worker would draw its own masks
+CERTAIN += ["--precision", "f32"]  # and round its own half of a batch's gradient
 
 
 def start_two(start: StartTrainer, models: Path, *arguments: object, other: Sequence[str] = ()) -> list[subprocess.Popen[str]]:

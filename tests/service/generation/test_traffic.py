@@ -133,6 +133,8 @@ def test_each_gets_what_it_gets_alone_whatever_comes_and_leaves(slots: int) -> N
     tensors = random_tensors(ARCHITECTURE)
     decoder, single = (OpenVINODecoder(ARCHITECTURE, tensors, count, "f32") for count in (slots, 1))
     reasons: set[str | None] = set()
-    for seed in range(2):
+    for seed in range(10):  # which ends come depends on the machine's speed too
         reasons |= asyncio.run(traffic(random.Random(100 * slots + seed), decoder, single))
-    assert reasons == {"length", "stop", "time", "cancelled"}
+        if seed and reasons == {"length", "stop", "time", "cancelled"}:
+            return
+    pytest.fail(f"some ends never came: there were {reasons}")

@@ -1,0 +1,70 @@
+"""/models: what is served, all that is known of it, its loss curve and samples."""
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from service.api.dependencies import CurrentRegistry
+from service.api.errors import ApiError, documented
+from service.api.schemas import ModelCard, ModelDetails, ModelList
+from service.registry import Model, Registry
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+LOSS, SAMPLE = "loss.png", "sample.txt"
+
+
+@router.get("", responses=documented(503))
+async def models(registry: CurrentRegistry) -> ModelList:
+    """The models that are served."""
+    return ModelList(models=[ModelCard.model_validate(_card(model, registry)) for model in registry.models])
+
+
+@router.get("/{name}", responses=documented(404, 422, 503))
+async def model(name: str, registry: CurrentRegistry) -> ModelDetails:
+    """One of them, with all of its config.json."""
+    found = registry.get(name)
+    return ModelDetails.model_validate(_card(found, registry) | {"config": found.config})
+
+
+@router.get(
+    "/{name}/loss.png", response_class=FileResponse, responses={200: {"content": {"image/png": {}}}, **documented(404, 422, 503)}
+)
+async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
+    """The losses of the training run, by epoch."""
+    return FileResponse(_file(registry.get(name), LOSS), media_type="image/png")
+
+
+@router.get(
+    "/{name}/sample.txt", response_class=FileResponse, responses={200: {"content": {"text/plain": {}}}, **documented(404, 422, 503)}
+)
+async def sample(name: str, registry: CurrentRegistry) -> FileResponse:
+    """Texts of the model, as it was when it was published."""
+    return FileResponse(_file(registry.get(name), SAMPLE), media_type="text/plain; charset=utf-8")
+
+
+def _file(model: Model, name: str) -> Path:
+    if not (model.path / name).is_file():
+        raise ApiError(404, "not_found", f"version {model.config.version} of {model.config.name} has no {name}")
+    return model.path / name
+
+
+def _card(model: Model, registry: Registry) -> dict[str, object]:
+    config, decoder = model.config, model.engine.decoder
+
+    def link(name: str) -> str | None:
+        return f"/models/{config.name}/{name}" if (model.path / name).is_file() else None
+
+    return {
+        **config.model_dump(
+            include={"name", "version", "parameters", "cell", "layers", "units", "characters", "recipe", "created"}
+        ),
+        "default": registry.is_default(model),
+        "vocabulary_size": len(config.vocabulary),
+        "engine": decoder.name,
+        "precision": decoder.precision,
+        "scores": config.scores.model_dump(),
+        "loss": link(LOSS),
+        "sample": link(SAMPLE),
+    }

@@ -1,0 +1,352 @@
+"""OpenAI's operations over the same engine, so that its clients work as they are: a token is a character."""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request, Response
+
+from service.api.dependencies import CurrentRegistry, CurrentSettings
+from service.api.errors import ApiError, documented, translated
+from service.api.generate import read_all, unless_left
+from service.api.openai_schemas import (
+    ChatChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    ChatMessage,
+    ChatRequest,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    FinishReason,
+    Sampled,
+    ServedModel,
+    ServedModels,
+    TokenLogprob,
+    TokenUsage,
+    TopLogprob,
+)
+from service.api.pacing import Reader
+from service.api.running import check_length, drawn_seed, possible, read_text, sampling_of
+from service.api.schemas import MAX_SEED
+from service.api.streaming import COMMENT, EventStream, event
+from service.api.tokens import weights_of
+from service.generation.engine import EngineStopped
+from service.generation.request import Generation, Piece, Prompt, concatenated
+from service.registry import Model
+from service.settings import Settings
+from trainer.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "the answer in parts, then `[DONE]`"}}}
+ERRORS = documented(404, 413, 422, 429, 503)
+DONE = b"data: [DONE]\n\n"
+MOST_OF_A_REPLY = 1000  # characters, where a chat sets no limit
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One continuation of a prompt."""
+
+    prompt: str
+    generation: Generation
+    reader: Reader
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return "stop" if self.generation.finish_reason == "stop" else "length"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request began: its choices, and what all parts of the answer say."""
+
+    body: Sampled
+    id: str
+    created: int
+    model: Model
+    choices: Sequence[Choice]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        config, decoder = self.model.config, self.model.engine.decoder
+        fingerprint = f"{config.version}-{weights_of(self.model)}-{decoder.name}-{decoder.precision}"
+        return {"id": self.id, "created": self.created, "model": config.name, "system_fingerprint": fingerprint}
+
+    @property
+    def usage(self) -> TokenUsage:
+        prompts = {id(choice.generation.prompt): len(choice.prompt) for choice in self.choices}
+        read, written = sum(prompts.values()), sum(choice.generation.generated for choice in self.choices)
+        return TokenUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+
+    def wake(self) -> None:
+        for choice in self.choices:
+            choice.generation.wake()
+
+
+async def _begun_completion(body: CompletionRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    asked = Asked("cmpl", prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", scored=body.echo)
+    with _begun(body, asked, registry.get(body.model), settings) as answer:
+        yield answer
+
+
+async def _begun_chat(body: ChatRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
+    model = registry.get(body.model)
+    prompt = model.chat.render([(message.role, message.name, message.content) for message in body.messages])
+    most = body.max_completion_tokens or body.max_tokens or min(MOST_OF_A_REPLY, settings.max_num_generate)
+    logprobs = body.top_logprobs if body.logprobs else None
+    asked = Asked("chatcmpl", [prompt], most, [*model.chat.stop, *body.stop], logprobs, body.on_unknown, "messages")
+    with _begun(body, asked, model, settings) as answer:
+        yield answer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where the two operations differ in what they ask of the engine."""
+
+    kind: str  # which the answer's id begins with
+    prompts: Sequence[str]
+    most: int  # characters of each continuation
+    stop: Sequence[str]
+    logprobs: int | None
+    on_unknown: str
+    field: str  # which the prompts come from
+    scored: bool = False  # log-probabilities of the prompts are wanted too
+
+
+@contextmanager
+def _begun(body: Sampled, asked: Asked, model: Model, settings: Settings) -> Iterator[Answer]:
+    """Hands all of a request's continuations to the engine at once, or none; they are cancelled however the answer ends."""
+    if len(asked.prompts) * body.n > settings.max_choices:
+        message = f"n: {len(asked.prompts)} x {body.n} continuations are more than the {settings.max_choices} allowed here"
+        raise ApiError(422, "too_many", message, param="n")
+    check_length("max_tokens", asked.most, settings.max_num_generate)
+    vocabulary, seed = model.vocabulary, drawn_seed() if body.seed is None else body.seed
+    sampling = sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters)
+    choices = []
+    for text in asked.prompts:
+        check_length(asked.field, len(text), settings.max_start_string)
+        read, ids = read_text(vocabulary, text, asked.on_unknown, asked.field)
+        if not len(ids):
+            raise ApiError(422, "invalid_value", f"{asked.field}: nothing is left without unknown characters", param=asked.field)
+        prompt = Prompt(ids, shared=body.n > 1, scored=asked.scored and asked.logprobs is not None)
+        for i in range(body.n):
+            generation = Generation(
+                prompt=prompt,
+                num_generate=asked.most,
+                sampling=sampling,
+                seed=(seed + i) % (MAX_SEED + 1),
+                stop=possible(asked.stop, vocabulary),
+                likeliest=asked.logprobs,
+            )
+            choices.append(Choice(read, generation, Reader(generation, pace=body.pace)))
+    generations = [choice.generation for choice in choices]
+    model.engine.submit(*generations)
+    try:
+        yield Answer(body, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices)
+    finally:
+        for generation in generations:
+            model.engine.cancel(generation)
+
+
+@router.post(
+    "/completions", response_model=Completion, response_model_exclude_unset=True, responses={200: {"content": STREAM}, **ERRORS}
+)
+async def complete(answer: Annotated[Answer, Depends(_begun_completion)], request: Request) -> Completion | Response:
+    """Continues each prompt n times."""
+    if answer.body.stream:
+        return EventStream(_events(answer, _completion_part), answer.wake)
+    pieces = await unless_left(_read(answer), request)
+    if pieces is None:
+        return Response(status_code=499)  # the client has left: nobody reads this
+    choices = [
+        _completion_choice(answer, i, piece, 0, choice.finish_reason)
+        for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
+    ]
+    return Completion(choices=choices, usage=answer.usage, **answer.fields)
+
+
+@router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    response_model_exclude_unset=True,
+    responses={200: {"content": STREAM}, **ERRORS},
+)
+async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request) -> ChatCompletion | Response:
+    """Writes what the assistant says next, the messages rendered by the model's template: a play, unless it has another."""
+    if answer.body.stream:
+        return EventStream(_events(answer, _chat_part), answer.wake)
+    pieces = await unless_left(_read(answer), request)
+    if pieces is None:
+        return Response(status_code=499)
+    choices = [
+        ChatChoice(
+            index=i,
+            message=ChatMessage(role="assistant", content=answer.model.vocabulary.decode(piece.characters), refusal=None),
+            logprobs=_chat_logprobs(answer.model.vocabulary, piece),
+            finish_reason=choice.finish_reason,
+        )
+        for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
+    ]
+    return ChatCompletion(object="chat.completion", choices=choices, usage=answer.usage, **answer.fields)
+
+
+@router.get("/models", responses=documented(503))
+async def models(registry: CurrentRegistry) -> ServedModels:
+    """The models that are served."""
+    return ServedModels(data=[_served(model) for model in registry.models])
+
+
+@router.get("/models/{name}", responses=documented(404, 422, 503))
+async def model(name: str, registry: CurrentRegistry) -> ServedModel:
+    return _served(registry.get(name))
+
+
+def _served(model: Model) -> ServedModel:
+    return ServedModel(id=model.config.name, created=int(datetime.fromisoformat(model.config.created).timestamp()))
+
+
+async def _read(answer: Answer) -> list[Piece]:
+    """Every choice's characters. Raises what ended one of them."""
+    return await asyncio.gather(*(read_all(choice.reader) for choice in answer.choices))
+
+
+async def _events(
+    answer: Answer, part: Callable[[Answer, int, Piece, int, FinishReason | None], dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    """The choices' parts as they come, then what was counted if that is wanted, then [DONE], whatever happens."""
+    counted: dict[str, Any] = {"usage": None} if answer.body.include_usage else {}
+    offsets = [0] * len(answer.choices)
+    try:
+        async for i, piece, ended in _merged(answer):
+            if not piece.characters and not ended:
+                yield COMMENT
+                continue
+            reason = answer.choices[i].finish_reason if ended else None
+            yield event(json.dumps(part(answer, i, piece, offsets[i], reason) | counted, ensure_ascii=False))
+            offsets[i] += len(piece.characters)
+        if counted:
+            last = part(answer, 0, Piece([]), 1, None) | {"choices": [], "usage": answer.usage.model_dump()}
+            yield event(json.dumps(last, ensure_ascii=False))
+    except Exception as error:
+        if not isinstance(error, EngineStopped):
+            log.exception("stream %s failed", answer.id)
+        yield event(translated(error).body.model_dump_json())
+    yield DONE
+
+
+async def _merged(answer: Answer) -> AsyncIterator[tuple[int, Piece, bool]]:
+    """(Choice, what came for it, whether that was its end) of all choices, in the order of coming. Raises what ended one."""
+    arrived: asyncio.Queue[tuple[int, Piece, bool] | Exception] = asyncio.Queue()
+
+    async def follow(i: int, reader: Reader) -> None:
+        try:
+            while not reader.ended:
+                arrived.put_nowait((i, await reader.read(), reader.ended))
+        except Exception as error:
+            arrived.put_nowait(error)
+
+    following = [asyncio.create_task(follow(i, choice.reader)) for i, choice in enumerate(answer.choices)]
+    try:
+        left = len(following)
+        while left:
+            found = await arrived.get()
+            if isinstance(found, Exception):
+                raise found
+            left -= found[2]
+            yield found
+    finally:
+        for task in following:
+            task.cancel()
+
+
+def _completion_part(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> dict[str, Any]:
+    choice = _completion_choice(answer, i, piece, offset, finish_reason)
+    return Completion(choices=[choice], **answer.fields).model_dump(exclude={"usage"})
+
+
+def _completion_choice(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
+    """offset: characters of the choice that came before the piece."""
+    body, choice, vocabulary = answer.body, answer.choices[i], answer.model.vocabulary
+    assert isinstance(body, CompletionRequest)  # noqa: S101 - for the type checker
+    echoed = body.echo and not offset
+    text = vocabulary.decode(piece.characters)
+    logprobs = None
+    if body.logprobs is not None:
+        logprobs = _completion_logprobs(vocabulary, piece, len(choice.prompt) + offset)
+        if echoed:
+            logprobs = _with_prompts(logprobs, choice, vocabulary)
+    return CompletionChoice(index=i, text=choice.prompt + text if echoed else text, logprobs=logprobs, finish_reason=finish_reason)
+
+
+def _with_prompts(logprobs: CompletionLogprobs, choice: Choice, vocabulary: Vocabulary) -> CompletionLogprobs:
+    """The prompt's before the continuation's; its first character has none, for nothing is before it."""
+    prompt = choice.generation.prompt
+    parts = prompt.log_probabilities
+    read = Piece(prompt.ids[1:].tolist(), concatenated(parts) if parts else None)
+    scored = _completion_logprobs(vocabulary, read, 1)
+    return CompletionLogprobs(
+        tokens=[choice.prompt[0], *scored.tokens, *logprobs.tokens],
+        token_logprobs=[None, *scored.token_logprobs, *logprobs.token_logprobs],
+        top_logprobs=[None, *scored.top_logprobs, *logprobs.top_logprobs],
+        text_offset=[0, *scored.text_offset, *logprobs.text_offset],
+    )
+
+
+def _completion_logprobs(vocabulary: Vocabulary, piece: Piece, offset: int) -> CompletionLogprobs:
+    """offset: of the piece's first character in the whole text."""
+    own, top = _values(vocabulary, piece)
+    tokens = [vocabulary.characters[character] for character in piece.characters]
+    return CompletionLogprobs(
+        tokens=tokens,
+        token_logprobs=list(own),
+        top_logprobs=[dict(likeliest) | {token: value} for token, value, likeliest in zip(tokens, own, top, strict=True)],
+        text_offset=list(range(offset, offset + len(tokens))),
+    )
+
+
+def _chat_part(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> dict[str, Any]:
+    delta = {"content": answer.model.vocabulary.decode(piece.characters)} if piece.characters else {}
+    if not offset:
+        delta = {"role": "assistant", "content": "", **delta}
+    logprobs = _chat_logprobs(answer.model.vocabulary, piece)
+    choice = {"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": finish_reason}
+    return {"object": "chat.completion.chunk", **answer.fields, "choices": [choice]}
+
+
+def _chat_logprobs(vocabulary: Vocabulary, piece: Piece) -> ChatLogprobs | None:
+    if piece.log_probabilities is None:
+        return None
+    own, top = _values(vocabulary, piece)
+
+    def named(token: str, value: float) -> dict[str, Any]:
+        return {"token": token, "logprob": value, "bytes": list(token.encode())}
+
+    content = [
+        TokenLogprob(
+            **named(vocabulary.characters[character], value), top_logprobs=[TopLogprob(**named(*one)) for one in likeliest]
+        )
+        for character, value, likeliest in zip(piece.characters, own, top, strict=True)
+    ]
+    return ChatLogprobs(content=content, refusal=None)
+
+
+def _values(vocabulary: Vocabulary, piece: Piece) -> tuple[list[float], list[list[tuple[str, float]]]]:
+    """(Log-probability of each character, the likeliest in its place with theirs)."""
+    p = piece.log_probabilities
+    if p is None:
+        return [], []
+    named = np.array(vocabulary.characters, object)[p.likeliest].tolist()
+    return p.chosen.tolist(), [list(zip(*pair, strict=True)) for pair in zip(named, p.values.tolist(), strict=True)]

@@ -1,0 +1,63 @@
+"""A generation read as its client is to get it: without what a resumed stream has had already, and no faster than asked."""
+
+import asyncio
+
+from service.generation.request import Generation, Piece, cut
+
+TICK = 0.01  # seconds: a paced reader gets no more than one piece in each
+LONGEST = 10.0  # seconds that a paced reader sleeps at a stretch, so that a stream can be kept alive
+
+
+class Reader:
+    """Reads one generation; `skip` characters are left out, and `pace` is in characters a second.
+
+    The engine generates at its own speed whatever the pace: a slow answer holds no slot.
+    """
+
+    def __init__(self, generation: Generation, *, skip: int = 0, pace: float | None = None) -> None:
+        self.generation = generation
+        self._skip, self._pace = skip, pace
+        self._pending = Piece([])
+        self._released = 0
+        self._start: float | None = None  # when the first character was released, by the loop's clock
+        self._finished = False  # nothing comes any more but what is pending
+        self.ended = False  # nothing comes any more
+
+    async def read(self) -> Piece:
+        """The next characters; none when woken, or at the end. Raises what ended the generation, after what came before it."""
+        if self._pace is None:
+            return await self._next()
+        if not self._pending.characters:
+            self._pending = await self._next()
+            self._finished, self.ended = self.ended, False
+        piece = await self._due(self._pace)
+        self.ended = self._finished and not self._pending.characters
+        return piece
+
+    async def _next(self) -> Piece:
+        while True:
+            piece = await self.generation.read()
+            reason = self.generation.finish_reason
+            self.ended = reason is not None and (reason != "error" or not piece.characters)
+            skipped = min(self._skip, len(piece.characters))
+            self._skip -= skipped
+            piece = cut(piece, skipped, len(piece.characters))
+            if piece.characters or self.ended or not skipped:
+                return piece
+
+    async def _due(self, pace: float) -> Piece:
+        """Of what is pending as much as is due by now, and at least one character if it is due soon."""
+        if not self._pending.characters:
+            return self._pending
+        loop = asyncio.get_running_loop()
+        self._start = loop.time() if self._start is None else self._start
+        ahead = self._start + self._released / pace - loop.time()
+        if ahead > LONGEST:
+            await asyncio.sleep(LONGEST)
+            return Piece([])
+        await asyncio.sleep(max(ahead, TICK if self._released else 0))
+        count = max(1, int((loop.time() - self._start) * pace) + 1 - self._released)
+        piece = cut(self._pending, 0, min(count, len(self._pending.characters)))
+        self._pending = cut(self._pending, len(piece.characters), len(self._pending.characters))
+        self._released += len(piece.characters)
+        return piece

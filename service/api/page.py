@@ -1,0 +1,21 @@
+"""The page at /, and what it is made of under /web."""
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+router = APIRouter(include_in_schema=False)
+
+WEB = Path(__file__).parent.parent / "web"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'",
+    "Cache-Control": "no-cache",  # a new release's page must not run with an old one's script
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@router.get("/")
+async def page() -> FileResponse:
+    return FileResponse(WEB / "index.html", headers=HEADERS)

@@ -1,0 +1,86 @@
+"""/score: how likely a text is to a model. /vectorize: a text as ids."""
+
+import math
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from service.api.dependencies import CurrentRegistry, CurrentSettings
+from service.api.errors import documented
+from service.api.generate import read_all, unless_left
+from service.api.pacing import Reader
+from service.api.running import check_length, logprobs_of, read_text
+from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
+from service.generation.decoder import LogProbabilities
+from service.generation.request import Generation, Prompt, concatenated
+from service.generation.sampling import Sampling
+from service.registry import Model
+from trainer.vocabulary import UnknownCharacters
+
+router = APIRouter(tags=["scoring"])
+
+ALTERNATIVES = 5  # told of a surprising place
+
+
+@router.post("/score", response_model=ScoreResponse, responses=documented(404, 413, 422, 429, 503))
+async def score(
+    body: ScoreRequest, request: Request, registry: CurrentRegistry, settings: CurrentSettings
+) -> ScoreResponse | Response:
+    """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
+    check_length("text", len(body.text), settings.max_score)
+    model = registry.get(body.model)
+    text, ids = read_text(model.vocabulary, body.text, body.on_unknown, "text")
+    if len(ids) < 2:
+        return _scored(model, text, ids, None, 0)
+    prompt = Prompt(ids, scored=True)
+    generation = Generation(prompt, 0, Sampling(), seed=0, likeliest=ALTERNATIVES if body.surprising else 0)
+    model.engine.submit(generation)
+    try:
+        if await unless_left(read_all(Reader(generation)), request) is None:
+            return Response(status_code=499)  # the client has left: nobody reads this
+    finally:
+        model.engine.cancel(generation)
+    return _scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising)
+
+
+def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | None, surprising: int) -> ScoreResponse:
+    values = np.empty(0) if found is None else found.chosen.astype(np.float64)
+    nats = -float(values.mean()) if len(values) else None
+    surprises = []
+    if found is not None:
+        least = np.argsort(values, kind="stable")[:surprising]
+        of_them = LogProbabilities(found.chosen[least], found.likeliest[least], found.values[least])
+        told = logprobs_of(model.vocabulary, ids[1:][least].tolist(), of_them)
+        surprises = [Surprise(position=int(place) + 1, **one.model_dump()) for place, one in zip(least, told, strict=True)]
+    return ScoreResponse(
+        model=model.config.name,
+        version=model.config.version,
+        engine=model.engine.decoder.name,
+        precision=model.engine.decoder.precision,
+        text=text,
+        scored_characters=len(values),
+        logprobs=[None, *values.tolist()] if text else [],
+        nats_per_character=nats,
+        perplexity=None if nats is None else math.exp(nats),
+        surprising=surprises,
+    )
+
+
+@router.post("/vectorize", responses=documented(404, 413, 422, 503))
+async def vectorize(body: VectorizeRequest, registry: CurrentRegistry, settings: CurrentSettings) -> VectorizeResponse:
+    """A text's ids, and where the characters are that the model's vocabulary lacks."""
+    check_length("text", len(body.text), settings.max_score)
+    model = registry.get(body.model)
+    unknown: list[tuple[int, str]] = []
+    try:
+        model.vocabulary.encode(body.text)
+    except UnknownCharacters as error:
+        unknown = error.places
+    places = {place for place, _ in unknown}
+    known = model.vocabulary.encode("".join(c for i, c in enumerate(body.text) if i not in places)).tolist()[::-1]
+    return VectorizeResponse(
+        model=model.config.name,
+        version=model.config.version,
+        ids=[None if i in places else known.pop() for i in range(len(body.text))],
+        unknown=[Unknown(character=character, position=place) for place, character in unknown],
+    )

@@ -1,0 +1,146 @@
+"""What clients carry so that any replica can go on: the ids of a stream's events, and state tokens.
+
+A text depends on its request, its seed and the version alone, so an event's id need only name these and how much has been
+sent: what came before is generated again and left out. A state token holds what the network remembers of a text, so nothing
+is generated again; it is signed, for a network computes with what it holds.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel
+
+from service.api.errors import ApiError, StreamEnded
+from service.generation.decoder import STATES, State
+from service.registry import Model
+
+EVENT_ID = re.compile(r"([0-9a-f]{32})-([0-9a-f]{12})-([0-9]{1,9})-([0-9a-f]{12})-([0-9]{1,16})-([0-9]{1,9})(-end)?")
+KEY = secrets.token_bytes(32)  # of a server without a secret: its tokens end with it
+
+
+@dataclass(frozen=True)
+class EventId:
+    """Of an event of a stream: `sent` characters of the answer came with it and those before it; `end`: there are no more."""
+
+    request: str  # the answer's id
+    asked: str  # digest of what was asked for, engine and precision among it
+    version: int
+    weights: str  # the beginning of their SHA-256
+    seed: int
+    sent: int
+    end: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """All but `sent` and `end`, which an event's id ends with."""
+        return f"{self.request}-{self.asked}-{self.version}-{self.weights}-{self.seed}-"
+
+    @classmethod
+    def parse(cls, text: str) -> "EventId":
+        """Raises ApiError (422)."""
+        found = EVENT_ID.fullmatch(text)
+        if not found:
+            raise ApiError(422, "invalid_event_id", "Last-Event-ID: not the id of an event of this service", param="Last-Event-ID")
+        request, asked, version, weights, seed, sent, end = found.groups()
+        return cls(request, asked, int(version), weights, int(seed), int(sent), end is not None)
+
+    def check(self, model: Model, asked: str) -> None:
+        """Raises ApiError: 410 where the version is not served any more, 422 for the id of another request; or StreamEnded."""
+        if self.weights != weights_of(model):
+            raise ApiError(
+                410,
+                "version_gone",
+                f"the stream was of version {self.version}, which is not served any more: {model.config.name} is at "
+                f"{model.config.version}; send the request without Last-Event-ID",
+                param="Last-Event-ID",
+            )
+        if self.asked != asked:
+            raise ApiError(
+                422,
+                "other_request",
+                "Last-Event-ID: of a stream that another request began, or another engine or precision; send the same again",
+                param="Last-Event-ID",
+            )
+        if self.end:
+            raise StreamEnded
+
+
+def weights_of(model: Model) -> str:
+    return model.config.sha256.weights[:12]
+
+
+def digest(model: Model, body: BaseModel) -> str:
+    """Of all that a text depends on but the version and the seed."""
+    decoder = model.engine.decoder
+    asked = body.model_dump(mode="json", exclude={"seed", "stream", "pace"})
+    return hashlib.sha256(json.dumps([asked, decoder.name, decoder.precision]).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class StateToken:
+    """Where a text can be gone on from: what the network remembers (None: nothing), and the ids it is to read from there on."""
+
+    seed: int
+    drawn: int  # uniforms of the seed that have been used
+    state: State | None
+    ids: Sequence[int]
+
+    def encode(self, model: Model, secret: str | None) -> str:
+        head = {
+            "model": model.config.name,
+            "version": model.config.version,
+            "weights": weights_of(model),
+            "seed": self.seed,
+            "drawn": self.drawn,
+            "ids": list(self.ids),
+        }
+        state = b"" if self.state is None else self.state.astype("<f4").tobytes()
+        payload = json.dumps(head).encode() + b"\n" + state
+        return base64.urlsafe_b64encode(_signature(payload, secret) + payload).decode()
+
+    @classmethod
+    def decode(cls, text: str, model: Model, secret: str | None) -> "StateToken":
+        """Raises ApiError: 410 where the version is not served any more, 422 for all that this service did not sign."""
+        try:
+            data = base64.b64decode(text.encode("ascii"), b"-_", validate=True)
+        except (binascii.Error, UnicodeEncodeError):
+            data = b""
+        size = hashlib.sha256().digest_size
+        signature, payload = data[:size], data[size:]
+        if not hmac.compare_digest(signature, _signature(payload, secret)):
+            raise ApiError(422, "invalid_state", "state: not a token that this service gave, or not all of it", param="state")
+        line, _, state = payload.partition(b"\n")
+        head = _Head.model_validate_json(line)
+        config = model.config
+        if head.model != config.name:
+            raise ApiError(422, "invalid_state", f"state: of model {head.model}, not of {config.name}", param="state")
+        if head.weights != weights_of(model):
+            raise ApiError(
+                410,
+                "version_gone",
+                f"state: of version {head.version} of {config.name}, which is not served any more; it is at {config.version}",
+                param="state",
+            )
+        shape = (STATES[config.cell] * config.layers, config.units)
+        return cls(head.seed, head.drawn, np.frombuffer(state, "<f4").reshape(shape) if state else None, head.ids)
+
+
+class _Head(BaseModel):
+    model: str
+    version: int
+    weights: str
+    seed: int
+    drawn: int
+    ids: list[int]
+
+
+def _signature(payload: bytes, secret: str | None) -> bytes:
+    return hmac.digest(KEY if secret is None else secret.encode(), payload, "sha256")

@@ -1,0 +1,37 @@
+"""How a chat becomes a text for a model that only continues texts. Knows nothing of HTTP."""
+
+from collections.abc import Iterable
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ChatTemplate(BaseModel):
+    """Turns one after the other, then the beginning of the reply's; models/<name>/chat.json holds one.
+
+    Unless told otherwise it is a play: the speaker's name in capitals, a colon, a line break, the words; a blank line ends a
+    speech, so the reply ends where the next speaker would begin.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    speakers: dict[str, str] = Field({}, description="a role's name in the text; the role in capitals where it is not here")
+    turn: str = "{speaker}:\n{words}\n\n"
+    reply: str = "{speaker}:\n"
+    stop: list[str] = Field(["\n\n"], description="what ends the reply")
+
+    @model_validator(mode="after")
+    def _renders(self) -> Self:
+        try:
+            self.render([("user", None, "words")])
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"turn and reply may hold {{speaker}}, turn {{words}} too: {error!r}") from error
+        return self
+
+    def render(self, messages: Iterable[tuple[str, str | None, str]]) -> str:
+        """messages: (role, name or None, words) of each."""
+        turns = [self.turn.format(speaker=self._speaker(role, name), words=words) for role, name, words in messages]
+        return "".join(turns) + self.reply.format(speaker=self._speaker("assistant", None))
+
+    def _speaker(self, role: str, name: str | None) -> str:
+        return name.upper() if name else self.speakers.get(role, role.upper())

@@ -1,0 +1,40 @@
+"""A server with two small models on a real socket, which the tests of a module share."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.settings import Settings
+from tests.support import ARCHITECTURE, config, random_tensors, serving
+from trainer import artifact
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, httpx.Client]]:
+    models = tmp_path_factory.mktemp("models")
+    for name in ("tiny", "other"):
+        artifact.publish(models, config(ARCHITECTURE, name), random_tensors(ARCHITECTURE, seed=len(name)), {})
+    settings = Settings(
+        models_dir=models,
+        default_model="tiny",
+        decoder="openvino",
+        precision="f32",  # its texts are compared with plain Keras's
+        slots=4,
+        queue_limit=8,
+        max_num_generate=1_000_000,
+    )
+    with serving(settings) as both:
+        yield both
+
+
+@pytest.fixture
+def client(served: tuple[FastAPI, httpx.Client]) -> httpx.Client:
+    return served[1]
+
+
+@pytest.fixture
+def engine(served: tuple[FastAPI, httpx.Client]) -> Any:
+    return served[0].state.registry.get("tiny").engine
