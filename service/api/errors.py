@@ -73,6 +73,8 @@ def translated(error: Exception) -> ApiError:
                 )
             place = ".".join(str(part) for part in first["loc"] if part != "body") or None
             return ApiError(422, "invalid_value", f"{place}: {first['msg']}" if place else first["msg"], param=place)
+        case HTTPException(status_code=400):  # FastAPI's word for a body that it could not decode
+            return ApiError(422, "invalid_json", "the body is not JSON: not text in UTF-8")
         case HTTPException():
             return ApiError(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
         case _:

@@ -20,19 +20,26 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = dict(scope["headers"])
+        declared = int(headers.get(b"content-length", b"0"))  # digits, or the server would have refused it
+        received, unread = 0, declared > 0 or b"transfer-encoding" in headers
         too_long = HTTPException(413, f"the body is longer than the {self._limit:,} bytes allowed here")
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limit:
-            await translated(too_long).response()(scope, receive, send)
-            return
-        received = 0
 
         async def limited() -> Message:
-            nonlocal received
+            nonlocal received, unread
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._limit:  # of a body that declared no length
+            unread = message.get("more_body", False)
+            if received > self._limit:
                 raise too_long
             return message
 
-        await self._app(scope, limited, send)
+        async def closing(message: Message) -> None:
+            if unread and message["type"] == "http.response.start":  # else the server would read the rest and drop it
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        if declared > self._limit:
+            await translated(too_long).response()(scope, receive, closing)
+        else:
+            await self._app(scope, limited, closing)

@@ -161,9 +161,7 @@ def _begun(body: Sampled, asked: Asked, model: Model, settings: Settings) -> Ite
             model.engine.cancel(generation)
 
 
-@router.post(
-    "/completions", response_model=Completion, response_model_exclude_unset=True, responses={200: {"content": STREAM}, **ERRORS}
-)
+@router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}, **ERRORS})
 async def complete(answer: Annotated[Answer, Depends(_begun_completion)], request: Request) -> Completion | Response:
     """Continues each prompt n times."""
     if answer.body.stream:
@@ -181,7 +179,6 @@ async def complete(answer: Annotated[Answer, Depends(_begun_completion)], reques
 @router.post(
     "/chat/completions",
     response_model=ChatCompletion,
-    response_model_exclude_unset=True,
     responses={200: {"content": STREAM}, **ERRORS},
 )
 async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request) -> ChatCompletion | Response:
@@ -194,13 +191,13 @@ async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request
     choices = [
         ChatChoice(
             index=i,
-            message=ChatMessage(role="assistant", content=answer.model.vocabulary.decode(piece.characters), refusal=None),
+            message=ChatMessage(content=answer.model.vocabulary.decode(piece.characters)),
             logprobs=_chat_logprobs(answer.model.vocabulary, piece),
             finish_reason=choice.finish_reason,
         )
         for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
     ]
-    return ChatCompletion(object="chat.completion", choices=choices, usage=answer.usage, **answer.fields)
+    return ChatCompletion(choices=choices, usage=answer.usage, **answer.fields)
 
 
 @router.get("/models", responses=documented(503))
@@ -340,7 +337,7 @@ def _chat_logprobs(vocabulary: Vocabulary, piece: Piece) -> ChatLogprobs | None:
         )
         for character, value, likeliest in zip(piece.characters, own, top, strict=True)
     ]
-    return ChatLogprobs(content=content, refusal=None)
+    return ChatLogprobs(content=content)
 
 
 def _values(vocabulary: Vocabulary, piece: Piece) -> tuple[list[float], list[list[tuple[str, float]]]]:

@@ -406,7 +406,7 @@ def test_an_engine_that_dies_ends_a_stream_with_an_error_event(tmp_path: Path, m
 
         monkeypatch.setattr(decoder, "decode", failing)
         *texts, last = stream(client, start_string="a", num_generate=1000)
-        assert len(texts) == 3
+        assert 1 <= len(texts) <= 3, "a call's text each, or more where the reader was late"
         assert last.name == "error"
         assert last.data["error"]["code"] == "engine_stopped"
         assert last.id

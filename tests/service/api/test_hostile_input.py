@@ -1,0 +1,119 @@
+"""Whatever is sent, the answer is what the OpenAPI document says, and the server lives on."""
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service.app import create_app
+from service.settings import Settings
+
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
+def test_every_operation_answers_as_its_document_says(case: Any, client: httpx.Client) -> None:
+    if isinstance(case.body, dict):  # what is fuzzed is the interface, not how long a generation takes
+        for field in ("num_generate", "max_tokens", "max_completion_tokens"):
+            if isinstance(case.body.get(field), int):
+                case.body[field] = min(case.body[field], 50)
+        case.body.pop("pace", None)
+    case.query.pop("pace", None)
+    case.call_and_validate(base_url=str(client.base_url), checks=CHECKS, timeout=60)
+
+
+TEXT = st.one_of(
+    st.text(),
+    st.text(st.characters(codec=None), max_size=50),  # lone surrogates too
+    st.sampled_from(["\0", "\u2028", "\u202e\u05d0\u05d1", "👩‍👩‍👧", "\ud800", "a" * 1_000_000, "\r\n\n", "data: x\n\n"]),
+)
+NUMBER = st.one_of(st.floats(), st.integers(), st.just(10**400), st.none(), st.booleans(), st.text(max_size=3))
+FIELDS = {
+    "start_string": TEXT,
+    "state": TEXT,
+    "temperature": NUMBER,
+    "top_k": NUMBER,
+    "top_p": NUMBER,
+    "min_p": NUMBER,
+    "allowed_characters": TEXT,
+    "stop": st.one_of(TEXT, st.lists(TEXT, max_size=3)),
+    "seed": NUMBER,
+    "logprobs": NUMBER,
+    "max_time_ms": NUMBER,
+    "on_unknown": st.sampled_from(["error", "skip", "replace", "x"]),
+    "echo": st.booleans(),
+    "return_state": st.booleans(),
+}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
+@given(
+    body=st.fixed_dictionaries({"start_string": TEXT}, optional={name: v for name, v in FIELDS.items() if name != "start_string"})
+)
+def test_any_fields_are_served_or_refused_with_the_field_named(client: httpx.Client, body: dict[str, Any]) -> None:
+    content = json.dumps({"num_generate": 20, **body}).encode()
+    response = client.post("/generate", content=content, headers={"Content-Type": "application/json"})
+    if response.status_code == 200:
+        answer = response.json()
+        assert answer["usage"]["generated_characters"] <= 20
+    else:
+        assert response.status_code in (413, 422), response.text
+        assert response.json()["error"].keys() == {"code", "message", "type", "param"}
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions", "/score", "/vectorize"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
+)
+def test_a_wrong_content_type_is_refused(client: httpx.Client, path: str, kind: str) -> None:
+    response = client.post(path, content=b'{"start_string": "a"}', headers={"Content-Type": kind} if kind else {})
+    assert response.status_code == 422
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/absent"])
+def test_a_huge_body_is_cut_off_with_413(client: httpx.Client, declared: bool, path: str) -> None:
+    """The server must answer before all has been sent: what is sent here has no end."""
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
+        length = "Content-Length: 1000000000000" if declared else "Transfer-Encoding: chunked"
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode())
+        block = b" " * 65536
+        try:
+            for _ in range(100_000):
+                connection.sendall(block if declared else b"10000\r\n" + block + b"\r\n")
+        except OSError:
+            return  # the server has closed: it reads no more
+    pytest.fail("the server went on reading")
+
+
+def test_a_body_of_one_byte_more_than_the_limit_is_413_in_the_one_shape(client: httpx.Client) -> None:
+    for size, status in ((2_000_000, 422), (2_000_001, 413)):
+        body = b'{"start_string": "' + b"a" * (size - 20) + b'"}'
+        assert len(body) == size
+        response = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == status
+        assert set(response.json()) == {"error"}

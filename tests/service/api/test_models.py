@@ -1,0 +1,63 @@
+"""/models: what is served, and the files that were published with it; a chat's template beside them."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.app import create_app
+from service.settings import Settings
+from tests.support import ARCHITECTURE, config, random_tensors, run_server, serving, wait_until
+from trainer import artifact
+
+
+def publish(models: Path, name: str, files: dict[str, bytes]) -> None:
+    artifact.publish(
+        models, config(ARCHITECTURE, name, scores={"full_pass": 1.5, "cold_256": 1.6}), random_tensors(ARCHITECTURE), files
+    )
+
+
+def test_models_are_told_with_their_scores_and_files(tmp_path: Path) -> None:
+    publish(tmp_path, "plain", {})
+    publish(tmp_path, "told", {"loss.png": b"\x89PNG...", "sample.txt": "Ach, ü!".encode()})
+    with serving(Settings(models_dir=tmp_path, default_model="told", precision="f32", decoder="openvino")) as (_, client):
+        plain, told = client.get("/models").json()["models"]
+        assert (plain["name"], plain["default"], plain["loss"], plain["sample"]) == ("plain", False, None, None)
+        assert told["name"] == "told"
+        assert told["default"]
+        assert told["scores"] == {"full_pass": 1.5, "cold_256": 1.6}
+        assert (told["engine"], told["precision"], told["vocabulary_size"]) == ("openvino", "f32", len(ARCHITECTURE.vocabulary))
+        details = client.get("/models/told").json()
+        assert details["config"]["vocabulary"] == ARCHITECTURE.vocabulary
+        assert {key: details[key] for key in told} == told
+        loss, sample = client.get(told["loss"]), client.get(told["sample"])
+        assert (loss.headers["content-type"], loss.content) == ("image/png", b"\x89PNG...")
+        assert (sample.headers["content-type"], sample.text) == ("text/plain; charset=utf-8", "Ach, ü!")
+        for path, code in (("/models/absent", "model_not_found"), ("/models/plain/loss.png", "not_found")):
+            response = client.get(path)
+            assert (response.status_code, response.json()["error"]["code"]) == (404, code)
+
+
+def test_a_chat_is_rendered_by_the_models_own_template(tmp_path: Path) -> None:
+    publish(tmp_path, "tiny", {})
+    (tmp_path / "tiny" / "chat.json").write_text(
+        '{"speakers": {"user": "Q", "assistant": "A"}, "turn": "{speaker} {words}\\n", "reply": "{speaker} ", "stop": ["\\n"]}'
+    )
+    with serving(Settings(models_dir=tmp_path)) as (_, client):
+        chat = {"messages": [{"role": "user", "content": "To be?"}], "seed": 5, "max_tokens": 30}
+        reply = client.post("/v1/chat/completions", json=chat).json()["choices"][0]["message"]["content"]
+        body = {"start_string": "Q To be?\nA ", "seed": 5, "num_generate": 30, "stop": "\n", "echo": False}
+        assert reply == client.post("/generate", json=body).json()["text"]
+
+
+@pytest.mark.parametrize("content", ["{", '{"turn": "{speech}"}', '{"turns": "a"}', '{"stop": 1}'])
+def test_a_template_that_is_none_refuses_its_model_with_a_word(tmp_path: Path, content: str) -> None:
+    publish(tmp_path, "tiny", {})
+    publish(tmp_path, "whole", {})
+    (tmp_path / "tiny" / "chat.json").write_text(content)
+    with serving(Settings(models_dir=tmp_path)) as (_, client):
+        assert [model["name"] for model in client.get("/models").json()["models"]] == ["whole"]
+    (tmp_path / "whole").rename(tmp_path / ".whole")
+    with run_server(create_app(Settings(models_dir=tmp_path))) as address:
+        wait_until(lambda: "no model can be served" in httpx.get(f"{address}/readyz").text)
+        assert "chat.json" in httpx.get(f"{address}/models").json()["error"]["message"]

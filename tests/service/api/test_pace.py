@@ -1,0 +1,96 @@
+"""A pace slows what a client gets to so many characters a second, and holds no slot for it."""
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.api import pacing
+from service.api.pacing import Reader
+from service.generation.request import Generation, Piece, Prompt
+from service.generation.sampling import Sampling
+from tests.sse import events
+from tests.support import stream, wait_until
+
+
+class Clock:
+    """Stands for asyncio where only time counts: a sleep takes as long as asked, and `late` seconds more."""
+
+    def __init__(self, late: float) -> None:
+        self.now, self._late = 5.0, late
+
+    def get_running_loop(self) -> "Clock":
+        return self
+
+    def time(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds + self._late
+
+
+@pytest.mark.parametrize("pace", [0.05, 3, 40, 999, 2000, 1e6])
+@pytest.mark.parametrize("late", [0, 0.003])
+def test_a_paced_reader_gets_so_many_characters_a_second_and_none_before_it_is_due(
+    pace: float, late: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, count = Clock(late), max(20, int(pace * 2))
+    monkeypatch.setattr(pacing, "asyncio", clock)
+    generation = Generation(Prompt(np.zeros(1, np.int32)), count, Sampling(), seed=0)
+    generation.deliver(Piece([1] * count), "length")
+
+    async def read() -> list[tuple[float, int]]:
+        reader, arrived = Reader(generation, pace=pace), []
+        while not reader.ended:
+            piece = await reader.read()
+            arrived.append((clock.now, len(piece.characters)))
+        return arrived
+
+    start, arrived = clock.now, asyncio.run(read())
+    total = 0
+    for now, characters in arrived:
+        total += characters
+        assert total <= (now - start) * pace + 1 + 1e-6
+    assert total == count
+    assert count / (arrived[-1][0] - start) == pytest.approx(pace, rel=0.05 + 1 / count)
+
+
+def test_a_slow_stream_is_no_faster_than_its_pace(client: httpx.Client) -> None:
+    body = {"start_string": "a", "num_generate": 41, "stream": True, "pace": 40}
+    with client.stream("POST", "/generate", json=body) as response:
+        arrived = [time.perf_counter() for event in events(response.iter_raw()) if event.name == "message"]
+    assert arrived[-1] - arrived[0] > 0.95 * 40 / 40
+    assert len(arrived) > 20, "character by character, as they are due"
+
+
+def test_the_engine_is_free_long_before_a_slow_stream_has_ended(client: httpx.Client, engine: Any) -> None:
+    with client.stream(
+        "POST", "/generate", json={"start_string": "a", "num_generate": 500, "stream": True, "pace": 100}
+    ) as response:
+        received = events(response.iter_raw())
+        assert next(received).data["text"]
+        wait_until(lambda: engine.running == 0)
+        assert sum(len(event.data["text"]) for _, event in zip(range(5), received, strict=False)) < 400
+
+
+def test_a_slow_stream_has_the_text_of_a_fast_one_and_so_has_a_whole_answer(client: httpx.Client) -> None:
+    body: dict[str, Any] = {"start_string": "a", "num_generate": 60, "seed": 3, "stop": ["zz"], "logprobs": 1}
+    fast = client.post("/generate", json=body).json()
+    *texts, done = stream(client, **body, pace=200)
+    assert "a" + "".join(event.data["text"] for event in texts) == fast["text"]
+    assert done.data["seed"] == 3
+    start = time.perf_counter()
+    slow = client.post("/generate", json={**body, "pace": 200}).json()
+    assert time.perf_counter() - start > 59 / 200
+    assert (slow["text"], slow["logprobs"]) == (fast["text"], fast["logprobs"])
+
+
+def test_a_client_that_leaves_a_slow_stream_is_not_waited_for(client: httpx.Client, served: Any) -> None:
+    body = {"start_string": "a", "num_generate": 1000, "stream": True, "pace": 1}
+    with client.stream("POST", "/generate", json=body) as response:
+        next(events(response.iter_raw()))
+    assert client.post("/v1/completions", json={"prompt": "a", "pace": 1000}).status_code == 200
+    assert served[0].state.registry.not_ready is None

@@ -1,0 +1,83 @@
+"""/score and /vectorize, against plain Keras and against what generating says."""
+
+import math
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support import ARCHITECTURE, VOCABULARY, random_tensors
+from trainer import network
+from trainer.vocabulary import Vocabulary
+
+TEXT = "Whether 'tis nobler in the mind\u2028to suffer, é語🎭 "
+
+
+def test_each_characters_log_probability_is_what_keras_says(client: httpx.Client) -> None:
+    model = network.build(ARCHITECTURE, batch_size=1)
+    network.load(model, random_tensors(ARCHITECTURE, seed=len("tiny")))
+    ids = Vocabulary(VOCABULARY).encode(TEXT)
+    expected = tf.nn.log_softmax(model(ids[None, :-1])[0]).numpy()[np.arange(len(ids) - 1), ids[1:]]
+    answer = client.post("/score", json={"text": TEXT}).json()
+    assert answer["logprobs"][0] is None
+    assert answer["logprobs"][1:] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert answer["scored_characters"] == len(TEXT) - 1
+    assert answer["nats_per_character"] == pytest.approx(-expected.mean(), abs=1e-5)
+    assert answer["perplexity"] == pytest.approx(math.exp(-expected.mean()), rel=1e-4)
+
+
+def test_the_most_surprising_places_come_first_with_what_was_likelier(client: httpx.Client) -> None:
+    answer = client.post("/score", json={"text": TEXT, "surprising": 5}).json()
+    places = [one["position"] for one in answer["surprising"]]
+    assert places == [1 + i for i in np.argsort(answer["logprobs"][1:], kind="stable")[:5]]
+    for one in answer["surprising"]:
+        assert one["character"] == TEXT[one["position"]]
+        assert one["logprob"] == pytest.approx(answer["logprobs"][one["position"]])
+        values = [likely["logprob"] for likely in one["likeliest"]]
+        assert values == sorted(values, reverse=True)
+        assert len(values) == 5
+    assert client.post("/score", json={"text": TEXT, "surprising": 0}).json()["surprising"] == []
+
+
+def test_a_text_longer_than_a_call_and_one_too_short_to_score(client: httpx.Client) -> None:
+    long = (TEXT * 300)[:10_000]
+    answer = client.post("/score", json={"text": long}).json()
+    assert len(answer["logprobs"]) == 10_000
+    assert answer["logprobs"][1 : len(TEXT)] == pytest.approx(client.post("/score", json={"text": TEXT}).json()["logprobs"][1:])
+    answer = client.post("/score", json={"text": "a"}).json()
+    assert (answer["logprobs"], answer["nats_per_character"], answer["perplexity"]) == ([None], None, None)
+
+
+def test_generated_characters_score_as_they_were_told_while_generated(client: httpx.Client) -> None:
+    body: dict[str, Any] = {"start_string": "Hark", "num_generate": 50, "seed": 1, "temperature": 0.5, "logprobs": 3}
+    answer = client.post("/generate", json=body).json()
+    told = [entry["logprob"] for entry in answer["logprobs"]]
+    scored = client.post("/score", json={"text": answer["text"]}).json()["logprobs"]
+    assert told == pytest.approx(scored[4:], abs=1e-5)
+    assert "".join(entry["character"] for entry in answer["logprobs"]) == answer["text"][4:]
+    assert all(len(entry["likeliest"]) == 3 for entry in answer["logprobs"])
+
+
+def test_unknown_characters_are_an_error_or_left_out_or_taken_for_spaces(client: httpx.Client) -> None:
+    response = client.post("/score", json={"text": "a1b"})
+    assert response.status_code == 422
+    assert "'1' at position 1" in response.json()["error"]["message"]
+    for on_unknown, read in (("skip", "ab"), ("replace", "a b")):
+        assert client.post("/score", json={"text": "a1b", "on_unknown": on_unknown}).json()["text"] == read
+    for on_unknown, read in (("skip", "ab"), ("replace", "a b")):
+        fields = {"num_generate": 5, "seed": 1}
+        one = client.post("/generate", json={"start_string": "a1b", "on_unknown": on_unknown, **fields}).json()
+        assert one["start_string"] == read
+        assert one["text"] == client.post("/generate", json={"start_string": read, **fields}).json()["text"]
+    response = client.post("/generate", json={"start_string": "123", "on_unknown": "skip"})
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "start_string")
+
+
+def test_vectorize_tells_ids_and_where_characters_are_unknown(client: httpx.Client) -> None:
+    answer = client.post("/vectorize", json={"text": "ab1\ud83d\ude00c".encode("utf-16", "surrogatepass").decode("utf-16")}).json()
+    a, b, c = Vocabulary(VOCABULARY).encode("abc").tolist()
+    assert answer["ids"] == [a, b, None, None, c]
+    assert answer["unknown"] == [{"character": "1", "position": 2}, {"character": "😀", "position": 3}]
+    assert client.post("/vectorize", json={"text": ""}).json()["ids"] == []
