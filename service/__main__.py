@@ -1,4 +1,4 @@
-"""python -m service: serves the models folder over HTTP."""
+"""python -m service: serves the models folder over HTTP; python -m service generate: continues a text on the terminal."""
 
 import asyncio
 import logging
@@ -40,6 +40,10 @@ class Server(uvicorn.Server):
 
 def main() -> int:
     """Serves until told to stop, then returns 0; 1 where it can't listen, 2 for settings that can't be."""
+    if sys.argv[1:2] == ["generate"]:
+        from service.command import generate
+
+        return generate(sys.argv[2:])
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:

@@ -22,6 +22,17 @@ class StreamEnded(Exception):
     """The client has had all of the stream that it wants to go on with: 204."""
 
 
+STATUSES = {
+    404: "no model of that name is served (`model_not_found`), or it has no such file (`not_found`)",
+    410: "the version that an event's id or a state token is of is not served any more (`version_gone`)",
+    413: "the body is longer than the server allows (`http_413`)",
+    422: "a field is not right: `param` names it, `message` says what would be (`invalid_value`, `unknown_characters`, `too_long`, "
+    "`invalid_json`, `invalid_state`, `invalid_event_id`, `other_request`, `too_many`)",
+    429: "too many are waiting (`queue_full`); Retry-After says when to come again",
+    503: "no model is served yet, or the server is stopping (`not_ready`, `engine_stopped`)",
+}
+
+
 class ErrorDetail(BaseModel):
     code: str
     message: str
@@ -104,7 +115,7 @@ def install(app: FastAPI) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a path operation that may answer these."""
-    return {status: {"model": ErrorBody} for status in statuses}
+    return {status: {"model": ErrorBody, "description": STATUSES[status]} for status in statuses}
 
 
 def _sendable(text: str) -> str:

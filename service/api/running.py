@@ -43,7 +43,8 @@ class Running:
     model: Model
     generation: Generation
     reader: Reader
-    event: EventId  # of the last event that the client has had already
+    event: EventId  # of the last event that the client has had already, if it had any
+    resumed: bool  # it had
     secret: str | None  # that tokens are signed with
 
     @property
@@ -156,7 +157,7 @@ def _running(body: GenerateRequest, last_event_id: str | None, registry: Registr
     reader = Reader(generation, skip=event.sent, pace=body.pace)
     model.engine.submit(generation)
     try:
-        yield Running(body, start_string, model, generation, reader, event, settings.secret_text)
+        yield Running(body, start_string, model, generation, reader, event, cut is not None, settings.secret_text)
     finally:
         model.engine.cancel(generation)
 

@@ -72,7 +72,7 @@ async def events_of(running: Running) -> AsyncIterator[bytes]:
     reader, vocabulary = running.reader, running.model.vocabulary
     prefix, sent = running.event.prefix, running.event.sent
     try:
-        if running.request.echo and not sent:
+        if running.request.echo and not running.resumed:
             yield event(_text(running.start_string), id=f"{prefix}0")
         while not reader.ended:
             piece = await reader.read()

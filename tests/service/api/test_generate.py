@@ -267,7 +267,7 @@ def test_what_is_wrong_with_a_request_is_said_in_the_one_shape(
         (b'{"start_string": "a", "temperature": 1e999}', 422, "invalid_value"),
         (b'{"start_string": "\\ud800"}', 422, "invalid_value"),
         (b'{"start_string": "a", "\\ud800": 1}', 422, "invalid_value"),
-        (b'{"start_string": "\xff"}', 400, "http_400"),
+        (b'{"start_string": "\xff"}', 422, "invalid_json"),
         (b"", 422, "invalid_value"),
     ],
 )

@@ -77,6 +77,14 @@ def test_a_stream_that_had_ended_is_204_so_that_an_eventsource_asks_no_more(repl
         assert (response.status_code, response.content) == (204, b"")
 
 
+def test_what_was_echoed_is_not_echoed_again(replicas: tuple[httpx.Client, httpx.Client]) -> None:
+    body = {**BODY, "seed": 2, "echo": True}
+    first, *rest = after(replicas[0], None, **body)
+    assert first.data["text"] == BODY["start_string"]
+    resumed = after(replicas[1], first.id, **body)
+    assert "".join(event.data["text"] for event in resumed[:-1]) == "".join(event.data["text"] for event in rest[:-1])
+
+
 def test_a_get_streams_and_goes_on_as_a_post_does(replicas: tuple[httpx.Client, httpx.Client]) -> None:
     whole = replicas[0].post("/generate", json={**BODY, "seed": 8}).json()["text"]
     with replicas[0].stream("GET", "/generate", params={**BODY, "seed": 8}) as response:

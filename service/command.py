@@ -1,0 +1,137 @@
+"""python -m service generate: a start string continued on the terminal, by a running server or, without one, in this process."""
+
+import argparse
+import json
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+
+ADDRESS = "http://127.0.0.1:8000"
+TRIES = 3  # to go on with a stream that was cut
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """Writes start string and continuation to stdout as they come, the receipt to stderr. 0; 1 where it fails; 130 for Ctrl-C."""
+    options = _options(arguments)
+    fields = {name: value for name, value in vars(options).items() if name not in ("url", "models_dir") and value is not None}
+    try:
+        with _server(options.url, options.models_dir) as address:
+            return _continue(address, {**fields, "stream": True, "echo": True})
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except httpx.HTTPError as error:
+        return _fail(f"{options.url or ADDRESS}: {error}")
+    except BrokenPipeError:  # whoever read has had enough
+        sys.stderr.close()
+        return 0
+
+
+def _continue(address: str, body: dict[str, Any]) -> int:
+    """Streams one generation; one that is cut is gone on with after the last event that came whole."""
+    headers: dict[str, str] = {}
+    tries = TRIES
+    with httpx.Client(base_url=address, timeout=60) as client:
+        while True:
+            try:
+                with client.stream("POST", "/generate", json=body, headers=headers) as response:
+                    if response.status_code != 200:
+                        return _fail(json.loads(response.read())["error"]["message"])
+                    for name, data, headers["Last-Event-ID"] in _events(response.iter_raw()):
+                        if name == "done":
+                            return _receipt(data)
+                        if name == "error":
+                            return _fail(data["error"]["message"])
+                        sys.stdout.write(data["text"])
+                        sys.stdout.flush()
+                        tries = TRIES
+                raise httpx.RemoteProtocolError("the stream stopped short")
+            except httpx.TransportError:
+                tries -= 1
+                if not headers or not tries:
+                    raise
+
+
+def _events(chunks: Iterator[bytes]) -> Iterator[tuple[str, Any, str]]:
+    """(Name, data, id) of each event. Split at line feeds only: text may hold what else counts as a line's end."""
+    rest = b""
+    for chunk in chunks:
+        *blocks, rest = (rest + chunk).split(b"\n\n")
+        for block in blocks:
+            fields = dict(line.split(": ", 1) for line in block.decode().split("\n") if not line.startswith(":"))
+            if "data" in fields:
+                yield fields.get("event", "message"), json.loads(fields["data"]), fields["id"]
+
+
+def _receipt(done: dict[str, Any]) -> int:
+    print(flush=True)
+    usage, timings = done["usage"], done["timings"]
+    print(
+        f"{usage['generated_characters']:,} characters ({done['finish_reason']}), {timings['characters_per_second']:,.0f} a "
+        f"second, by {done['model']} {done['version']} on {done['engine']} in {done['precision']}; seed {done['seed']}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+@contextmanager
+def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
+    """The address of the server that was named or is there, or of one in this process for as long as it is needed."""
+    if url or (models_dir is None and _answers(ADDRESS)):
+        yield url or ADDRESS
+        return
+    logging.disable(logging.WARNING)
+    settings = Settings(slots=1) if models_dir is None else Settings.model_validate({"slots": 1, "models_dir": models_dir})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            while "being loaded" in httpx.get(f"{address}/readyz", timeout=60).text:
+                time.sleep(0.05)
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return bool(httpx.get(f"{address}/healthz", timeout=2).json() == {"status": "ok"})
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def _fail(message: str) -> int:
+    sys.stdout.flush()
+    print(f"\npython -m service generate: error: {message}", file=sys.stderr)
+    return 1
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m service generate", description=__doc__.partition(": ")[2])
+    parser.add_argument("start_string", metavar="START", help="the text to go on from")
+    parser.add_argument("--temperature", type=float, help="1 samples as trained, less is safer, 0 always the likeliest")
+    parser.add_argument("--num-generate", type=int, metavar="N", help="characters to generate (default: 1000)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest characters only")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest likeliest that make up P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="draw only what is at least P times as likely as the likeliest")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be given again")
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text")
+    parser.add_argument("--pace", type=float, metavar="N", help="characters a second at most")
+    parser.add_argument("--model", metavar="NAME", help="which model, where there are several")
+    parser.add_argument("--url", help=f"a server's address (default: {ADDRESS} if it answers, else no server is needed)")
+    parser.add_argument("--models-dir", metavar="DIR", help="generate from this folder, without a server")
+    return parser.parse_args(arguments)
