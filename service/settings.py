@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Serves the newest version of every model in a models folder."""
+    """Serves the newest version of every model in a models folder. (`python -m service generate` continues a text here.)"""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",

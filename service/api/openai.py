@@ -208,6 +208,7 @@ async def models(registry: CurrentRegistry) -> ServedModels:
 
 @router.get("/models/{name}", responses=documented(404, 422, 503))
 async def model(name: str, registry: CurrentRegistry) -> ServedModel:
+    """One of them."""
     return _served(registry.get(name))
 
 
