@@ -42,13 +42,15 @@ def create_app(settings: Settings) -> FastAPI:
             )
 
         app.state.settings = settings
-        app.state.registry = registry = Registry(settings.models_dir, settings.default_model, open_engine)
-        loading = asyncio.create_task(asyncio.to_thread(registry.load))
+        app.state.registry = registry = Registry(
+            settings.models_dir, settings.default_model, open_engine, loop.call_soon_threadsafe
+        )
+        watching = asyncio.create_task(asyncio.to_thread(registry.watch, settings.watch))
         try:
             yield
         finally:
             registry.end("the server is shutting down")
-            await loading
+            await watching
             await asyncio.to_thread(registry.close)
 
     app = FastAPIOffline(

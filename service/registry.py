@@ -1,9 +1,10 @@
-"""Which versions are in the models folder, and which of them are loaded: the newest valid one of each model."""
+"""Which versions are in the models folder, and which of them are loaded: the newest valid one of each model, at any time."""
 
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -40,61 +41,139 @@ class Model:
     chat: ChatTemplate
 
 
-class Registry:
-    """The models of a folder. `load` fills it, off the event loop; until then nothing is served."""
+@dataclass(frozen=True)
+class Refused:
+    """What can't be served, and its files as they were then."""
 
-    def __init__(self, models_dir: Path, default_model: str, open_engine: Callable[[Version], Engine]) -> None:
-        self._models_dir, self._default, self._open_engine = models_dir, default_model, open_engine
+    reason: str
+    files: object
+
+
+class Registry:
+    """The models of a folder, kept up with it: `refresh`, or `watch`, off the event loop.
+
+    A new version is loaded and warmed beside the one that serves, then takes all new requests; the old one is freed when it
+    has ended its last. What can't be loaded is refused, and tried again when its files have changed.
+    """
+
+    def __init__(
+        self,
+        models_dir: Path,
+        default_model: str,
+        open_engine: Callable[[Version], Engine],
+        on_loop: Callable[[Callable[[], None]], object] = lambda function: function(),
+    ) -> None:
+        """on_loop: calls a function where requests are taken, on the event loop."""
+        self._models_dir, self._default, self._open_engine, self._on_loop = models_dir, default_model, open_engine, on_loop
         self._models: dict[str, Model] = {}
-        self._lock = threading.Lock()  # guards what `load`, in a thread, and `end` both change
-        self._ended = False
+        self._replaced: list[Model] = []  # with what they are still generating
+        self._refused: dict[Path, Refused] = {}
+        self._lock = threading.Lock()  # guards what `refresh`, in a thread, and `end` both change
+        self._ended = threading.Event()
+        self._gone = False
         self.not_ready: str | None = "models are being loaded"
 
-    def load(self) -> None:
-        """Loads and starts every model's newest valid version; then `not_ready` is None, or says why nothing is served."""
-        refused: list[str] = []
-        try:
-            for folder in sorted(path for path in self._models_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
-                self._load_newest(folder, refused)
-        except OSError as error:
-            refused.append(f"{self._models_dir}: {error.strerror or error}")
-        with self._lock:
-            if self._ended:
-                return
-            if self._models:
-                self.not_ready = None
-                return
-            self.not_ready = "no model can be served: " + ("; ".join(refused) or f"{self._models_dir} holds no published version")
-        log.error("%s", self.not_ready)
+    def watch(self, seconds: float) -> None:
+        """Refreshes until the registry is ended, with so long a pause each time; 0: once."""
+        self.refresh()
+        while seconds and not self._ended.wait(seconds):
+            try:
+                self.refresh()
+            except Exception:
+                log.exception("looking for new versions failed; what is served goes on")
 
-    def _load_newest(self, folder: Path, refused: list[str]) -> None:
-        """Loads one model; what is refused on the way is added with its reason."""
+    def refresh(self) -> None:
+        """Loads and starts every model's newest valid version that is not loaded yet; drops the models that are gone."""
+        self._free_replaced()
+        try:
+            folders = sorted(path for path in self._models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+            missing = "" if folders else f"{self._models_dir} holds no published version"
+        except OSError as error:
+            folders, missing = [], f"{self._models_dir}: {error.strerror or error}"
+        if not folders and self._models:  # a volume that is lost, rather than all models removed at once
+            if not self._gone:
+                log.warning("%s; what is loaded is served on", missing)
+            self._gone = True
+            return
+        self._gone = False
+        self._refused = {path: refused for path, refused in self._refused.items() if path.exists()}
+        for folder in folders:
+            self._refresh_model(folder)
+        for name in self._models.keys() - {folder.name for folder in folders}:
+            log.info("%s is gone from %s and not served any more", name, self._models_dir)
+            self._replace(name, None)
+        with self._lock:
+            if self._ended.is_set():
+                return
+            reasons = missing or "; ".join(refused.reason for refused in self._refused.values()) or "none is published"
+            before, self.not_ready = self.not_ready, None if self._models else f"no model can be served: {reasons}"
+        if self.not_ready and self.not_ready != before:
+            log.error("%s", self.not_ready)
+
+    def _refresh_model(self, folder: Path) -> None:
         try:
             paths, chat = candidates(folder), chat_template(folder)
         except (OSError, ValueError) as error:
-            log.warning("refused %s: %s", folder, error)
-            refused.append(f"{folder}: {error}")
+            self._refuse(folder, f"{folder}: {error}")
             return
+        self._refused.pop(folder, None)
+        serving = self._models.get(folder.name)
         for path in paths:
-            if self._ended:
+            if self._ended.is_set():
                 return
-            try:
-                version = read_own(path)
-                engine = self._open_engine(version)
-                engine.start()
-            except Exception as error:
-                # Whatever one version does, an older one or another model can still be served.
-                expected = isinstance(error, ArtifactError | Unsupported)
-                reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error if expected else repr(error)}"
-                log.warning("refused %s", reason, exc_info=not expected)
-                refused.append(reason)
+            if serving and path == serving.path:
+                if chat != serving.chat:
+                    self._models[folder.name] = replace(serving, chat=chat)
+                return
+            if path in self._refused and self._refused[path].files == files_of(path):
                 continue
-            with self._lock:
-                self._models[folder.name] = Model(path, version.config, Vocabulary(version.config.vocabulary), engine, chat)
-                if self._ended:
-                    engine.end(str(self.not_ready))
-            log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
-            return
+            if model := self._load(path, chat):
+                self._replace(folder.name, model)
+                return
+
+    def _load(self, path: Path, chat: ChatTemplate) -> Model | None:
+        try:
+            version = read_own(path)
+            engine = self._open_engine(version)
+            engine.start()
+        except Exception as error:
+            # Whatever one version does, an older one or another model can still be served.
+            expected = isinstance(error, ArtifactError | Unsupported)
+            reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error if expected else repr(error)}"
+            self._refuse(path, reason, exc_info=not expected)
+            return None
+        self._refused.pop(path, None)
+        log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
+        return Model(path, version.config, Vocabulary(version.config.vocabulary), engine, chat)
+
+    def _refuse(self, path: Path, reason: str, *, exc_info: bool = False) -> None:
+        if path not in self._refused or self._refused[path].reason != reason:
+            log.warning("refused %s", reason, exc_info=exc_info)
+        self._refused[path] = Refused(reason, files_of(path))
+
+    def _replace(self, name: str, model: Model | None) -> None:
+        with self._lock:
+            before = self._models.pop(name, None)
+            if model:
+                self._models[name] = model
+                if self._ended.is_set():
+                    model.engine.end(str(self.not_ready))
+            if before:
+                self._replaced.append(before)
+
+    def _free_replaced(self) -> None:
+        """Ends the engines that have nothing left to do. Whoever got one from `get` has submitted to it by then: on the loop."""
+        for model in list(self._replaced):
+            if model.engine.stopped:
+                model.engine.join()
+                self._replaced.remove(model)
+            else:
+                self._on_loop(partial(model.engine.end_if_idle, f"{model.path} was replaced"))
+
+    @property
+    def refused(self) -> list[str]:
+        """Why versions are not served that would be."""
+        return [refused.reason for refused in self._refused.values()]
 
     def check_ready(self) -> None:
         """Raises NotReady until models are served, and when an engine has died."""
@@ -114,14 +193,14 @@ class Registry:
         try:
             return self._models[wanted]
         except KeyError:
-            raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(self._models)}") from None
+            raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(sorted(self._models))}") from None
 
     @property
     def models(self) -> list[Model]:
         """All that are served. Raises NotReady."""
         if self.not_ready is not None:
             raise NotReady(self.not_ready)
-        return list(self._models.values())
+        return sorted(self._models.values(), key=lambda model: model.config.name)
 
     def is_default(self, model: Model) -> bool:
         """Requests that name no model get it."""
@@ -130,13 +209,14 @@ class Registry:
     def end(self, why: str) -> None:
         """Ends what every engine is generating, with the reason; nothing more is loaded or served."""
         with self._lock:
-            self._ended, self.not_ready = True, why
-            for model in self._models.values():
+            self._ended.set()
+            self.not_ready = why
+            for model in (*self._models.values(), *self._replaced):
                 model.engine.end(why)
 
     def close(self) -> None:
         """Waits for the engines, once ended."""
-        for model in self._models.values():
+        for model in (*self._models.values(), *self._replaced):
             model.engine.join()
 
 
@@ -147,6 +227,14 @@ def read_own(path: Path) -> Version:
     if published != f"{path.parent.name}/{path.name}":
         raise ArtifactError(f"{path}: was published as {published}: copy it to a folder of that name")
     return version
+
+
+def files_of(path: Path) -> object:
+    """Equal only for files that have not changed."""
+    try:
+        return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.iterdir())
+    except OSError as error:
+        return error.errno
 
 
 def candidates(model: Path) -> list[Path]:

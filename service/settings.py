@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     models_dir: Path = Field(Path("models"), description="where published versions are")
+    watch: float = Field(2, ge=0, allow_inf_nan=False, description="seconds between looks for new versions there; 0: only at start")
     default_model: str = Field("shakespeare", description="the model of requests that name none, unless there is only one")
     decoder: Literal["auto", "openvino", "tensorflow"] = Field(
         "auto", description="what runs the network; auto: tensorflow where it sees a GPU, else openvino"

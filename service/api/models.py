@@ -18,7 +18,9 @@ LOSS, SAMPLE = "loss.png", "sample.txt"
 @router.get("", responses=documented(503))
 async def models(registry: CurrentRegistry) -> ModelList:
     """The models that are served."""
-    return ModelList(models=[ModelCard.model_validate(_card(model, registry)) for model in registry.models])
+    return ModelList(
+        models=[ModelCard.model_validate(_card(model, registry)) for model in registry.models], refused=registry.refused
+    )
 
 
 @router.get("/{name}", responses=documented(404, 422, 503))

@@ -209,6 +209,7 @@ class ModelCard(BaseModel):
 
 class ModelList(BaseModel):
     models: list[ModelCard]
+    refused: list[str] = Field(description="why versions are not served that would be")
 
 
 class ModelDetails(ModelCard):

@@ -55,6 +55,13 @@ class Engine:
             self._work.notify()
         self._on_loop([Output(generation, Piece([]), "error") for generation in everybody], EngineStopped(why))
 
+    def end_if_idle(self, why: str) -> None:
+        """The same, unless somebody has a slot or waits for one."""
+        with self._work:
+            idle = not self._scheduler.running and not self._scheduler.waiting
+        if idle:
+            self.end(why)
+
     def join(self) -> None:
         """Waits, once it is ended, for the call under way."""
         self._thread.join()

@@ -12,13 +12,17 @@ from trainer.artifact import Version
 
 class FakeEngine:
     def __init__(self, version: Version) -> None:
-        self.version, self.started, self.joined, self.stopped = version, False, False, ""
+        self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False
 
     def start(self) -> None:
         self.started = True
 
     def end(self, why: str) -> None:
         self.stopped = why
+
+    def end_if_idle(self, why: str) -> None:
+        if self.idle:
+            self.end(why)
 
     def join(self) -> None:
         self.joined = True
@@ -33,7 +37,7 @@ def test_until_it_has_loaded_nothing_is_served(tmp_path: Path, publish: Publish)
     models = registry(tmp_path)
     with pytest.raises(NotReady, match="being loaded"):
         models.get("tiny")
-    models.load()
+    models.refresh()
     assert models.get("tiny").config.version == 1
 
 
@@ -42,7 +46,7 @@ def test_the_newest_version_of_every_model_is_served(tmp_path: Path, publish: Pu
         publish("tiny")
     publish("other")
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     assert models.get(None).config.version == 11
     assert models.get("other").config.version == 1
     with pytest.raises(UnknownModel, match="no model 'absent' here; there are: other, tiny"):
@@ -52,7 +56,7 @@ def test_the_newest_version_of_every_model_is_served(tmp_path: Path, publish: Pu
 def test_the_only_model_needs_no_name(tmp_path: Path, publish: Publish) -> None:
     publish("dao")
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     assert models.get(None).config.name == "dao"
 
 
@@ -62,7 +66,7 @@ def test_a_broken_version_is_refused_with_its_reason_and_the_one_before_it_is_se
     publish()
     (publish().path / artifact.WEIGHTS).write_bytes(b"broken")
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     assert models.get("tiny").config.version == 1
     assert "refused" in caplog.text
     assert "tiny/2/weights.safetensors: SHA-256" in caplog.text
@@ -74,7 +78,7 @@ def test_a_version_under_another_name_or_number_is_refused(
     publish()
     publish().path.rename(tmp_path / "tiny" / "7")
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     assert models.get("tiny").config.version == 1
     assert "tiny/7: was published as tiny/2" in caplog.text
 
@@ -88,7 +92,7 @@ def test_a_version_that_its_decoder_cannot_load_is_refused_too(tmp_path: Path, p
         return FakeEngine(version)
 
     models = registry(tmp_path, open_engine)
-    models.load()
+    models.refresh()
     assert models.get("tiny").config.version == 1
 
 
@@ -97,7 +101,7 @@ def test_a_pin_holds_the_version(tmp_path: Path, publish: Publish) -> None:
         publish()
     (tmp_path / "tiny" / "PINNED").write_text("2\n")
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     assert models.get("tiny").config.version == 2
 
 
@@ -105,7 +109,7 @@ def test_a_pin_on_a_version_that_is_not_there_is_not_ignored(tmp_path: Path, pub
     publish()
     (tmp_path / "tiny" / "PINNED").write_text("5")
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     with pytest.raises(NotReady, match="tiny/5"):
         models.get("tiny")
 
@@ -114,7 +118,7 @@ def test_an_empty_or_missing_folder_says_so(tmp_path: Path, caplog: pytest.LogCa
     caplog.set_level(logging.CRITICAL)
     for folder, reason in ((tmp_path, "holds no published version"), (tmp_path / "absent", "No such file")):
         models = registry(folder)
-        models.load()
+        models.refresh()
         with pytest.raises(NotReady, match=reason):
             models.check_ready()
 
@@ -123,7 +127,7 @@ def test_a_pin_that_cannot_be_read_refuses_its_model_and_no_other(tmp_path: Path
     publish("tiny"), publish("other")
     (tmp_path / "other" / "PINNED").write_bytes(b"\xff\xfe")
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     assert models.get("tiny").config.version == 1
     with pytest.raises(UnknownModel):
         models.get("other")
@@ -143,7 +147,7 @@ def test_a_folder_that_cannot_be_read_hides_no_other_model(
 
     monkeypatch.setattr(artifact, "versions", guarded)
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     assert models.get(None).config.name == "tiny"
     assert "lost+found: [Errno 13] Permission denied" in caplog.text
 
@@ -151,7 +155,7 @@ def test_a_folder_that_cannot_be_read_hides_no_other_model(
 def test_a_dead_engine_is_not_ready(tmp_path: Path, publish: Publish) -> None:
     publish()
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     models.check_ready()
     models.get("tiny").engine.end("no room")
     with pytest.raises(NotReady, match="tiny: no room"):
@@ -161,7 +165,7 @@ def test_a_dead_engine_is_not_ready(tmp_path: Path, publish: Publish) -> None:
 def test_engines_are_started_and_stopped(tmp_path: Path, publish: Publish) -> None:
     publish()
     models = registry(tmp_path)
-    models.load()
+    models.refresh()
     engine: Any = models.get("tiny").engine
     assert engine.started
     models.end("over")
@@ -180,7 +184,7 @@ def test_what_ends_while_models_load_stays_ended_and_loads_no_more(tmp_path: Pat
         return engines[-1]
 
     models = registry(tmp_path, open_engine)
-    models.load()
+    models.refresh()
     assert [engine.stopped for engine in engines] == ["shutting down"]
     with pytest.raises(NotReady, match="shutting down"):
         models.get("one")
@@ -196,6 +200,110 @@ def test_an_engine_that_cannot_start_is_refused_with_its_reason(tmp_path: Path, 
             raise RuntimeError("can't start new thread")
 
     models = registry(tmp_path, Unstartable)
-    models.load()
+    models.refresh()
     with pytest.raises(NotReady, match="can't start new thread"):
         models.check_ready()
+
+
+def test_a_new_version_takes_over_and_the_old_one_is_freed_when_it_has_nothing_left_to_do(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    models = registry(tmp_path)
+    models.refresh()
+    old: Any = models.get("tiny").engine
+    publish()
+    models.refresh()
+    assert models.get("tiny").config.version == 2
+    models.refresh()
+    assert not old.stopped
+    old.idle = True
+    models.refresh()
+    assert "tiny/1 was replaced" in old.stopped
+    models.refresh()
+    assert old.joined
+    models.end("over")
+    assert "replaced" in old.stopped
+
+
+def test_a_pin_rolls_back_and_without_it_the_newest_serves_again(tmp_path: Path, publish: Publish) -> None:
+    publish(), publish()
+    models, pin = registry(tmp_path), tmp_path / "tiny" / "PINNED"
+    for content, version in ((None, 2), ("1", 1), ("2", 2), ("1", 1), (None, 2)):
+        pin.unlink(missing_ok=True)
+        if content:
+            pin.write_text(content)
+        models.refresh()
+        assert models.get("tiny").config.version == version
+    pin.write_text("7")
+    models.refresh()
+    assert models.get("tiny").config.version == 2, "a pin on what is not there ends nothing"
+    assert any("tiny/7" in reason for reason in models.refused)
+
+
+def test_a_half_copied_version_is_refused_once_and_taken_when_the_rest_has_come(
+    tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish()
+    whole = publish().path
+    weights = (whole / artifact.WEIGHTS).read_bytes()
+    (whole / artifact.WEIGHTS).write_bytes(weights[:1000])
+    models = registry(tmp_path)
+    for _ in range(3):
+        models.refresh()
+    assert models.get("tiny").config.version == 1
+    assert caplog.text.count("refused") == 1
+    assert any("tiny/2" in reason for reason in models.refused)
+    (whole / artifact.WEIGHTS).write_bytes(weights)
+    models.refresh()
+    assert models.get("tiny").config.version == 2
+    assert models.refused == []
+
+
+def test_models_come_and_go(tmp_path: Path, publish: Publish) -> None:
+    models = registry(tmp_path)
+    models.refresh()
+    with pytest.raises(NotReady):
+        models.check_ready()
+    publish("one")
+    models.refresh()
+    models.check_ready()
+    publish("two")
+    models.refresh()
+    one: Any = models.get("one").engine
+    (tmp_path / "one").rename(tmp_path / ".one")
+    models.refresh()
+    with pytest.raises(UnknownModel, match="there are: two"):
+        models.get("one")
+    one.idle = True
+    models.refresh()
+    assert one.stopped
+
+
+def test_a_volume_that_is_lost_ends_nothing(tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture) -> None:
+    publish("one"), publish("two")
+    models = registry(tmp_path)
+    models.refresh()
+    hidden = tmp_path.with_name("elsewhere")
+    tmp_path.rename(hidden)
+    for lost in (False, True):
+        if lost:
+            tmp_path.mkdir()  # an empty mount point
+        models.refresh()
+        models.check_ready()
+        assert models.get("one").config.version == 1
+    assert caplog.text.count("served on") == 1
+    tmp_path.rmdir()
+    hidden.rename(tmp_path)
+    publish("one")
+    models.refresh()
+    assert models.get("one").config.version == 2
+
+
+def test_a_chats_template_may_change_while_its_model_serves(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    models = registry(tmp_path)
+    models.refresh()
+    engine = models.get("tiny").engine
+    (tmp_path / "tiny" / "chat.json").write_text('{"stop": ["."]}')
+    models.refresh()
+    assert models.get("tiny").chat.stop == ["."]
+    assert models.get("tiny").engine is engine

@@ -1,0 +1,74 @@
+"""A new version while the old one is under load: nobody notices but by the version number in the answer."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.settings import Settings
+from tests.sse import events
+from tests.support import ARCHITECTURE, config, random_tensors, serving, wait_until
+from trainer import artifact
+
+BODY: dict[str, Any] = {"start_string": "To be", "num_generate": 150, "seed": 1}
+
+
+def publish(models: Path, version: int) -> None:
+    artifact.publish(models, config(ARCHITECTURE), random_tensors(ARCHITECTURE, seed=version), {})
+
+
+def test_ten_swaps_under_load_fail_no_request_and_mix_no_text(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    texts: dict[int, set[str]] = {}
+    with serving(Settings(models_dir=tmp_path, watch=0.05, slots=4)) as (app, client):
+        engines = [app.state.registry.get(None).engine]
+
+        async def load() -> None:
+            stop = asyncio.Event()
+
+            async def ask(peer: httpx.AsyncClient) -> None:
+                while not stop.is_set():
+                    response = await peer.post("/generate", json=BODY)
+                    assert response.status_code == 200, response.text
+                    answer = response.json()
+                    texts.setdefault(answer["version"], set()).add(answer["text"])
+
+            async def swap() -> None:
+                try:
+                    for version in range(2, 12):
+                        await asyncio.to_thread(publish, tmp_path, version)
+                        await asyncio.to_thread(wait_until, lambda version=version: version in texts)
+                        engines.append(app.state.registry.get(None).engine)
+                finally:
+                    stop.set()
+
+            async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as peer, asyncio.TaskGroup() as tasks:
+                for _ in range(6):
+                    tasks.create_task(ask(peer))
+                tasks.create_task(swap())
+
+        asyncio.run(load())
+        assert sorted(texts) == list(range(1, 12))
+        assert [len(found) for found in texts.values()] == [1] * 11, "one seed, one version, one text"
+        assert len({next(iter(found)) for found in texts.values()}) == 11
+        wait_until(lambda: all(engine.stopped for engine in engines[:-1]))
+        assert not engines[-1].stopped
+
+
+def test_a_stream_ends_on_the_version_it_began_on_and_cannot_be_gone_on_with_after_it(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    with serving(Settings(models_dir=tmp_path, watch=0.05)) as (_, client):
+        body = BODY | {"num_generate": 3000, "stream": True}
+        expected = client.post("/generate", json=body | {"stream": False}).json()["text"]
+        with client.stream("POST", "/generate", json=body | {"pace": 4000}) as response:
+            received = events(response.iter_bytes())
+            first = next(received)
+            publish(tmp_path, 2)
+            wait_until(lambda: client.get("/models").json()["models"][0]["version"] == 2)
+            rest = list(received)
+        assert rest[-1].data["version"] == 1
+        assert BODY["start_string"] + "".join(event.data["text"] for event in [first, *rest[:-1]]) == expected
+        again = client.post("/generate", json=body | {"pace": 4000}, headers={"Last-Event-ID": str(first.id)})
+        assert again.status_code == 410
+        assert client.post("/generate", json=BODY).json()["version"] == 2
