@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
 from service.api import errors, generate, models, openai, page, probes, scoring
 from service.api.limits import BodyLimit
 from service.generation.choice import choose, open_decoder
 from service.generation.engine import Engine
+from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
 from trainer.artifact import Version
@@ -39,8 +39,10 @@ def create_app(settings: Settings) -> FastAPI:
                 chunk=settings.chunk,
                 call_seconds=settings.call_ms / 1000,
                 prompt_cache=int(settings.prompt_cache_mb * 1e6),
+                observer=metrics.of(version.config.name),
             )
 
+        metrics = app.state.metrics = Metrics(lambda: registry)
         app.state.settings = settings
         app.state.registry = registry = Registry(
             settings.models_dir, settings.default_model, open_engine, loop.call_soon_threadsafe
@@ -58,7 +60,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for part in (generate, scoring, models, openai, probes, page):
         app.include_router(part.router)
-    app.mount("/web", StaticFiles(directory=page.WEB), name="web")
     app.add_middleware(BodyLimit, limit=settings.max_body)
     errors.install(app)
     return app

@@ -71,6 +71,7 @@ class Registry:
         self._lock = threading.Lock()  # guards what `refresh`, in a thread, and `end` both change
         self._ended = threading.Event()
         self._gone = False
+        self.refusals = 0  # so far
         self.not_ready: str | None = "models are being loaded"
 
     def watch(self, seconds: float) -> None:
@@ -149,6 +150,7 @@ class Registry:
     def _refuse(self, path: Path, reason: str, *, exc_info: bool = False) -> None:
         if path not in self._refused or self._refused[path].reason != reason:
             log.warning("refused %s", reason, exc_info=exc_info)
+            self.refusals += 1
         self._refused[path] = Refused(reason, files_of(path))
 
     def _replace(self, name: str, model: Model | None) -> None:
@@ -175,6 +177,11 @@ class Registry:
         """Why versions are not served that would be."""
         return [refused.reason for refused in self._refused.values()]
 
+    @property
+    def ended(self) -> str | None:
+        """Why, once it is."""
+        return self.not_ready if self._ended.is_set() else None
+
     def check_ready(self) -> None:
         """Raises NotReady until models are served, and when an engine has died."""
         if self.not_ready is not None:
@@ -200,6 +207,11 @@ class Registry:
         """All that are served. Raises NotReady."""
         if self.not_ready is not None:
             raise NotReady(self.not_ready)
+        return self.loaded
+
+    @property
+    def loaded(self) -> list[Model]:
+        """The same, none while there are none."""
         return sorted(self._models.values(), key=lambda model: model.config.name)
 
     def is_default(self, model: Model) -> bool:

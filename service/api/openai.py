@@ -42,7 +42,7 @@ from service.api.streaming import COMMENT, EventStream, event
 from service.api.tokens import weights_of
 from service.generation.engine import EngineStopped
 from service.generation.request import Generation, Piece, Prompt, concatenated
-from service.registry import Model
+from service.registry import Model, Registry
 from service.settings import Settings
 from trainer.vocabulary import Vocabulary
 
@@ -98,17 +98,17 @@ class Answer:
 async def _begun_completion(body: CompletionRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     asked = Asked("cmpl", prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", scored=body.echo)
-    with _begun(body, asked, registry.get(body.model), settings) as answer:
+    with _begun(body, asked, registry, settings) as answer:
         yield answer
 
 
 async def _begun_chat(body: ChatRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
-    model = registry.get(body.model)
-    prompt = model.chat.render([(message.role, message.name, message.content) for message in body.messages])
+    chat = registry.get(body.model).chat
+    prompt = chat.render([(message.role, message.name, message.content) for message in body.messages])
     most = body.max_completion_tokens or body.max_tokens or min(MOST_OF_A_REPLY, settings.max_num_generate)
     logprobs = body.top_logprobs if body.logprobs else None
-    asked = Asked("chatcmpl", [prompt], most, [*model.chat.stop, *body.stop], logprobs, body.on_unknown, "messages")
-    with _begun(body, asked, model, settings) as answer:
+    asked = Asked("chatcmpl", [prompt], most, [*chat.stop, *body.stop], logprobs, body.on_unknown, "messages")
+    with _begun(body, asked, registry, settings) as answer:
         yield answer
 
 
@@ -127,12 +127,13 @@ class Asked:
 
 
 @contextmanager
-def _begun(body: Sampled, asked: Asked, model: Model, settings: Settings) -> Iterator[Answer]:
+def _begun(body: Sampled, asked: Asked, registry: Registry, settings: Settings) -> Iterator[Answer]:
     """Hands all of a request's continuations to the engine at once, or none; they are cancelled however the answer ends."""
     if len(asked.prompts) * body.n > settings.max_choices:
         message = f"n: {len(asked.prompts)} x {body.n} continuations are more than the {settings.max_choices} allowed here"
         raise ApiError(422, "too_many", message, param="n")
     check_length("max_tokens", asked.most, settings.max_num_generate)
+    model = registry.get(body.model)
     vocabulary, seed = model.vocabulary, drawn_seed() if body.seed is None else body.seed
     sampling = sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters)
     choices = []
@@ -151,7 +152,7 @@ def _begun(body: Sampled, asked: Asked, model: Model, settings: Settings) -> Ite
                 stop=possible(asked.stop, vocabulary),
                 likeliest=asked.logprobs,
             )
-            choices.append(Choice(read, generation, Reader(generation, pace=body.pace)))
+            choices.append(Choice(read, generation, Reader(generation, pace=body.pace, over=lambda: registry.ended)))
     generations = [choice.generation for choice in choices]
     model.engine.submit(*generations)
     try:

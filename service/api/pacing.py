@@ -1,21 +1,27 @@
 """A generation read as its client is to get it: without what a resumed stream has had already, and no faster than asked."""
 
 import asyncio
+from collections.abc import Callable
 
+from service.generation.engine import EngineStopped
 from service.generation.request import Generation, Piece, cut
 
 TICK = 0.01  # seconds: a paced reader gets no more than one piece in each
-LONGEST = 10.0  # seconds that a paced reader sleeps at a stretch, so that a stream can be kept alive
+LONGEST = 10.0  # seconds that a paced reader waits at a stretch, so that a stream can be kept alive
+NAP = 0.25  # seconds after which one that waits looks whether all is over
 
 
 class Reader:
     """Reads one generation; `skip` characters are left out, and `pace` is in characters a second.
 
-    The engine generates at its own speed whatever the pace: a slow answer holds no slot.
+    The engine generates at its own speed whatever the pace: a slow answer holds no slot. over: says why all is to end, if
+    it is, though the generation itself has ended long ago.
     """
 
-    def __init__(self, generation: Generation, *, skip: int = 0, pace: float | None = None) -> None:
-        self.generation = generation
+    def __init__(
+        self, generation: Generation, *, skip: int = 0, pace: float | None = None, over: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self.generation, self._over = generation, over
         self._skip, self._pace = skip, pace
         self._pending = Piece([])
         self._released = 0
@@ -51,11 +57,14 @@ class Reader:
             return self._pending
         loop = asyncio.get_running_loop()
         self._start = loop.time() if self._start is None else self._start
-        ahead = self._start + self._released / pace - loop.time()
-        if ahead > LONGEST:
-            await asyncio.sleep(LONGEST)
+        due = max(self._start + self._released / pace, loop.time() + (TICK if self._released else 0))
+        patience = loop.time() + LONGEST
+        while loop.time() < min(due, patience):
+            await asyncio.sleep(min(due - loop.time(), NAP))
+            if why := self._over():
+                raise EngineStopped(why)
+        if loop.time() < due:
             return Piece([])
-        await asyncio.sleep(max(ahead, TICK if self._released else 0))
         count = max(1, int((loop.time() - self._start) * pace) + 1 - self._released)
         piece = cut(self._pending, 0, min(count, len(self._pending.characters)))
         self._pending = cut(self._pending, len(piece.characters), len(self._pending.characters))

@@ -5,6 +5,8 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
+from service.api.errors import ApiError
+
 router = APIRouter(include_in_schema=False)
 
 WEB = Path(__file__).parent.parent / "web"
@@ -19,3 +21,10 @@ HEADERS = {
 @router.get("/")
 async def page() -> FileResponse:
     return FileResponse(WEB / "index.html", headers=HEADERS)
+
+
+@router.get("/web/{name}")
+async def part(name: str) -> FileResponse:
+    if name not in {path.name for path in WEB.iterdir()}:
+        raise ApiError(404, "not_found", f"the page has no {name}")
+    return FileResponse(WEB / name, headers=HEADERS)

@@ -154,7 +154,7 @@ def _running(body: GenerateRequest, last_event_id: str | None, registry: Registr
         returns_state=body.return_state,
     )
     event = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_of(model), generation.seed, 0)
-    reader = Reader(generation, skip=event.sent, pace=body.pace)
+    reader = Reader(generation, skip=event.sent, pace=body.pace, over=lambda: registry.ended)
     model.engine.submit(generation)
     try:
         yield Running(body, start_string, model, generation, reader, event, cut is not None, settings.secret_text)

@@ -7,10 +7,11 @@ import asyncio
 import logging
 import threading
 import time
+from typing import Protocol
 
 from service.generation.decoder import Decoder
 from service.generation.prompt_cache import PromptCache
-from service.generation.request import Generation, Piece, Status
+from service.generation.request import FinishReason, Generation, Piece, Status
 from service.generation.scheduler import Output, QueueFull, Scheduler
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,18 @@ log = logging.getLogger(__name__)
 
 class EngineStopped(Exception):
     """The engine takes no more work and has ended what it had: it was stopped, or its thread died."""
+
+
+class Observer(Protocol):
+    """Is told, on the event loop, what an engine does."""
+
+    def called(self, rows: int) -> None:
+        """A call has advanced that many generations."""
+
+    def delivered(self, generation: Generation, characters: int) -> None:
+        """A generation's reader can read that many more, at least one."""
+
+    def ended(self, generation: Generation, reason: FinishReason) -> None: ...
 
 
 class Engine:
@@ -32,11 +45,13 @@ class Engine:
         chunk: int,
         call_seconds: float,
         prompt_cache: int,
+        observer: Observer | None = None,
     ) -> None:
         """queue_limit: generations that may wait for a slot; chunk and call_seconds: most steps in a call, and about how
         long it may take; prompt_cache: bytes for prompts' states."""
-        self.decoder, self._loop = decoder, loop
-        self._scheduler = Scheduler(decoder.slots, queue_limit, PromptCache(prompt_cache))
+        self.decoder, self._loop, self._observer = decoder, loop, observer
+        self.prompts = PromptCache(prompt_cache)
+        self._scheduler = Scheduler(decoder.slots, queue_limit, self.prompts)
         self._speed = Speed(chunk, call_seconds)
         self._work = threading.Condition()  # guards the scheduler and `stopped`
         self.stopped: str | None = None  # why no more work is taken
@@ -83,6 +98,8 @@ class Engine:
                 return
             self._scheduler.remove(generation)
         generation.deliver(Piece([]), "cancelled")
+        if self._observer:
+            self._observer.ended(generation, "cancelled")
 
     @property
     def running(self) -> int:
@@ -107,22 +124,32 @@ class Engine:
                     self._speed.measured(batch.forced.shape, time.perf_counter() - start)
                     with self._work:
                         outputs = self._scheduler.update(decoded)
-                    self._on_loop(outputs)
+                    self._on_loop(outputs, rows=len(batch.slots))
         except Exception as error:
             log.exception("the engine's thread died")
             self.end(f"the engine failed: {error!r}")
 
-    def _on_loop(self, outputs: list[Output], error: Exception | None = None) -> None:
+    def _on_loop(self, outputs: list[Output], error: Exception | None = None, rows: int = 0) -> None:
         """Delivers on the event loop, with one wake-up for all; a loop that has closed has no readers left."""
 
         def deliver() -> None:
             for generation, piece, reason in outputs:
-                generation.deliver(piece, reason, error)
+                if generation.finish_reason is None:  # not cancelled while a call was under way
+                    generation.deliver(piece, reason, error)
+                    self._observe(generation, len(piece.characters), reason)
+            if self._observer and rows:
+                self._observer.called(rows)
 
         try:
             self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:
             log.debug("nobody is left to deliver to")
+
+    def _observe(self, generation: Generation, characters: int, reason: FinishReason | None) -> None:
+        if self._observer and characters:
+            self._observer.delivered(generation, characters)
+        if self._observer and reason:
+            self._observer.ended(generation, reason)
 
 
 class Speed:

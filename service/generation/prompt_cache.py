@@ -14,6 +14,7 @@ class PromptCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0  # bytes
+        self.queries = self.hits = 0
         self._states: OrderedDict[bytes, State] = OrderedDict()
 
     def __len__(self) -> int:
@@ -22,7 +23,9 @@ class PromptCache:
     def get(self, prompt: NDArray[np.int32]) -> State | None:
         """The state that has all of the prompt but its last character behind it, if it is here."""
         key = prompt.tobytes()
+        self.queries += 1
         if key in self._states:
+            self.hits += 1
             self._states.move_to_end(key)
         return self._states.get(key)
 

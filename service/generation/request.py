@@ -81,6 +81,7 @@ class Generation:
     admitted: float | None = None
     first: float | None = None  # first character drawn
     finished: float | None = None
+    delivered: float | None = None  # the last characters, to its reader
 
     finish_reason: FinishReason | None = None
     error: Exception | None = None

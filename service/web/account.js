@@ -2,6 +2,7 @@
 
 const number = new Intl.NumberFormat("en");
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const MEASURABLE = 0.002; // seconds: what comes at one stroke has no speed
 const milliseconds = (value) => `${number.format(Number(value.toFixed(value < 10 ? 2 : 1)))} ms`;
 
 export class Account {
@@ -69,7 +70,7 @@ export class Account {
   #show() {
     this.#frame = 0;
     this.#find("count").textContent = this.characters;
-    this.#find("speed").textContent = this.#seconds > 0 ? whole.format(this.#timed / this.#seconds) : "–";
+    this.#find("speed").textContent = this.#seconds > MEASURABLE ? whole.format(this.#timed / this.#seconds) : "–";
     this.#find("ttft").textContent = this.#first === null ? "–" : milliseconds(this.#first - this.#clicked);
   }
 

@@ -249,6 +249,10 @@ $("continue").addEventListener("click", () => {
   $("stop-button").focus();
   goOn();
 });
+addEventListener("hashchange", () => {
+  introduce(); // the form's listener comes first: it holds other settings now
+  tint();
+});
 $("tint").addEventListener("change", tint);
 $("model").addEventListener("change", introduce);
 $("copy-text").addEventListener("click", () => copy(leaf.text, "Text"));

@@ -14,6 +14,7 @@ export function span(character, entry) {
   const element = document.createElement("span");
   element.textContent = character;
   element.setAttribute("role", "option");
+  if (sign(character) !== character) element.setAttribute("aria-label", spoken(character)); // no glyph says it
   if (entry) {
     entries.set(element, entry);
     element.className = `p${level(entry.logprob)}`;

@@ -64,10 +64,10 @@ export class Form {
   models(models) {
     const select = this.field("model");
     const wanted = select.value || select.dataset.wanted;
+    const chosen = models.find(({ name }) => name === wanted) ?? models.find((model) => model.default);
     select.replaceChildren(
-      ...models.map((model) => new Option(`${model.name}, version ${model.version}`, model.name, model.default, model.name === wanted)),
+      ...models.map((one) => new Option(`${one.name}, version ${one.version}`, one.name, one.default, one === chosen)),
     );
-    select.disabled = false;
   }
 
   #fields() {
@@ -100,7 +100,7 @@ export class Form {
   #show() {
     for (const name of SLIDERS) {
       const value = Number(this.value(name)).toFixed(2);
-      this.#element.querySelector(`output[for="${name}"]`).textContent = value;
+      this.#element.querySelector(`[data-of="${name}"]`).textContent = value;
     }
   }
 }

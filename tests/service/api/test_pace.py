@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,8 +13,9 @@ from service.api import pacing
 from service.api.pacing import Reader
 from service.generation.request import Generation, Piece, Prompt
 from service.generation.sampling import Sampling
+from service.settings import Settings
 from tests.sse import events
-from tests.support import stream, wait_until
+from tests.support import Publish, serving, stream, wait_until
 
 
 class Clock:
@@ -86,6 +88,18 @@ def test_a_slow_stream_has_the_text_of_a_fast_one_and_so_has_a_whole_answer(clie
     slow = client.post("/generate", json={**body, "pace": 200}).json()
     assert time.perf_counter() - start > 59 / 200
     assert (slow["text"], slow["logprobs"]) == (fast["text"], fast["logprobs"])
+
+
+def test_a_slow_stream_ends_with_an_error_event_when_the_server_does(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    for body in ({"start_string": "a", "num_generate": 10}, {"start_string": "a", "num_generate": 10_000}):
+        with serving(Settings(models_dir=tmp_path)) as (app, client):
+            with client.stream("POST", "/generate", json={**body, "stream": True, "pace": 0.5}) as response:
+                received = events(response.iter_raw())
+                assert next(received).data["text"]
+                app.state.registry.end("over")
+                last = list(received)[-1]
+            assert (last.name, last.data["error"]["code"]) == ("error", "engine_stopped")
 
 
 def test_a_client_that_leaves_a_slow_stream_is_not_waited_for(client: httpx.Client, served: Any) -> None:

@@ -1,0 +1,129 @@
+"""Prometheus metrics, named after vLLM's with `folio_` for `vllm:`, so that its dashboards need little change.
+
+Knows engines and generations, nothing of HTTP. A token is a character. The label `model_name` is on all but what is of the
+process.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.generation.request import FinishReason, Generation
+from service.registry import Registry
+
+LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+GAPS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)  # seconds a character
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Counts what engines do and, when asked, tells what is served by the registry then."""
+
+    def __init__(self, registry: Callable[[], Registry | None]) -> None:
+        self._metrics = CollectorRegistry()
+        ProcessCollector(registry=self._metrics)
+        GCCollector(registry=self._metrics)
+        self._metrics.register(Serving(registry))
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"folio_{name}", text, ["model_name", *labels], registry=self._metrics)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"folio_{name}", text, ["model_name"], buckets=buckets, registry=self._metrics)
+
+        self.prompt_tokens = counter("prompt_tokens", "Characters of prompts of requests that got a slot.")
+        self.generation_tokens = counter("generation_tokens", "Characters generated.")
+        self.finished = counter("request_success", "Requests by why they ended.", "finished_reason")
+        self.first = histogram("time_to_first_token_seconds", "From taking a request to its first character.", LATENCIES)
+        self.gap = histogram("inter_token_latency_seconds", "Time before a later part of a text, by its characters.", GAPS)
+        self.queue = histogram("request_queue_time_seconds", "Waiting for a slot.", LATENCIES)
+        self.prefill = histogram("request_prefill_time_seconds", "From getting a slot to the first character.", LATENCIES)
+        self.decode = histogram("request_decode_time_seconds", "From the first character to the last.", LATENCIES)
+        self.whole = histogram("e2e_request_latency_seconds", "From taking a request to its end.", LATENCIES)
+        self.rows = histogram("batch_size", "Requests that a call of the decoder advanced.", SIZES)
+
+    def of(self, model_name: str) -> "ModelMetrics":
+        return ModelMetrics(self, model_name)
+
+    def exposition(self) -> bytes:
+        """Prometheus's text format, version 0.0.4."""
+        return generate_latest(self._metrics)
+
+
+class ModelMetrics:
+    """What an engine tells of its work; see `service.generation.engine.Observer`."""
+
+    def __init__(self, metrics: Metrics, model_name: str) -> None:
+        self._prompt_tokens = metrics.prompt_tokens.labels(model_name)
+        self._generation_tokens = metrics.generation_tokens.labels(model_name)
+        self._finished: dict[FinishReason, Counter] = {
+            reason: metrics.finished.labels(model_name, reason) for reason in ("length", "stop", "time", "cancelled", "error")
+        }
+        histograms = (metrics.first, metrics.gap, metrics.queue, metrics.prefill, metrics.decode, metrics.whole, metrics.rows)
+        self._first, self._gap, self._queue, self._prefill, self._decode, self._whole, self._rows = (
+            histogram.labels(model_name) for histogram in histograms
+        )
+
+    def called(self, rows: int) -> None:
+        self._rows.observe(rows)
+
+    def delivered(self, generation: Generation, characters: int) -> None:
+        now = time.perf_counter()
+        if generation.delivered is None:
+            self._first.observe(now - generation.created)
+        else:
+            self._gap.observe((now - generation.delivered) / characters)
+        generation.delivered = now
+        self._generation_tokens.inc(characters)
+
+    def ended(self, generation: Generation, reason: FinishReason) -> None:
+        now = time.perf_counter()
+        self._finished[reason].inc()
+        self._whole.observe(now - generation.created)
+        self._queue.observe((generation.admitted or now) - generation.created)
+        if generation.admitted is not None:
+            self._prompt_tokens.inc(len(generation.prompt.ids))
+            self._prefill.observe((generation.first or now) - generation.admitted)
+        if generation.first is not None:
+            self._decode.observe((generation.finished or now) - generation.first)
+
+
+class Serving(Collector):
+    """What holds at the moment of a scrape."""
+
+    def __init__(self, registry: Callable[[], Registry | None]) -> None:
+        self._registry = registry
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: there may be no registry yet."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        registry = self._registry()
+        if registry is None:
+            return
+        label = ["model_name"]
+        running = GaugeMetricFamily("folio_num_requests_running", "Requests that have a slot.", labels=label)
+        waiting = GaugeMetricFamily("folio_num_requests_waiting", "Requests that wait for a slot.", labels=label)
+        slots = GaugeMetricFamily("folio_slots", "Slots.", labels=label)
+        usage = GaugeMetricFamily("folio_slot_usage", "Share of the slots that are busy.", labels=label)
+        asked = CounterMetricFamily("folio_prompt_cache_queries", "Prompts looked up in the cache of their states.", labels=label)
+        found = CounterMetricFamily("folio_prompt_cache_hits", "Prompts that were there.", labels=label)
+        info = GaugeMetricFamily(
+            "folio_version_info", "1 for the version that serves.", labels=["model_name", "version", "engine", "precision"]
+        )
+        for model in registry.loaded:
+            name, engine = [model.config.name], model.engine
+            running.add_metric(name, engine.running)
+            waiting.add_metric(name, engine.waiting)
+            slots.add_metric(name, engine.decoder.slots)
+            usage.add_metric(name, engine.running / engine.decoder.slots)
+            asked.add_metric(name, engine.prompts.queries)
+            found.add_metric(name, engine.prompts.hits)
+            info.add_metric([*name, str(model.config.version), engine.decoder.name, engine.decoder.precision], 1)
+        yield from (running, waiting, slots, usage, asked, found, info)
+        yield CounterMetricFamily("folio_load_failures", "Versions refused.", value=registry.refusals)
+        yield GaugeMetricFamily("folio_refused", "Versions refused now that would be served.", value=len(registry.refused))

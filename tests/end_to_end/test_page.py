@@ -1,0 +1,796 @@
+"""The page at /, driven in a real Chromium as it is used: pointer, keyboard, clipboard, a phone's width, a server that goes."""
+
+import base64
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
+
+from service.app import create_app
+from service.generation.choice import open_decoder
+from service.settings import Settings
+from tests.sse import events
+from tests.support import VOCABULARY, Publish, config, random_tensors, run_server, serving, wait_until
+from trainer import artifact
+from trainer.artifact import Architecture
+
+ROOT = Path(__file__).parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    # It asks nobody for anything by itself.
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ARCHITECTURE = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=sorted({*VOCABULARY, *'"$`\\#%'}))
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("no chromium command")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, httpx.Client]]:
+    models = tmp_path_factory.mktemp("models")
+    scores = {"full_pass": 1.4234, "cold_256": 1.4345}
+    artifact.publish(models, config(ARCHITECTURE, "tiny", scores=scores), random_tensors(ARCHITECTURE, seed=1), {"loss.png": PNG})
+    artifact.publish(models, config(ARCHITECTURE, "other"), random_tensors(ARCHITECTURE, seed=2), {})
+    settings = Settings(
+        models_dir=models, default_model="tiny", decoder="openvino", slots=2, queue_limit=2, max_num_generate=1_000_000
+    )
+    with serving(settings) as both:
+        yield both
+
+
+@pytest.fixture
+def client(served: tuple[FastAPI, httpx.Client]) -> httpx.Client:
+    return served[1]
+
+
+@pytest.fixture
+def engine(served: tuple[FastAPI, httpx.Client]) -> Any:
+    return served[0].state.registry.get("tiny").engine
+
+
+@pytest.fixture
+def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
+    with opened(browser, str(client.base_url)) as page:
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, address: str, path: str = "/", **options: Any) -> Iterator[Page]:
+    """The page in a window of its own. Nothing it asks for may be elsewhere, and no script may fail or be refused."""
+    with browser.new_context(base_url=address, permissions=["clipboard-read", "clipboard-write"], **options) as context:
+        page = context.new_page()
+        elsewhere: list[str] = []
+        wrong: list[str] = []
+
+        def asked(request: Request) -> None:
+            if not request.url.startswith(f"{address.rstrip('/')}/"):
+                elsewhere.append(request.url)
+
+        page.on("request", asked)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.goto(path)
+        yield page
+        assert elsewhere == []
+        # The browser itself says it of every answer with an error status and every lost connection.
+        assert [one for one in wrong if not one.startswith("Failed to load resource")] == []
+
+
+def fill(page: Page, **fields: object) -> None:
+    for name, value in fields.items():
+        page.locator(f"[name={name}]").fill(str(value))
+
+
+def press(page: Page, button: str) -> None:
+    page.get_by_role("button", name=button).click()
+
+
+def status(page: Page) -> Locator:
+    return page.get_by_role("status")
+
+
+def generate(page: Page, **fields: object) -> None:
+    """Fills the form, clicks, and waits for the text's end."""
+    fill(page, **fields)
+    press(page, "Generate")
+    expect(status(page)).to_contain_text("as many as asked for", timeout=30_000)
+
+
+def text(page: Page) -> str:
+    return page.locator("#text").text_content() or ""
+
+
+def whole(client: httpx.Client, **body: Any) -> str:
+    """The API's text for a request."""
+    answer = client.post("/generate", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["text"])
+
+
+def at_pace(page: Page, characters_per_second: float) -> None:
+    """Has the server send texts this slowly from now on, so that a test can come between."""
+
+    def slowed(route: Route) -> None:
+        route.continue_(post_data=json.dumps({**(route.request.post_data_json or {}), "pace": characters_per_second}))
+
+    page.route("**/generate", slowed)
+
+
+def wait_for_text(page: Page, characters: int) -> None:
+    page.wait_for_function("least => document.querySelector('.continuation').textContent.length >= least", arg=characters)
+
+
+# --- generating
+
+
+def test_a_text_streams_in_and_is_the_apis_for_the_same_seed(page: Page, client: httpx.Client) -> None:
+    start = "é語🎭 'twas\n\nso: "
+    generate(page, start_string=start, seed=7, num_generate=600, temperature=0.8)
+    assert text(page) == whole(client, start_string=start, seed=7, num_generate=600, temperature=0.8)
+    assert "\u2028" in text(page)
+    assert page.locator("#text .start").text_content() == start
+
+
+def test_every_setting_reaches_the_request(page: Page, client: httpx.Client) -> None:
+    fields: dict[str, Any] = {"start_string": "a", "seed": 3, "num_generate": 300, "temperature": 1.5, "top_k": 30}
+    fields |= {"top_p": 0.9, "min_p": 0.02}
+    fill(page, **fields, allowed_characters=r"abcdefgh \n\\", stop="zzz\nü\n\\n\\nq")
+    page.get_by_label("Model", exact=True).select_option("other")
+    with page.expect_request("**/generate") as sent:
+        press(page, "Generate")
+    expected = {**fields, "allowed_characters": "abcdefgh \n\\", "stop": ["zzz", "ü", "\n\nq"], "model": "other"}
+    assert sent.value.post_data_json == {**expected, "stream": True, "return_state": True}
+    expect(status(page)).to_contain_text("as many as asked for")
+    assert text(page) == whole(client, **expected)
+
+
+def test_the_start_string_looks_unlike_its_continuation(page: Page) -> None:
+    generate(page, start_string="Romeo", num_generate=5)
+    style = "name => { const s = getComputedStyle(document.querySelector(name)); return [s.color, s.fontStyle]; }"
+    (color, slant), (other_color, other_slant) = page.evaluate(style, ".start"), page.evaluate(style, ".continuation")
+    assert color != other_color
+    assert slant != other_slant  # not by colour alone
+
+
+def test_what_it_took_is_shown_and_the_servers_receipt(page: Page) -> None:
+    generate(page, start_string="Romeo", num_generate=5000)
+    assert page.locator("#count").text_content() == "5,000"
+    assert re.fullmatch(r"[\d,]+", page.locator("#speed").text_content() or "")
+    assert re.fullmatch(r"[\d,.]+ ms", page.locator("#ttft").text_content() or "")
+    rows = page.locator("#receipt dl > div").all_text_contents()
+    for row in ("Modeltiny, version 1", "Engineopenvino", "Finish reasonlength", "Characters read5", "Characters generated5,000"):
+        assert row in rows
+    for name in ("Queue", "Prefill", "Decode"):
+        assert any(re.fullmatch(rf"{name}[\d,.]+ ms", row) for row in rows)
+    assert any(re.fullmatch("Precision(f32|bf16)", row) for row in rows)
+
+
+def test_a_drawn_seed_is_shown_and_can_be_kept(page: Page, client: httpx.Client) -> None:
+    generate(page, start_string="Romeo", num_generate=50)
+    first, seed = text(page), int(page.locator("#seed-value").text_content() or "")
+    assert first == whole(client, start_string="Romeo", num_generate=50, seed=seed)
+    press(page, "Keep this seed")
+    expect(page.get_by_label("Seed")).to_have_value(str(seed))
+    expect(page.get_by_label("Seed")).to_be_focused()
+    generate(page)
+    assert text(page) == first
+
+
+def test_stopping_frees_the_slot_at_once_and_keeps_the_text(page: Page, client: httpx.Client, engine: Any) -> None:
+    fill(page, start_string="a", seed=4, num_generate=1_000_000)
+    press(page, "Generate")
+    wait_for_text(page, 1)
+    assert engine.running == 1
+    press(page, "Stop")
+    expect(status(page)).to_contain_text("Stopped after")
+    wait_until(lambda: engine.running == 0)
+    kept = text(page)
+    assert kept == whole(client, start_string="a", seed=4, num_generate=len(kept) - 1)
+    assert page.locator("#count").text_content() == f"{len(kept) - 1:,}"
+
+
+def test_a_stopped_text_goes_on_where_it_stopped(page: Page, client: httpx.Client) -> None:
+    at_pace(page, 200)
+    fill(page, start_string="a", seed=4, num_generate=500)
+    press(page, "Generate")
+    wait_for_text(page, 1)
+    press(page, "Stop")
+    expect(status(page)).to_contain_text("Stopped after")
+    assert 1 < len(text(page)) < 501
+    page.unroute("**/generate")
+    press(page, "Continue from here")
+    expect(status(page)).to_contain_text("as many as asked for")
+    assert text(page) == whole(client, start_string="a", seed=4, num_generate=500)
+
+
+def test_continuing_gives_the_text_of_one_long_request(page: Page, client: httpx.Client) -> None:
+    generate(page, start_string="Romeo", num_generate=200)
+    for parts in (2, 3):
+        with page.expect_request("**/generate") as sent:
+            press(page, "Continue from here")
+        assert "start_string" not in (sent.value.post_data_json or {})
+        expect(status(page)).to_contain_text("as many as asked for")
+        seed = int(page.locator("#seed-value").text_content() or "")
+        assert text(page) == whole(client, start_string="Romeo", num_generate=parts * 200, seed=seed)
+
+
+def test_settings_outlive_a_reload_and_come_with_a_link(page: Page) -> None:
+    settings = {"start_string": "two\nlines & more", "temperature": "0.65", "top_p": "0.9", "min_p": "0.1", "top_k": "12"}
+    settings |= {"num_generate": "77", "allowed_characters": "abc", "stop": "x\n y", "seed": "5"}
+    fill(page, **settings)
+    page.get_by_label("Model", exact=True).select_option("other")
+    page.get_by_label("Tint by probability").check()
+    page.wait_for_url(re.compile("tint=on"))
+    page.reload()
+    expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
+    for name, value in settings.items():
+        expect(page.locator(f"[name={name}]")).to_have_value(value)
+    expect(page.get_by_label("Model", exact=True)).to_have_value("other")
+    expect(page.get_by_label("Tint by probability")).to_be_checked()
+    page.evaluate("() => { location.hash = 'start_string=other+words&seed=12'; }")
+    expect(page.get_by_label("Start string")).to_have_value("other words")
+    expect(page.get_by_label("Seed")).to_have_value("12")
+    expect(page.get_by_label("Top k")).to_have_value("")
+    expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+    expect(page.get_by_role("list", name="Legend")).to_be_hidden()
+
+
+# --- probabilities
+
+
+def level(entry: dict[str, Any]) -> int:
+    return sum(exp(entry["logprob"]) < bound for bound in (0.5, 0.2, 0.05, 0.01))
+
+
+def percent(logprob: float) -> str:
+    value = exp(logprob) * 100
+    return "< 0.01 %" if value < 0.01 else f"{value:.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f} %"
+
+
+def sign(character: str) -> str:
+    return {" ": "␣", "\n": "↵", "\u2028": "↓"}.get(character, character)
+
+
+def column(entry: dict[str, Any]) -> str:
+    return sign(entry["character"]) + percent(entry["logprob"])
+
+
+def columns(entry: dict[str, Any]) -> list[str]:
+    """What the card shows: the likeliest characters, and the one drawn where it is not among them."""
+    others = [other["character"] for other in entry["likeliest"]]
+    return [column(one) for one in entry["likeliest"] + ([] if entry["character"] in others else [entry])]
+
+
+def logprobs(client: httpx.Client, **body: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.post("/generate", json={**body, "logprobs": 5}).json()["logprobs"]
+    return found
+
+
+def characters_of(page: Page) -> Locator:
+    return page.locator(".tinted .line > span")
+
+
+def tints(page: Page) -> list[str]:
+    """The legend's level of each character."""
+    classes: list[str] = characters_of(page).evaluate_all("spans => spans.map(span => span.className.match(/p\\d/)[0])")
+    return classes
+
+
+BODY: dict[str, Any] = {"start_string": "Romeo", "seed": 9, "num_generate": 300}
+
+
+def test_characters_are_tinted_by_their_probability_as_they_come(page: Page, client: httpx.Client) -> None:
+    page.get_by_label("Tint by probability").check()
+    expect(page.get_by_role("list", name="Legend")).to_be_visible()
+    generate(page, **BODY)
+    assert text(page) == whole(client, **BODY)
+    found = tints(page)
+    assert found == [f"p{level(entry)}" for entry in logprobs(client, **BODY)]
+    assert len(set(found)) > 3
+
+
+def test_tinting_afterwards_asks_again_with_the_same_seed_and_changes_no_character(page: Page, client: httpx.Client) -> None:
+    generate(page, start_string="Romeo", num_generate=150)
+    press(page, "Continue from here")
+    expect(status(page)).to_contain_text("as many as asked for")
+    before, seed = text(page), int(page.locator("#seed-value").text_content() or "")
+    page.get_by_label("Tint by probability").check()
+    expect(characters_of(page)).to_have_count(300)
+    assert text(page) == before
+    assert tints(page) == [f"p{level(entry)}" for entry in logprobs(client, start_string="Romeo", num_generate=300, seed=seed)]
+    page.get_by_label("Tint by probability").uncheck()
+    expect(characters_of(page)).to_have_count(0)
+    assert text(page) == before
+    with page.expect_request("**/generate") as sent:  # and what is known of the text serves no other
+        press(page, "Generate")
+    assert "logprobs" not in (sent.value.post_data_json or {})
+
+
+def test_tinting_a_stopped_text_and_going_on_with_it(page: Page, client: httpx.Client) -> None:
+    at_pace(page, 200)
+    fill(page, **BODY)
+    press(page, "Generate")
+    wait_for_text(page, 1)
+    press(page, "Stop")
+    expect(status(page)).to_contain_text("Stopped after")
+    before = text(page)
+    page.unroute("**/generate")
+    page.get_by_label("Tint by probability").check()
+    expect(characters_of(page)).to_have_count(len(before) - len("Romeo"))
+    press(page, "Continue from here")
+    expect(characters_of(page)).to_have_count(300)
+    expect(page.get_by_role("button", name="Continue from here")).to_be_visible()  # nothing goes on any more
+    assert text(page) == whole(client, **BODY)
+    assert tints(page) == [f"p{level(entry)}" for entry in logprobs(client, **BODY)]
+
+
+def test_pointing_at_a_character_shows_what_else_it_could_have_been(page: Page, client: httpx.Client) -> None:
+    page.get_by_label("Tint by probability").check()
+    generate(page, **BODY)
+    entries = logprobs(client, **BODY)
+    unlikely = next(
+        i for i, entry in enumerate(entries) if entry["character"] not in [one["character"] for one in entry["likeliest"]]
+    )
+    card = page.locator("#alternatives")
+    for index in (0, 17, unlikely):
+        characters_of(page).nth(index).hover()
+        expect(card).to_be_visible()
+        assert card.locator(".alternative").all_text_contents() == columns(entries[index])
+        assert card.locator(".drawn").all_text_contents() == [column(entries[index])]
+    page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
+    characters_of(page).nth(3).hover()
+    expect(card).to_be_visible()
+    page.get_by_role("heading", name="Folio").hover()
+    expect(card).to_be_hidden()
+
+
+def test_arrow_keys_move_between_characters_which_are_one_tab_stop(page: Page, client: httpx.Client) -> None:
+    page.get_by_label("Tint by probability").check()
+    generate(page, **BODY)
+    entries, card, focused = logprobs(client, **BODY), page.locator("#alternatives"), page.locator(":focus")
+
+    def at(index: int) -> None:
+        expect(focused).to_have_text(entries[index]["character"])
+        assert card.locator(".alternative").all_text_contents() == columns(entries[index])
+        assert percent(entries[index]["logprob"]) in (focused.get_attribute("aria-label") or "")
+
+    page.get_by_label("Tint by probability").focus()
+    page.keyboard.press("Tab")
+    at(0)
+    for index in (1, 2, 3):
+        page.keyboard.press("ArrowRight")
+        at(index)
+    page.keyboard.press("ArrowLeft")
+    at(2)
+    page.keyboard.press("End")
+    at(299)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Continue from here")).to_be_focused()
+    expect(card).to_be_hidden()
+    page.keyboard.press("Shift+Tab")
+    at(299)
+    page.keyboard.press("Home")
+    at(0)
+    page.keyboard.press("ArrowLeft")
+    at(0)
+    place = "document.activeElement.getClientRects()[0].top"
+    top = page.evaluate(place)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(place) > top
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(place) == top
+    assert page.locator(".tinted [tabindex]").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_tints_are_legible_and_tell_by_lightness_and_underline_too(browser: Browser, client: httpx.Client, scheme: str) -> None:
+    with opened(browser, str(client.base_url), color_scheme=scheme) as page:
+        page.get_by_label("Tint by probability").check()
+        colors = page.locator(".legend .sample").evaluate_all(
+            """samples => samples.map(one => {
+              const style = getComputedStyle(one);
+              const behind = getComputedStyle(document.querySelector(".sheet")).backgroundColor;
+              const transparent = style.backgroundColor === "rgba(0, 0, 0, 0)";
+              return [style.color, transparent ? behind : style.backgroundColor, style.textDecorationLine];
+            })"""
+        )
+    luminances = [(luminance(ink), luminance(paper)) for ink, paper, _ in colors]
+    assert len(luminances) == 5
+    for ink, paper in luminances:
+        assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5  # WCAG's contrast for text
+    papers = [paper for _, paper in luminances]
+    steps = [abs(b - a) for a, b in pairwise(papers)]
+    assert papers == sorted(papers, reverse=scheme == "light")
+    assert min(steps) > 0.002
+    assert [line for _, _, line in colors] == ["none", "none", "none", "underline", "underline"]
+
+
+def luminance(color: str) -> float:
+    """WCAG's relative luminance of rgb(r, g, b)."""
+    parts = (int(part) / 255 for part in re.findall(r"\d+", color)[:3])
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+# --- copying
+
+
+def test_the_curl_command_run_by_a_shell_gives_the_text(page: Page) -> None:
+    start = 'It\'s "so",\n$HOME `id` \\ é語🎭\u2028!'
+    generate(page, start_string=start, num_generate=120, stop="it's $(never) \"there\"\n\\\\\\n'")
+    press(page, "Copy as curl")
+    expect(status(page)).to_have_text("Command copied.")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert command.startswith("curl ")
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    *texts, done = events([finished.stdout])
+    assert start + "".join(event.data["text"] for event in texts) == text(page)
+    assert done.data["start_string"] == start
+
+
+def test_before_a_text_the_curl_command_is_what_generate_would_send(page: Page) -> None:
+    fill(page, start_string="a", num_generate=12)
+    press(page, "Copy as curl")
+    expect(status(page)).to_have_text("Command copied.")
+    finished = subprocess.run(["bash", "-c", page.evaluate("navigator.clipboard.readText()")], capture_output=True, check=True)
+    *_, done = events([finished.stdout])
+    assert done.data["usage"] == {"prompt_characters": 1, "generated_characters": 12}
+
+
+def test_the_text_can_be_copied_tinted_or_not(page: Page) -> None:
+    generate(page, **BODY)
+    for tinted in (False, True):
+        page.get_by_label("Tint by probability").set_checked(tinted)
+        expect(characters_of(page)).to_have_count(300 if tinted else 0)
+        press(page, "Copy text")
+        expect(status(page)).to_have_text("Text copied.")
+        assert page.evaluate("navigator.clipboard.readText()") == text(page)
+        page.evaluate("getSelection().selectAllChildren(document.getElementById('text'))")
+        assert page.evaluate("getSelection().toString()") == text(page)
+
+
+def test_without_a_clipboard_the_command_is_there_to_be_copied_by_hand(browser: Browser, client: httpx.Client) -> None:
+    """As in a page that came over plain HTTP from another machine."""
+    with opened(browser, str(client.base_url)) as page:
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        press(page, "Copy as curl")
+        by_hand = page.get_by_label("Copy it from here")
+        expect(by_hand).to_be_focused()
+        assert by_hand.input_value().startswith("curl ")
+
+
+# --- what goes wrong
+
+
+def test_unknown_characters_are_named_and_marked_and_can_be_taken_out(page: Page) -> None:
+    fill(page, start_string="To ß or 🎭 not ß, Ж.")
+    press(page, "Generate")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The model does not know these characters.")
+    expect(alert).to_contain_text("ß\u00a0U+00DF, 2 times; Ж\u00a0U+0416")
+    expect(alert.locator("mark")).to_have_text(["ß", "ß", "Ж"])
+    expect(alert.locator(".marked")).to_have_text("To ß or 🎭 not ß, Ж.")
+    start_string = page.get_by_label("Start string")
+    expect(start_string).to_have_attribute("aria-invalid", "true")
+    press(page, "Take them out")
+    expect(start_string).to_have_value("To  or 🎭 not , .")
+    expect(start_string).to_be_focused()
+    expect(alert).to_be_hidden()
+    generate(page, num_generate=5)
+
+
+def test_unknown_allowed_characters_too(page: Page) -> None:
+    fill(page, start_string="a", allowed_characters=r"a\nß")
+    press(page, "Generate")
+    expect(page.get_by_role("alert").locator("mark")).to_have_text(["ß"])
+    press(page, "Take them out")
+    expect(page.get_by_label("Allowed characters")).to_have_value(r"a\n")
+    generate(page, num_generate=5)
+
+
+def test_what_the_server_refuses_is_said_at_the_field_and_the_text_before_stays(page: Page) -> None:
+    generate(page, start_string="Romeo", num_generate=20)
+    before = text(page)
+    fill(page, num_generate=2_000_000)
+    press(page, "Generate")
+    expect(page.get_by_role("alert")).to_contain_text("num_generate: 2,000,000 characters are more than the 1,000,000 allowed here")
+    expect(page.get_by_label("Characters", exact=True)).to_have_attribute("aria-invalid", "true")
+    assert text(page) == before
+    generate(page, num_generate=20)
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.get_by_label("Characters", exact=True)).not_to_have_attribute("aria-invalid", "true")
+
+
+class Proxy:
+    """Stands between page and server. Once `left` bytes of answers have passed, it cuts every connection."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self.left: int | None = None
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            self._cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._port))
+            with self._lock:
+                self._open |= {near, far}
+            threading.Thread(target=self._pass, args=(near, far, False), daemon=True).start()
+            threading.Thread(target=self._pass, args=(far, near, True), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                with self._lock:
+                    if answers and self.left is not None:
+                        target.sendall(data[: self.left])
+                        self.left -= len(data)
+                        if self.left <= 0:
+                            self.left = None
+                            self._cut()
+                    else:
+                        target.sendall(data)
+        except OSError:
+            pass
+        finally:
+            with self._lock:
+                self._end(source, target)
+
+    def _cut(self) -> None:
+        self._end(*self._open)
+
+    def _end(self, *sockets: socket.socket) -> None:
+        for one in self._open.intersection(sockets):
+            self._open.remove(one)
+            with suppress(OSError):  # the other side has ended it already
+                one.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads from it, as closing alone would not
+            one.close()
+
+
+def test_a_connection_that_breaks_is_taken_up_again_with_nothing_lost_or_repeated(browser: Browser, client: httpx.Client) -> None:
+    proxy = Proxy(client.base_url.port or 0)
+    try:
+        with opened(browser, proxy.address) as page:
+            expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+            sent: list[str | None] = []
+            page.on("request", lambda one: sent.append(one.headers.get("last-event-id")) if "/generate" in one.url else None)
+            page.on("requestfailed", lambda _: setattr(proxy, "left", 5000 if len(sent) < 3 else None))
+            proxy.left = 3001
+            generate(page, start_string="é語🎭", seed=6, num_generate=3000)
+            assert sent[0] is None
+            assert len(sent) >= 2
+            assert all(sent[1:])
+            assert text(page) == whole(client, start_string="é語🎭", seed=6, num_generate=3000)
+            expect(page.get_by_role("alert")).to_be_hidden()
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_goes_away_is_told_of_and_its_successor_resumes(
+    browser: Browser, tmp_path: Path, publish: Publish, ending: signal.Signals
+) -> None:
+    publish()
+    body: dict[str, Any] = {"start_string": "a", "seed": 8, "num_generate": 100_000}  # seconds: time enough to end it
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    @contextmanager
+    def service() -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+        command = [sys.executable, "-m", "service", "--port", str(port), "--models-dir", str(tmp_path), "--shutdown-grace", "0.2"]
+        with (
+            subprocess.Popen(command, cwd=ROOT) as process,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+        ):
+            try:
+                wait_until(lambda: ready(client))
+                yield process, client
+            finally:
+                process.kill()
+
+    with service() as (process, _), opened(browser, f"http://127.0.0.1:{port}") as page:
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        fill(page, **body)
+        press(page, "Generate")
+        wait_for_text(page, 20)
+        process.send_signal(ending)
+        process.wait()
+        expect(status(page)).to_contain_text("trying again")
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("The text broke off.", timeout=20_000)
+        expect(alert).to_contain_text("What had come is kept")
+        kept = text(page)
+        assert 20 < len(kept) < len(body["start_string"]) + body["num_generate"]
+        with service() as (_, client):
+            press(page, "Resume")
+            expect(status(page)).to_contain_text("as many as asked for", timeout=60_000)
+            expect(alert).to_be_hidden()
+            assert text(page) == whole(client, **body)
+            assert text(page).startswith(kept)
+
+
+def ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_page_that_comes_before_the_models_waits_for_them(
+    browser: Browser, tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    loaded = threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        assert loaded.wait(60)
+        return open_decoder(*arguments, **options)
+
+    monkeypatch.setattr("service.app.open_decoder", slowly)
+    with run_server(create_app(Settings(models_dir=tmp_path, slots=1))) as address, opened(browser, address) as page:
+        expect(page.get_by_text("The server is loading its models…")).to_have_count(1)
+        fill(page, start_string="a", num_generate=9)
+        press(page, "Generate")
+        expect(status(page)).to_have_text("The server is loading its models…")
+        loaded.set()
+        expect(status(page)).to_contain_text("as many as asked for", timeout=20_000)
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible(timeout=20_000)
+
+
+# --- the model
+
+
+def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_one(page: Page) -> None:
+    facts = page.locator("#facts > div").all_text_contents()
+    assert "Score full_pass1.423 nats per characterheld-out text read at a stretch" in facts
+    assert "Score cold_2561.435 nats per characterin windows of 256 characters" in facts
+    assert f"Vocabulary{len(ARCHITECTURE.vocabulary)} characters" in facts
+    assert "Recipenone" in facts
+    assert "Made1 January 2026" in facts
+    assert any(re.fullmatch(r"Parameters[\d,]+", fact) for fact in facts)
+    curve = page.get_by_role("img", name="Loss curve of tiny, version 1")
+    expect(curve).to_be_visible()
+    assert curve.evaluate("async image => (await image.decode(), image.naturalWidth)") == 1
+    page.get_by_label("Model", exact=True).select_option("other")
+    expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
+    expect(page.get_by_role("img")).to_have_count(0)
+    assert "Score full_passnothing held outheld-out text read at a stretch" in page.locator("#facts > div").all_text_contents()
+
+
+# --- for everybody
+
+
+def test_every_control_has_a_name_and_nothing_is_read_out_character_by_character(page: Page) -> None:
+    page.get_by_label("Tint by probability").check()
+    page.evaluate(
+        "new MutationObserver(() => (globalThis.said ??= []).push(document.getElementById('status').textContent))"
+        ".observe(document.getElementById('status'), { childList: true, characterData: true, subtree: true })"
+    )
+    generate(page, start_string="Romeo", num_generate=500)
+    assert set(page.evaluate("globalThis.said")) == {"Generating…", "500 characters, as many as asked for."}
+    assert page.locator("#text").evaluate("text => text.closest('[aria-live], [role=status], [role=alert], [role=log]')") is None
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    controls = {
+        "button",
+        "textbox",
+        "slider",
+        "spinbutton",
+        "combobox",
+        "switch",
+        "checkbox",
+        "link",
+        "listbox",
+        "DisclosureTriangle",
+    }
+    named = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    assert [role for role, name in named if role in controls and not name.strip()] == []
+    assert {role for role, _ in named} >= {"button", "textbox", "slider", "spinbutton", "combobox", "switch", "listbox", "status"}
+
+
+def test_the_keyboard_alone_will_do(page: Page) -> None:
+    page.get_by_label("Start string").focus()
+    page.keyboard.press("Control+Enter")
+    expect(status(page)).to_contain_text("as many as asked for")
+    reached = []
+    while page.evaluate("document.activeElement.id || document.activeElement.tagName") != "BODY":
+        reached.append(page.evaluate("document.activeElement.id"))
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", f"{reached[-1]} does not show that it has the focus"
+        page.keyboard.press("Tab")
+    order = ["start_string", "generate", "stop-button", "model", "temperature", "top_p", "min_p", "top_k", "num_generate"]
+    order += ["allowed_characters", "stop", "seed", "keep-seed", "tint", "continue", "copy-text", "copy-curl"]
+    assert [one for one in reached if one] == order
+
+
+def width(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_a_phone(browser: Browser, client: httpx.Client, scheme: str) -> None:
+    with opened(browser, str(client.base_url), viewport={"width": 360, "height": 640}, color_scheme=scheme) as page:
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        assert width(page) <= 360
+        page.get_by_text("Settings", exact=True).click()
+        assert width(page) <= 360
+        page.get_by_label("Tint by probability").check()
+        generate(page, start_string="Romeo", num_generate=600, allowed_characters="ab")  # one long word
+        assert width(page) <= 360
+        for index in range(0, 40, 3):
+            characters_of(page).nth(index).hover()
+            expect(page.locator("#alternatives")).to_be_visible()
+            assert width(page) <= 360
+        fill(page, start_string="ß" * 300)
+        press(page, "Generate")
+        expect(page.get_by_role("alert")).to_be_visible()
+        assert width(page) <= 360
+
+
+def test_nothing_blinks_for_those_who_want_it_still(browser: Browser, client: httpx.Client) -> None:
+    caret = "getComputedStyle(document.querySelector('.continuation'), '::after').animationName"
+    for motion, animation in (("no-preference", "blink"), ("reduce", "none")):
+        with opened(browser, str(client.base_url), reduced_motion=motion) as page:
+            at_pace(page, 50)
+            fill(page, start_string="a", num_generate=1000)
+            press(page, "Generate")
+            wait_for_text(page, 1)
+            assert page.evaluate(caret) == animation
+
+
+def test_a_run_leaves_nothing_in_the_console(browser: Browser, client: httpx.Client) -> None:
+    said: list[str] = []
+    with opened(browser, str(client.base_url)) as page:
+        page.on("console", lambda message: said.append(message.text))
+        page.reload()
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        page.get_by_label("Tint by probability").check()
+        generate(page, **BODY)
+        characters_of(page).nth(5).hover()
+        press(page, "Continue from here")
+        expect(status(page)).to_contain_text("as many as asked for")
+    assert said == []

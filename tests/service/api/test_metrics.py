@@ -1,0 +1,91 @@
+"""/metrics, read by Prometheus's own parser, and by promtool where there is one."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.settings import Settings
+from tests.support import Publish, serving, stream, wait_until
+from trainer import artifact
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    """Name and labels -> value, those of the model `tiny` and of none."""
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        " ".join([sample.name, *(value for label, value in sorted(sample.labels.items()) if label != "model_name")]): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+        if sample.labels.get("model_name", "tiny") == "tiny"
+    }
+
+
+@pytest.fixture
+def counted(client: httpx.Client) -> Callable[[], dict[str, float]]:
+    """By how much each has risen."""
+    before = samples(client)
+    return lambda: {name: value - before.get(name, 0) for name, value in samples(client).items()}
+
+
+def test_requests_characters_and_times_are_counted(client: httpx.Client, counted: Callable[[], dict[str, float]]) -> None:
+    body: dict[str, Any] = {"start_string": "metrics", "num_generate": 300, "seed": 1}
+    text = client.post("/generate", json=body).json()["text"]
+    stream(client, **body, stop=text[30:34])
+    assert client.post("/generate", json=body | {"num_generate": 900_000, "max_time_ms": 50}).json()["finish_reason"] == "time"
+    client.post("/v1/completions", json={"prompt": "metrics", "n": 2, "max_tokens": 10})
+    found = counted()
+    assert {reason: found[f"folio_request_success_total {reason}"] for reason in ("length", "stop", "time", "error")} == {
+        "length": 3, "stop": 1, "time": 1, "error": 0,
+    }  # fmt: skip
+    assert found["folio_prompt_tokens_total"] == 5 * 7
+    assert found["folio_generation_tokens_total"] >= 300 + 20
+    for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time", "request_prefill_time", "request_decode_time"):
+        assert found[f"folio_{name}_seconds_count"] == 5
+        assert found[f"folio_{name}_seconds_sum"] > 0
+    assert found["folio_inter_token_latency_seconds_count"] > 5
+    assert found["folio_batch_size_count"] > 5
+    assert found["folio_prompt_cache_hits_total"] >= 2
+
+
+def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
+    client: httpx.Client, engine: Any, counted: Callable[[], dict[str, float]]
+) -> None:
+    with client.stream("POST", "/v1/completions", json={"prompt": "a", "n": 6, "max_tokens": 900_000, "stream": True}) as response:
+        next(response.iter_raw())
+        now = samples(client)
+        assert now["folio_num_requests_running"] == now["folio_slots"] == 4
+        assert now["folio_num_requests_waiting"] == 2
+        assert now["folio_slot_usage"] == 1
+    wait_until(lambda: engine.running == 0)
+    assert counted()["folio_request_success_total cancelled"] == 6
+    assert samples(client)["folio_num_requests_running"] == 0
+
+
+def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    with serving(Settings(models_dir=tmp_path, watch=0.05, precision="f32", decoder="openvino")) as (_, client):
+        assert samples(client)["folio_version_info openvino f32 1"] == 1
+        assert samples(client)["folio_refused"] == 0
+        (publish().path / artifact.WEIGHTS).write_bytes(b"broken")
+        wait_until(lambda: samples(client)["folio_refused"] == 1)
+        assert samples(client)["folio_load_failures_total"] == 1
+        publish()
+        wait_until(lambda: "folio_version_info openvino f32 3" in samples(client))
+        assert "folio_version_info openvino f32 1" not in samples(client)
+
+
+def test_promtool_finds_nothing_to_mend(client: httpx.Client) -> None:
+    if not shutil.which("promtool"):
+        pytest.skip("no promtool here")
+    stream(client, start_string="a", num_generate=10)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=client.get("/metrics").content, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
