@@ -1,7 +1,7 @@
 """How a chat becomes a text for a model that only continues texts. Knows nothing of HTTP."""
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,13 +18,13 @@ class ChatTemplate(BaseModel):
     speakers: dict[str, str] = Field({}, description="a role's name in the text; the role in capitals where it is not here")
     turn: str = "{speaker}:\n{words}\n\n"
     reply: str = "{speaker}:\n"
-    stop: list[str] = Field(["\n\n"], description="what ends the reply")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(["\n\n"], description="what ends the reply")
 
     @model_validator(mode="after")
     def _renders(self) -> Self:
         try:
             self.render([("user", None, "words")])
-        except (LookupError, ValueError) as error:
+        except Exception as error:  # a format string can do much
             raise ValueError(f"turn and reply may hold {{speaker}}, turn {{words}} too: {error!r}") from error
         return self
 

@@ -1,6 +1,7 @@
 """python -m service generate: a start string continued on the terminal, by a running server or, without one, in this process."""
 
 import argparse
+import io
 import json
 import logging
 import socket
@@ -13,39 +14,58 @@ from typing import Any
 
 import httpx
 import uvicorn
+from pydantic import ValidationError
 
 from service.app import create_app
 from service.settings import Settings
 
 ADDRESS = "http://127.0.0.1:8000"
-TRIES = 3  # to go on with a stream that was cut
+TRIES = 5  # to go on with a stream that was cut, after 1/2, 1, 2 and 4 seconds
 
 
 def generate(arguments: Sequence[str]) -> int:
     """Writes start string and continuation to stdout as they come, the receipt to stderr. 0; 1 where it fails; 130 for Ctrl-C."""
     options = _options(arguments)
     fields = {name: value for name, value in vars(options).items() if name not in ("url", "models_dir") and value is not None}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack what a text has
+    try:
+        content = json.dumps({**fields, "stream": True, "echo": True}, allow_nan=False)
+        content.encode()
+        options.start_string.encode()
+    except UnicodeEncodeError:
+        return _fail("START is not text in UTF-8")
+    except ValueError:
+        return _fail("an option is not a finite number")
     try:
         with _server(options.url, options.models_dir) as address:
-            return _continue(address, {**fields, "stream": True, "echo": True})
+            return _continue(address, content)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except httpx.HTTPError as error:
-        return _fail(f"{options.url or ADDRESS}: {error}")
+    except Unreachable as error:
+        return _fail(str(error))
+    except ValidationError as error:
+        return _fail("; ".join(f"SERVICE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()))
     except BrokenPipeError:  # whoever read has had enough
         sys.stderr.close()
         return 0
 
 
-def _continue(address: str, body: dict[str, Any]) -> int:
+class Unreachable(Exception):
+    """There is no server, or not one of these."""
+
+
+def _continue(address: str, content: str) -> int:
     """Streams one generation; one that is cut is gone on with after the last event that came whole."""
-    headers: dict[str, str] = {}
+    headers = {"Content-Type": "application/json"}
     tries = TRIES
-    with httpx.Client(base_url=address, timeout=60) as client:
+    with httpx.Client(timeout=60, trust_env=not address.startswith("http://127.0.0.1")) as client:
         while True:
             try:
-                with client.stream("POST", "/generate", json=body, headers=headers) as response:
+                with client.stream("POST", f"{address}/generate", content=content, headers=headers) as response:
+                    if response.status_code in (429, 503) and "Last-Event-ID" in headers:
+                        raise httpx.RemoteProtocolError(f"answered {response.status_code}")
                     if response.status_code != 200:
                         return _fail(json.loads(response.read())["error"]["message"])
                     for name, data, headers["Last-Event-ID"] in _events(response.iter_raw()):
@@ -57,10 +77,13 @@ def _continue(address: str, body: dict[str, Any]) -> int:
                         sys.stdout.flush()
                         tries = TRIES
                 raise httpx.RemoteProtocolError("the stream stopped short")
-            except httpx.TransportError:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 tries -= 1
-                if not headers or not tries:
-                    raise
+                if "Last-Event-ID" not in headers or not tries:
+                    raise Unreachable(f"{address}: {error}") from error
+                time.sleep(2 ** (TRIES - tries) / 4)
+            except (ValueError, LookupError) as error:
+                raise Unreachable(f"{address}: not a server of this kind: {error!r}") from error
 
 
 def _events(chunks: Iterator[bytes]) -> Iterator[tuple[str, Any, str]]:
@@ -99,7 +122,7 @@ def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
         thread.start()
         try:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            while "being loaded" in httpx.get(f"{address}/readyz", timeout=60).text:
+            while "being loaded" in httpx.get(f"{address}/readyz", timeout=60, trust_env=False).text:
                 time.sleep(0.05)
             yield address
         finally:
@@ -109,7 +132,7 @@ def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
 
 def _answers(address: str) -> bool:
     try:
-        return bool(httpx.get(f"{address}/healthz", timeout=2).json() == {"status": "ok"})
+        return bool(httpx.get(f"{address}/healthz", timeout=2, trust_env=False).json() == {"status": "ok"})
     except (httpx.HTTPError, ValueError):
         return False
 

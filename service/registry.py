@@ -122,7 +122,7 @@ class Registry:
         for path in paths:
             if self._ended.is_set():
                 return
-            if serving and path == serving.path:
+            if serving and path == serving.path and not serving.engine.stopped:
                 if chat != serving.chat:
                     self._models[folder.name] = replace(serving, chat=chat)
                 return

@@ -1,5 +1,6 @@
 """What a server is asked to be: Settings, from flags, SERVICE_* variables and defaults."""
 
+import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -39,18 +40,17 @@ class Settings(BaseSettings):
     prompt_cache_mb: float = Field(
         16, ge=0, allow_inf_nan=False, description="for states of start strings that may come again, for each model; 0 keeps none"
     )
-    secret: SecretStr | None = Field(
-        None, min_length=16, description="what state tokens are signed with: the same for all replicas; drawn at start if not given"
+    secret: SecretStr = Field(
+        default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
+        min_length=16,
+        description="what state tokens are signed with: the same for all replicas; drawn at start if not given",
     )
     max_body: int = Field(2_000_000, ge=1_000, description="longest body of a request, in bytes; longer ones are answered 413")
     max_start_string: int = Field(10_000, ge=1, description="longest start string, in characters")
     max_num_generate: int = Field(100_000, ge=1, description="most characters one request may ask for")
     max_score: int = Field(100_000, ge=1, description="longest text to score, in characters")
+    max_logprobs: int = Field(100_000, ge=1, description="most log-probabilities in one answer, those of the likeliest counted")
     max_choices: int = Field(128, ge=1, description="most continuations one request to /v1 may ask for, over all its prompts")
     shutdown_grace: float = Field(
         10, ge=0, allow_inf_nan=False, description="seconds that open streams have to end when the server is told to stop"
     )
-
-    @property
-    def secret_text(self) -> str | None:
-        return None if self.secret is None else self.secret.get_secret_value()

@@ -11,13 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -102,6 +103,12 @@ class VersionConfig(Architecture):
     sha256: Hashes
     packages: dict[str, str]
     created: str
+
+    @field_validator("created")
+    @classmethod
+    def _created_is_a_time(cls, value: str) -> str:
+        datetime.fromisoformat(value)
+        return value
 
     @model_validator(mode="after")
     def _parameters_agree(self) -> Self:

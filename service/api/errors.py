@@ -1,6 +1,7 @@
 """Every error in one shape, OpenAI's: {"error": {"code", "message", "type", "param"}}."""
 
 import logging
+import re
 from collections.abc import Mapping
 from math import ceil
 from typing import Any
@@ -16,6 +17,10 @@ from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
 
 log = logging.getLogger(__name__)
+
+
+class ClientLeft(Exception):
+    """Nobody reads the answer any more."""
 
 
 class StreamEnded(Exception):
@@ -82,10 +87,12 @@ def translated(error: Exception) -> ApiError:
                 return ApiError(
                     422, "invalid_json", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
                 )
-            place = ".".join(str(part) for part in first["loc"] if part != "body") or None
+            # Less the part of the request and pydantic's names for the branches of a union.
+            parts = [str(part) for part in first["loc"][1:] if not re.search(r"[\[-]", str(part))]
+            place = ".".join(parts) or None
             return ApiError(422, "invalid_value", f"{place}: {first['msg']}" if place else first["msg"], param=place)
         case HTTPException(status_code=400):  # FastAPI's word for a body that it could not decode
-            return ApiError(422, "invalid_json", "the body is not JSON: not text in UTF-8")
+            return ApiError(422, "invalid_json", "the body could not be decoded as JSON in UTF-8")
         case HTTPException():
             return ApiError(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
         case _:
@@ -96,8 +103,8 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> JSONResponse:
         return translated(error).response()
 
-    async def nothing(_: Request, __: Exception) -> Response:
-        return Response(status_code=204)
+    async def nothing(_: Request, error: Exception) -> Response:
+        return Response(status_code=204 if isinstance(error, StreamEnded) else 499)
 
     for kind in (
         ApiError,
@@ -110,6 +117,7 @@ def install(app: FastAPI) -> None:
     ):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(StreamEnded, nothing)
+    app.add_exception_handler(ClientLeft, nothing)
     app.add_exception_handler(Exception, answer)  # Starlette logs it with its trace besides
 
 

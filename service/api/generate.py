@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.errors import documented
+from service.api.errors import ClientLeft, documented
 from service.api.pacing import Reader
 from service.api.running import Running, Taken, TakenByQuery, logprobs_of
 from service.api.schemas import GenerateResponse
@@ -29,17 +29,18 @@ ERRORS = documented(404, 410, 413, 422, 429, 503)
 )
 async def generate(running: Taken, request: Request) -> GenerateResponse | Response:
     """Continues start_string, drawing each next character from the model's distribution at the temperature."""
-    if running.request.stream or "text/event-stream" in request.headers.get("accept", ""):
+    if running.streams:
         return _stream(running)
     piece = await unless_left(read_all(running.reader), request)
-    if piece is None:
-        return Response(status_code=499)  # the client has left: nobody reads this
     vocabulary, done = running.model.vocabulary, running.done()
     text = vocabulary.decode(piece.characters)
-    return GenerateResponse(
-        text=text if running.request.echo is False else running.start_string + text,
-        logprobs=piece.log_probabilities and logprobs_of(vocabulary, piece.characters, piece.log_probabilities),
-        **done.model_dump(),
+    found = piece.log_probabilities
+    return GenerateResponse.model_validate(
+        {
+            **done.model_dump(),
+            "text": text if running.request.echo is False else running.start_string + text,
+            "logprobs": found and logprobs_of(vocabulary, piece.characters, found),
+        }
     )
 
 
@@ -53,12 +54,14 @@ def _stream(running: Running) -> Response:
     return EventStream(events_of(running), running.generation.wake)
 
 
-async def unless_left(work: Coroutine[Any, Any, T], request: Request) -> T | None:
-    """What `work` gives, or None as soon as the client has left. Raises what it raises."""
+async def unless_left(work: Coroutine[Any, Any, T], request: Request) -> T:
+    """What `work` gives. Raises what it raises, or ClientLeft as soon as the client has."""
     working, leaving = asyncio.create_task(work), asyncio.create_task(left(request.receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
+        if not working.done():
+            raise ClientLeft
+        return await working
     finally:
         working.cancel()
         leaving.cancel()

@@ -22,7 +22,7 @@ class BodyLimit:
             return
         headers = dict(scope["headers"])
         declared = int(headers.get(b"content-length", b"0"))  # digits, or the server would have refused it
-        received, unread = 0, declared > 0 or b"transfer-encoding" in headers
+        received, unread, answering = 0, declared > 0 or b"transfer-encoding" in headers, False
         too_long = HTTPException(413, f"the body is longer than the {self._limit:,} bytes allowed here")
 
         async def limited() -> Message:
@@ -31,12 +31,16 @@ class BodyLimit:
             received += len(message.get("body", b""))
             unread = message.get("more_body", False)
             if received > self._limit:
+                if answering:  # to somebody who did not ask for the body
+                    return {"type": "http.disconnect"}
                 raise too_long
             return message
 
         async def closing(message: Message) -> None:
+            nonlocal answering
             if unread and message["type"] == "http.response.start":  # else the server would read the rest and drop it
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
+            answering = True
             await send(message)
 
         if declared > self._limit:

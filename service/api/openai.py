@@ -5,8 +5,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ from service.api.openai_schemas import (
     TopLogprob,
 )
 from service.api.pacing import Reader
-from service.api.running import check_length, drawn_seed, possible, read_text, sampling_of
+from service.api.running import check_length, check_logprobs, drawn_seed, possible, read_text, sampling_of, submitted
 from service.api.schemas import MAX_SEED
 from service.api.streaming import COMMENT, EventStream, event
 from service.api.tokens import weights_of
@@ -73,6 +73,7 @@ class Answer:
     """What a request began: its choices, and what all parts of the answer say."""
 
     body: Sampled
+    asked: "Asked"
     id: str
     created: int
     model: Model
@@ -91,13 +92,16 @@ class Answer:
         return TokenUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
     def wake(self) -> None:
+        """Makes one of those that are not at their end give a comment."""
         for choice in self.choices:
-            choice.generation.wake()
+            if not choice.reader.ended:
+                choice.generation.wake()
+                return
 
 
 async def _begun_completion(body: CompletionRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    asked = Asked("cmpl", prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", scored=body.echo)
+    asked = Asked("cmpl", prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", "max_tokens", body.echo)
     with _begun(body, asked, registry, settings) as answer:
         yield answer
 
@@ -105,9 +109,10 @@ async def _begun_completion(body: CompletionRequest, registry: CurrentRegistry, 
 async def _begun_chat(body: ChatRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
     chat = registry.get(body.model).chat
     prompt = chat.render([(message.role, message.name, message.content) for message in body.messages])
+    limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     most = body.max_completion_tokens or body.max_tokens or min(MOST_OF_A_REPLY, settings.max_num_generate)
     logprobs = body.top_logprobs if body.logprobs else None
-    asked = Asked("chatcmpl", [prompt], most, [*chat.stop, *body.stop], logprobs, body.on_unknown, "messages")
+    asked = Asked("chatcmpl", [prompt], most, [*chat.stop, *body.stop], logprobs, body.on_unknown, "messages", limit)
     with _begun(body, asked, registry, settings) as answer:
         yield answer
 
@@ -123,17 +128,21 @@ class Asked:
     logprobs: int | None
     on_unknown: str
     field: str  # which the prompts come from
-    scored: bool = False  # log-probabilities of the prompts are wanted too
+    limit: str  # the field that `most` comes from
+    echo: bool = False  # the answer's texts begin with the prompts; with logprobs they are scored too
 
 
 @contextmanager
 def _begun(body: Sampled, asked: Asked, registry: Registry, settings: Settings) -> Iterator[Answer]:
     """Hands all of a request's continuations to the engine at once, or none; they are cancelled however the answer ends."""
-    if len(asked.prompts) * body.n > settings.max_choices:
-        message = f"n: {len(asked.prompts)} x {body.n} continuations are more than the {settings.max_choices} allowed here"
-        raise ApiError(422, "too_many", message, param="n")
-    check_length("max_tokens", asked.most, settings.max_num_generate)
     model = registry.get(body.model)
+    count, most = len(asked.prompts) * body.n, min(settings.max_choices, model.engine.capacity)
+    if count > most:
+        message = f"n: {len(asked.prompts)} x {body.n} continuations are more than the {most} allowed here"
+        raise ApiError(422, "too_many", message, param="n")
+    check_length(asked.limit, count * asked.most, settings.max_num_generate)
+    echoed = sum(map(len, asked.prompts)) * body.n if asked.echo else 0
+    check_logprobs(count * asked.most + echoed, asked.logprobs, settings)
     vocabulary, seed = model.vocabulary, drawn_seed() if body.seed is None else body.seed
     sampling = sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters)
     choices = []
@@ -142,7 +151,7 @@ def _begun(body: Sampled, asked: Asked, registry: Registry, settings: Settings) 
         read, ids = read_text(vocabulary, text, asked.on_unknown, asked.field)
         if not len(ids):
             raise ApiError(422, "invalid_value", f"{asked.field}: nothing is left without unknown characters", param=asked.field)
-        prompt = Prompt(ids, shared=body.n > 1, scored=asked.scored and asked.logprobs is not None)
+        prompt = Prompt(ids, shared=body.n > 1, scored=asked.echo and asked.logprobs is not None)
         for i in range(body.n):
             generation = Generation(
                 prompt=prompt,
@@ -153,13 +162,8 @@ def _begun(body: Sampled, asked: Asked, registry: Registry, settings: Settings) 
                 likeliest=asked.logprobs,
             )
             choices.append(Choice(read, generation, Reader(generation, pace=body.pace, over=lambda: registry.ended)))
-    generations = [choice.generation for choice in choices]
-    model.engine.submit(*generations)
-    try:
-        yield Answer(body, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices)
-    finally:
-        for generation in generations:
-            model.engine.cancel(generation)
+    with submitted(model.engine, *(choice.generation for choice in choices)):
+        yield Answer(body, asked, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices)
 
 
 @router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}, **ERRORS})
@@ -168,8 +172,6 @@ async def complete(answer: Annotated[Answer, Depends(_begun_completion)], reques
     if answer.body.stream:
         return EventStream(_events(answer, _completion_part), answer.wake)
     pieces = await unless_left(_read(answer), request)
-    if pieces is None:
-        return Response(status_code=499)  # the client has left: nobody reads this
     choices = [
         _completion_choice(answer, i, piece, 0, choice.finish_reason)
         for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
@@ -187,8 +189,6 @@ async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request
     if answer.body.stream:
         return EventStream(_events(answer, _chat_part), answer.wake)
     pieces = await unless_left(_read(answer), request)
-    if pieces is None:
-        return Response(status_code=499)
     choices = [
         ChatChoice(
             index=i,
@@ -224,18 +224,19 @@ async def _read(answer: Answer) -> list[Piece]:
 
 async def _events(
     answer: Answer, part: Callable[[Answer, int, Piece, int, FinishReason | None], dict[str, Any]]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The choices' parts as they come, then what was counted if that is wanted, then [DONE], whatever happens."""
     counted: dict[str, Any] = {"usage": None} if answer.body.include_usage else {}
     offsets = [0] * len(answer.choices)
     try:
-        async for i, piece, ended in _merged(answer):
-            if not piece.characters and not ended:
-                yield COMMENT
-                continue
-            reason = answer.choices[i].finish_reason if ended else None
-            yield event(json.dumps(part(answer, i, piece, offsets[i], reason) | counted, ensure_ascii=False))
-            offsets[i] += len(piece.characters)
+        async with aclosing(_merged(answer)) as pieces:
+            async for i, piece, ended in pieces:
+                if not piece.characters and not ended:
+                    yield COMMENT
+                    continue
+                reason = answer.choices[i].finish_reason if ended else None
+                yield event(json.dumps(part(answer, i, piece, offsets[i], reason) | counted, ensure_ascii=False))
+                offsets[i] += len(piece.characters)
         if counted:
             last = part(answer, 0, Piece([]), 1, None) | {"choices": [], "usage": answer.usage.model_dump()}
             yield event(json.dumps(last, ensure_ascii=False))
@@ -246,7 +247,7 @@ async def _events(
     yield DONE
 
 
-async def _merged(answer: Answer) -> AsyncIterator[tuple[int, Piece, bool]]:
+async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Piece, bool], None]:
     """(Choice, what came for it, whether that was its end) of all choices, in the order of coming. Raises what ended one."""
     arrived: asyncio.Queue[tuple[int, Piece, bool] | Exception] = asyncio.Queue()
 
@@ -278,12 +279,11 @@ def _completion_part(answer: Answer, i: int, piece: Piece, offset: int, finish_r
 
 def _completion_choice(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
     """offset: characters of the choice that came before the piece."""
-    body, choice, vocabulary = answer.body, answer.choices[i], answer.model.vocabulary
-    assert isinstance(body, CompletionRequest)  # noqa: S101 - for the type checker
-    echoed = body.echo and not offset
+    asked, choice, vocabulary = answer.asked, answer.choices[i], answer.model.vocabulary
+    echoed = asked.echo and not offset
     text = vocabulary.decode(piece.characters)
     logprobs = None
-    if body.logprobs is not None:
+    if asked.logprobs is not None:
         logprobs = _completion_logprobs(vocabulary, piece, len(choice.prompt) + offset)
         if echoed:
             logprobs = _with_prompts(logprobs, choice, vocabulary)

@@ -1,6 +1,6 @@
-"""What OpenAI's operations take and give, as far as a character model can, and a few fields more (marked `extension`).
+"""What OpenAI's operations take and give, as far as a character model can, and a few fields more.
 
-Null counts as not given, as with OpenAI. Fields that can't be served are refused, not dropped.
+What can't be served is refused.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,19 +10,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from service.api.schemas import AllowedCharacters, MinP, OnUnknown, Pace, Seed, Stop, Temperature, TopK, TopP
 from service.generation.decoder import LIKELIEST
 
+Text = Annotated[str, Field(min_length=1)]
+MAX_PROMPTS, MAX_MESSAGES = 2_048, 10_000
 Unserved = Annotated[None, Field(description="not served: leave it out or null")]
 Zero = Annotated[float, Field(ge=0, le=0, description="not served: 0 or left out")]
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    include_usage: bool = False
-    include_obfuscation: bool = Field(False, description="taken and not needed: nothing here is secret")
-
-
-class Sampled(BaseModel):
-    """What both operations take."""
+class Taken(BaseModel):
+    """What is taken: null counts as not given, and what is not known is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,6 +25,15 @@ class Sampled(BaseModel):
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class StreamOptions(Taken):
+    include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="taken and not needed: nothing here is secret")
+
+
+class Sampled(Taken):
+    """What both operations take."""
 
     model: str | None = Field(None, description="a model's name; the default one when not given")
     temperature: Temperature = 1.0
@@ -59,7 +63,7 @@ class Sampled(BaseModel):
 class CompletionRequest(Sampled):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "prompt": "ROMEO: ", "max_tokens": 100}]})
 
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)] = Field(
         description="the text to go on from, or several"
     )
     max_tokens: int = Field(16, ge=0, description="characters to generate: a token is a character; 0 with echo scores the prompt")
@@ -70,7 +74,7 @@ class CompletionRequest(Sampled):
     on_unknown: OnUnknown = "error"
 
 
-class TextPart(BaseModel):
+class TextPart(Taken):
     type: Literal["text"]
     text: str
 
@@ -82,13 +86,13 @@ def _joined(value: Any) -> Any:
     return "" if value is None else value
 
 
-class Message(BaseModel):
+class Message(Taken):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[str, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart] | None)] = ""
     name: str | None = Field(None, description="the speaker's name, instead of the role's")
 
 
-class TextFormat(BaseModel):
+class TextFormat(Taken):
     type: Literal["text"]
 
 
@@ -97,7 +101,7 @@ class ChatRequest(Sampled):
         json_schema_extra={"examples": [{"model": "shakespeare", "messages": [{"role": "user", "content": "Who art thou?"}]}]}
     )
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_tokens: int | None = Field(None, ge=1, description="most characters to generate: a token is a character")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same by its newer name")
     logprobs: bool = False

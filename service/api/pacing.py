@@ -63,6 +63,8 @@ class Reader:
             await asyncio.sleep(min(due - loop.time(), NAP))
             if why := self._over():
                 raise EngineStopped(why)
+            if self.generation.error:
+                raise self.generation.error
         if loop.time() < due:
             return Piece([])
         count = max(1, int((loop.time() - self._start) * pace) + 1 - self._released)

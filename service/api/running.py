@@ -5,8 +5,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, Header, Query
@@ -17,8 +17,6 @@ from service.api.errors import ApiError
 from service.api.pacing import Reader
 from service.api.schemas import (
     MAX_SEED,
-    Alternative,
-    CharacterLogprob,
     Done,
     GenerateQuery,
     GenerateRequest,
@@ -27,6 +25,7 @@ from service.api.schemas import (
 )
 from service.api.tokens import EventId, StateToken, digest, weights_of
 from service.generation.decoder import LogProbabilities
+from service.generation.engine import Engine
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.registry import Model, Registry
@@ -39,13 +38,14 @@ class Running:
     """One generation for one client."""
 
     request: GenerateRequest
+    streams: bool  # the answer is a stream
     start_string: str  # as it is read
     model: Model
     generation: Generation
     reader: Reader
     event: EventId  # of the last event that the client has had already, if it had any
     resumed: bool  # it had
-    secret: str | None  # that tokens are signed with
+    secret: str = field(repr=False)  # that tokens are signed with
 
     @property
     def id(self) -> str:
@@ -91,17 +91,22 @@ def timings(generation: Generation) -> Timings:
     )
 
 
+LastEventId = Annotated[str | None, Header(description="of a stream that was cut: goes on after that event")]
+
+
 async def taken(
     body: GenerateRequest,
     registry: CurrentRegistry,
     settings: CurrentSettings,
-    last_event_id: Annotated[str | None, Header(description="of a stream that was cut: goes on after that event")] = None,
+    last_event_id: LastEventId = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> AsyncIterator[Running]:
     """Checks a request and hands it to the engine before the answer starts, so that whatever is wrong has its status.
 
     However the answer ends, sent, failed or its reader gone, the slot is free again.
     """
-    with _running(body, last_event_id, registry, settings) as running:
+    streams = body.stream or "text/event-stream" in accept
+    with _running(body, streams, last_event_id, registry, settings) as running:
         yield running
 
 
@@ -109,9 +114,9 @@ async def taken_by_query(
     query: Annotated[GenerateQuery, Query()],
     registry: CurrentRegistry,
     settings: CurrentSettings,
-    last_event_id: Annotated[str | None, Header(description="of a stream that was cut: goes on after that event")] = None,
+    last_event_id: LastEventId = None,
 ) -> AsyncIterator[Running]:
-    with _running(query, last_event_id, registry, settings) as running:
+    with _running(query, True, last_event_id, registry, settings) as running:
         yield running
 
 
@@ -120,24 +125,31 @@ TakenByQuery = Annotated[Running, Depends(taken_by_query)]
 
 
 @contextmanager
-def _running(body: GenerateRequest, last_event_id: str | None, registry: Registry, settings: Settings) -> Iterator[Running]:
+def _running(
+    body: GenerateRequest, streams: bool, last_event_id: str | None, registry: Registry, settings: Settings
+) -> Iterator[Running]:
     if body.start_string is None and body.state is None:
         raise ApiError(422, "invalid_value", "start_string: needed, unless there is a state to go on from", param="start_string")
     check_length("start_string", len(body.start_string or ""), settings.max_start_string)
     check_length("num_generate", body.num_generate, settings.max_num_generate)
+    check_logprobs(body.num_generate, body.logprobs, settings)
     model = registry.get(body.model)
     vocabulary, asked = model.vocabulary, digest(model, body)
     cut = None if last_event_id is None else EventId.parse(last_event_id)
     if cut:
-        cut.check(model, asked)
+        if not streams:
+            raise ApiError(422, "invalid_event_id", "Last-Event-ID: only a stream can be gone on with", param="Last-Event-ID")
+        cut.check(model, asked, body.seed)
     seed = cut.seed if cut else body.seed
-    token = None if body.state is None else StateToken.decode(body.state, model, settings.secret_text)
+    secret = settings.secret.get_secret_value()
+    token = None if body.state is None else StateToken.decode(body.state, model, secret)
     start_string, ids = "", np.empty(0, np.int32)
     if body.start_string is not None:
         start_string, ids = read_text(vocabulary, body.start_string, body.on_unknown, "start_string")
     drawn_before = 0
     if token:
         ids = np.concatenate([np.array(token.ids, np.int32), ids])
+        check_length("state", len(ids), 2 * settings.max_start_string)  # one that ended before all was read holds the rest
         if seed is None or seed == token.seed:  # the text's own, gone on with
             seed, drawn_before = token.seed, token.drawn
     elif not len(ids):
@@ -150,22 +162,37 @@ def _running(body: GenerateRequest, last_event_id: str | None, registry: Registr
         stop=possible(body.stop, vocabulary),
         likeliest=body.logprobs,
         deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
+        owed=cut.sent if cut else 0,
         drawn_before=drawn_before,
         returns_state=body.return_state,
     )
     event = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_of(model), generation.seed, 0)
     reader = Reader(generation, skip=event.sent, pace=body.pace, over=lambda: registry.ended)
-    model.engine.submit(generation)
+    with submitted(model.engine, generation):
+        yield Running(body, streams, start_string, model, generation, reader, event, cut is not None, secret)
+
+
+@contextmanager
+def submitted(engine: Engine, *generations: Generation) -> Iterator[None]:
+    """All of them are with the engine, or none; afterwards none is. Raises QueueFull or EngineStopped."""
+    engine.submit(*generations)
     try:
-        yield Running(body, start_string, model, generation, reader, event, cut is not None, settings.secret_text)
+        yield
     finally:
-        model.engine.cancel(generation)
+        for generation in generations:
+            engine.cancel(generation)
 
 
-def check_length(field: str, given: int, limit: int) -> None:
+def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
+    """Raises ApiError for more of them than this server tells in one answer."""
+    if logprobs is not None:
+        check_length("logprobs", characters * (logprobs + 1), settings.max_logprobs, "values")
+
+
+def check_length(field: str, given: int, limit: int, unit: str = "characters") -> None:
     """Raises ApiError for more than this server allows."""
     if given > limit:
-        raise ApiError(422, "too_long", f"{field}: {given:,} characters are more than the {limit:,} allowed here", param=field)
+        raise ApiError(422, "too_long", f"{field}: {given:,} {unit} are more than the {limit:,} allowed here", param=field)
 
 
 def drawn_seed() -> int:
@@ -209,17 +236,18 @@ def possible(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
     return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]
 
 
-def logprobs_of(vocabulary: Vocabulary, characters: Sequence[int], p: LogProbabilities) -> list[CharacterLogprob]:
-    """One for each of the ids."""
+def logprobs_of(vocabulary: Vocabulary, characters: Sequence[int], p: LogProbabilities) -> list[dict[str, Any]]:
+    """One for each of the ids, in the form of `CharacterLogprob`: plain, for there may be many."""
+    names = vocabulary.characters
     return [
-        CharacterLogprob(
-            character=vocabulary.characters[character],
-            logprob=float(chosen),
-            likeliest=[
-                Alternative(character=vocabulary.characters[i], logprob=float(value)) for i, value in zip(ids, values, strict=True)
-            ],
+        {
+            "character": names[character],
+            "logprob": chosen,
+            "likeliest": [{"character": names[i], "logprob": value} for i, value in zip(ids, values, strict=True)],
+        }
+        for character, chosen, ids, values in zip(
+            characters, p.chosen.tolist(), p.likeliest.tolist(), p.values.tolist(), strict=True
         )
-        for character, chosen, ids, values in zip(characters, p.chosen, p.likeliest, p.values, strict=True)
     ]
 
 

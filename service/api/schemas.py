@@ -25,7 +25,7 @@ Seed = Annotated[
     int, Field(ge=0, le=MAX_SEED, description="same request, same seed, same text, unless time ends it; drawn when not given")
 ]
 Pace = Annotated[
-    float, Field(gt=0, le=1e6, description="characters a second: slows the answer to what a larger model would feel like")
+    float, Field(ge=0.01, le=1e6, description="characters a second: slows the answer to what a larger model would feel like")
 ]
 OnUnknown = Annotated[
     Literal["error", "skip", "replace"],
@@ -84,7 +84,7 @@ class GenerateRequest(BaseModel):
 class GenerateQuery(GenerateRequest):
     """The same as query parameters."""
 
-    stream: Literal[True] = Field(True, description="a GET always streams")
+    stream: bool = Field(True, description="has no say here: a GET always streams")
 
 
 class Alternative(BaseModel):
@@ -131,7 +131,7 @@ class Done(BaseModel):
 
 
 class GenerateResponse(Done):
-    text: str = Field(description="start_string and what was generated")
+    text: str = Field(description="start_string, unless echo is false, and what was generated")
     logprobs: list[CharacterLogprob] | None = Field(None, description="of what was generated, where asked for")
 
 

@@ -3,13 +3,13 @@
 import math
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import documented
 from service.api.generate import read_all, unless_left
 from service.api.pacing import Reader
-from service.api.running import check_length, logprobs_of, read_text
+from service.api.running import check_length, logprobs_of, read_text, submitted
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
 from service.generation.decoder import LogProbabilities
 from service.generation.request import Generation, Prompt, concatenated
@@ -20,12 +20,11 @@ from trainer.vocabulary import UnknownCharacters
 router = APIRouter(tags=["scoring"])
 
 ALTERNATIVES = 5  # told of a surprising place
+MOST_NATS = 700  # whose perplexity a float holds
 
 
-@router.post("/score", response_model=ScoreResponse, responses=documented(404, 413, 422, 429, 503))
-async def score(
-    body: ScoreRequest, request: Request, registry: CurrentRegistry, settings: CurrentSettings
-) -> ScoreResponse | Response:
+@router.post("/score", responses=documented(404, 413, 422, 429, 503))
+async def score(body: ScoreRequest, request: Request, registry: CurrentRegistry, settings: CurrentSettings) -> ScoreResponse:
     """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
     check_length("text", len(body.text), settings.max_score)
     model = registry.get(body.model)
@@ -34,12 +33,8 @@ async def score(
         return _scored(model, text, ids, None, 0)
     prompt = Prompt(ids, scored=True)
     generation = Generation(prompt, 0, Sampling(), seed=0, likeliest=ALTERNATIVES if body.surprising else 0)
-    model.engine.submit(generation)
-    try:
-        if await unless_left(read_all(Reader(generation)), request) is None:
-            return Response(status_code=499)  # the client has left: nobody reads this
-    finally:
-        model.engine.cancel(generation)
+    with submitted(model.engine, generation):
+        await unless_left(read_all(Reader(generation)), request)
     return _scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising)
 
 
@@ -51,7 +46,7 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
         least = np.argsort(values, kind="stable")[:surprising]
         of_them = LogProbabilities(found.chosen[least], found.likeliest[least], found.values[least])
         told = logprobs_of(model.vocabulary, ids[1:][least].tolist(), of_them)
-        surprises = [Surprise(position=int(place) + 1, **one.model_dump()) for place, one in zip(least, told, strict=True)]
+        surprises = [Surprise(position=int(place) + 1, **one) for place, one in zip(least, told, strict=True)]
     return ScoreResponse(
         model=model.config.name,
         version=model.config.version,
@@ -61,7 +56,7 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
         scored_characters=len(values),
         logprobs=[None, *values.tolist()] if text else [],
         nats_per_character=nats,
-        perplexity=None if nats is None else math.exp(nats),
+        perplexity=None if nats is None or nats > MOST_NATS else math.exp(nats),
         surprising=surprises,
     )
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -27,7 +28,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], wake: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], wake: Callable[[], None]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._wake = events, wake
@@ -48,9 +49,10 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        async for body in self._events:
-            self._last = loop.time()
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+        async with aclosing(self._events) as events:
+            async for body in events:
+                self._last = loop.time()
+                await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _look_for_silence(self) -> None:
@@ -67,7 +69,7 @@ async def left(receive: Receive) -> None:
         pass
 
 
-async def events_of(running: Running) -> AsyncIterator[bytes]:
+async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
     """Unnamed events with the text, then `done` with the answer less its text, or `error`; each with an id."""
     reader, vocabulary = running.reader, running.model.vocabulary
     prefix, sent = running.event.prefix, running.event.sent
@@ -81,7 +83,7 @@ async def events_of(running: Running) -> AsyncIterator[bytes]:
                 data = _text(vocabulary.decode(piece.characters))
                 if piece.log_probabilities is not None:
                     found = logprobs_of(vocabulary, piece.characters, piece.log_probabilities)
-                    data = f'{data[:-1]},"logprobs":{json.dumps([one.model_dump() for one in found], ensure_ascii=False)}}}'
+                    data = f'{data[:-1]},"logprobs":{json.dumps(found, ensure_ascii=False)}}}'
                 yield event(data, id=f"{prefix}{sent}")
             elif not reader.ended:
                 yield COMMENT

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,11 +18,11 @@ import numpy as np
 from pydantic import BaseModel
 
 from service.api.errors import ApiError, StreamEnded
+from service.api.schemas import MAX_SEED
 from service.generation.decoder import STATES, State
 from service.registry import Model
 
 EVENT_ID = re.compile(r"([0-9a-f]{32})-([0-9a-f]{12})-([0-9]{1,9})-([0-9a-f]{12})-([0-9]{1,16})-([0-9]{1,9})(-end)?")
-KEY = secrets.token_bytes(32)  # of a server without a secret: its tokens end with it
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,12 @@ class EventId:
     def parse(cls, text: str) -> "EventId":
         """Raises ApiError (422)."""
         found = EVENT_ID.fullmatch(text)
-        if not found:
+        if not found or int(found[5]) > MAX_SEED:
             raise ApiError(422, "invalid_event_id", "Last-Event-ID: not the id of an event of this service", param="Last-Event-ID")
         request, asked, version, weights, seed, sent, end = found.groups()
         return cls(request, asked, int(version), weights, int(seed), int(sent), end is not None)
 
-    def check(self, model: Model, asked: str) -> None:
+    def check(self, model: Model, asked: str, seed: int | None) -> None:
         """Raises ApiError: 410 where the version is not served any more, 422 for the id of another request; or StreamEnded."""
         if self.weights != weights_of(model):
             raise ApiError(
@@ -62,7 +61,7 @@ class EventId:
                 f"{model.config.version}; send the request without Last-Event-ID",
                 param="Last-Event-ID",
             )
-        if self.asked != asked:
+        if self.asked != asked or seed not in (None, self.seed):
             raise ApiError(
                 422,
                 "other_request",
@@ -93,7 +92,7 @@ class StateToken:
     state: State | None
     ids: Sequence[int]
 
-    def encode(self, model: Model, secret: str | None) -> str:
+    def encode(self, model: Model, secret: str) -> str:
         head = {
             "model": model.config.name,
             "version": model.config.version,
@@ -107,7 +106,7 @@ class StateToken:
         return base64.urlsafe_b64encode(_signature(payload, secret) + payload).decode()
 
     @classmethod
-    def decode(cls, text: str, model: Model, secret: str | None) -> "StateToken":
+    def decode(cls, text: str, model: Model, secret: str) -> "StateToken":
         """Raises ApiError: 410 where the version is not served any more, 422 for all that this service did not sign."""
         try:
             data = base64.b64decode(text.encode("ascii"), b"-_", validate=True)
@@ -142,5 +141,5 @@ class _Head(BaseModel):
     ids: list[int]
 
 
-def _signature(payload: bytes, secret: str | None) -> bytes:
-    return hmac.digest(KEY if secret is None else secret.encode(), payload, "sha256")
+def _signature(payload: bytes, secret: str) -> bytes:
+    return hmac.digest(secret.encode(), payload, "sha256")

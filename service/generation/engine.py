@@ -81,6 +81,11 @@ class Engine:
         """Waits, once it is ended, for the call under way."""
         self._thread.join()
 
+    @property
+    def capacity(self) -> int:
+        """Generations that it can have at the same time, those that wait counted."""
+        return self.decoder.slots + self._scheduler.queue_limit
+
     def submit(self, *generations: Generation) -> None:
         """Queues all of them; their characters come through their `read`. Raises QueueFull or EngineStopped."""
         with self._work:

@@ -90,7 +90,9 @@ class Scheduler:
         running = [(generation, generation.unread_prompt) for generation in self.running.values()]
         firsts = [unread + 1 for generation, unread in running if not generation.drawn]
         reached = max((first for first in firsts if first <= longest), default=longest)
-        steps = max(1, min(reached, max(unread + generation.remaining for generation, unread in running)))
+        # One step more than reading a shared prompt takes, though nothing is drawn, so that its state is kept for the others.
+        steps = min(reached, max(unread + max(generation.remaining, generation.prompt.shared) for generation, unread in running))
+        steps = max(1, steps)
 
         shape = (steps, len(running))
         forced, uniforms = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
@@ -191,7 +193,7 @@ class Scheduler:
 
     def _expired(self, now: float) -> list[Output]:
         everybody = [*self.running.values(), *self.waiting]
-        expired = [g for g in everybody if g.deadline is not None and g.deadline <= now]
+        expired = [g for g in everybody if g.deadline is not None and g.deadline <= now and g.generated >= g.owed]
         for generation in expired:
             self._finish(generation, now)
         return [Output(generation, generation.release(), "time") for generation in expired]

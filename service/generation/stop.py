@@ -1,6 +1,7 @@
 """Stop strings in a stream of ids."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 class StopStrings:
@@ -11,7 +12,10 @@ class StopStrings:
     """
 
     def __init__(self, strings: Sequence[Sequence[int]]) -> None:
-        self._strings = [list(string) for string in strings]
+        """Raises ValueError for an empty one."""
+        self._strings = [tuple(string) for string in strings]
+        if not all(self._strings):
+            raise ValueError("a stop string holds at least one character")
         self._borders = [borders(string) for string in self._strings]
         self._matched = [0] * len(self._strings)  # length of the longest start of each that the stream ends with
 
@@ -42,7 +46,8 @@ class StopStrings:
         return None
 
 
-def borders(string: Sequence[int]) -> list[int]:
+@lru_cache(maxsize=256)  # the continuations of a request have the same
+def borders(string: tuple[int, ...]) -> list[int]:
     """For each prefix of the string, the length of its longest proper prefix that is also its suffix."""
     lengths, matched = [0] * len(string), 0
     for i in range(1, len(string)):

@@ -1,5 +1,6 @@
 """python -m service generate, as a process: with a server and without, and when things go wrong."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -29,9 +30,9 @@ def client(models: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def generate(*arguments: object) -> subprocess.CompletedProcess[str]:
+def generate(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service", "generate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment)
 
 
 @pytest.mark.parametrize("by_server", [True, False])
@@ -52,11 +53,23 @@ def test_what_is_wrong_is_said(client: httpx.Client, tmp_path: Path) -> None:
         (["a", "--url", client.base_url, "--temperature", "-1"], "temperature"),
         (["a", "--models-dir", tmp_path], "no published version"),
         (["a", "--url", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["a", "--url", "http://[::1"], "http://[::1"),
+        (["a", "--url", f"{client.base_url}/absent"], "Not Found"),
+        (["a", "--temperature", "nan"], "finite"),
+        (["a\udcff"], "UTF-8"),
     ):
         done = generate(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_neither_a_proxy_nor_a_narrow_terminal_nor_a_wrong_variable_is_in_the_way(models: Path) -> None:
+    options = ["--models-dir", models, "--num-generate", 20]
+    assert generate("a", *options, HTTP_PROXY="http://127.0.0.1:9").returncode == 0
+    assert generate("é語", *options, PYTHONIOENCODING="ascii").stdout.startswith("\\xe9\\u8a9e")
+    done = generate("a", *options, SERVICE_PORT="99999999")
+    assert (done.returncode, "SERVICE_PORT" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
 
 
 def test_a_stream_that_is_cut_is_gone_on_with(client: httpx.Client) -> None:

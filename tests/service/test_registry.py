@@ -224,6 +224,16 @@ def test_a_new_version_takes_over_and_the_old_one_is_freed_when_it_has_nothing_l
     assert "replaced" in old.stopped
 
 
+def test_an_engine_that_died_is_replaced(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    models = registry(tmp_path)
+    models.refresh()
+    models.get("tiny").engine.end("the device is gone")
+    models.refresh()
+    models.check_ready()
+    assert not models.get("tiny").engine.stopped
+
+
 def test_a_pin_rolls_back_and_without_it_the_newest_serves_again(tmp_path: Path, publish: Publish) -> None:
     publish(), publish()
     models, pin = registry(tmp_path), tmp_path / "tiny" / "PINNED"

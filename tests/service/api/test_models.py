@@ -50,7 +50,18 @@ def test_a_chat_is_rendered_by_the_models_own_template(tmp_path: Path) -> None:
         assert reply == client.post("/generate", json=body).json()["text"]
 
 
-@pytest.mark.parametrize("content", ["{", '{"turn": "{speech}"}', '{"turns": "a"}', '{"stop": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        '{"turn": "{speech}"}',
+        '{"turn": "{speaker.x}"}',
+        '{"reply": "{speaker[a]}"}',
+        '{"turns": "a"}',
+        '{"stop": 1}',
+        '{"stop": [""]}',
+    ],
+)
 def test_a_template_that_is_none_refuses_its_model_with_a_word(tmp_path: Path, content: str) -> None:
     publish(tmp_path, "tiny", {})
     publish(tmp_path, "whole", {})

@@ -120,6 +120,33 @@ def test_log_probabilities_of_prompt_and_continuation(client: httpx.Client, peer
         assert max(likeliest.values()) >= value
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_a_prompt_is_read_and_scored_once_for_several_streams(peer: OpenAI, engine: Any, max_tokens: int) -> None:
+    prompt, forced = "To be or not to be " * 40, 0
+    decode = engine.decoder.decode
+
+    def counted(batch: Any) -> Any:
+        nonlocal forced
+        forced += int((batch.forced >= 0).sum())
+        return decode(batch)
+
+    engine.decoder.decode = counted
+    try:
+        fields: Any = {"model": "tiny", "prompt": prompt, "max_tokens": max_tokens, "echo": True, "logprobs": 1, "n": 4}
+        told: dict[int, list[float | None]] = {}
+        for part in peer.completions.create(**fields, stream=True):
+            for choice in part.choices:
+                found = choice.logprobs.token_logprobs if choice.logprobs else None
+                told.setdefault(choice.index, []).extend(found or [])
+        assert forced == len(prompt) - 1
+        for choice in peer.completions.create(**fields).choices:
+            assert choice.logprobs is not None
+            assert len(told[choice.index]) == len(prompt) + max_tokens
+            assert told[choice.index][: len(prompt)] == (choice.logprobs.token_logprobs or [])[: len(prompt)]
+    finally:
+        del engine.decoder.decode
+
+
 def test_no_characters_with_echo_scores_the_prompt(client: httpx.Client, peer: OpenAI) -> None:
     for prompt in ("To be or not", "a"):
         choice = peer.completions.create(model="tiny", prompt=prompt, max_tokens=0, echo=True, logprobs=0).choices[0]
@@ -175,6 +202,19 @@ def test_characters_that_a_model_lacks_are_skipped_in_a_chat(peer: OpenAI) -> No
         peer.chat.completions.create(model="tiny", messages=unknown, extra_body={"on_unknown": "error"})
 
 
+def test_what_a_chats_messages_hold_besides_is_refused(peer: OpenAI) -> None:
+    called = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    messages: Any = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": called}]
+    with pytest.raises(openai.UnprocessableEntityError, match="tool_calls"):
+        peer.chat.completions.create(model="tiny", messages=messages)
+    picture: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
+    with pytest.raises(openai.UnprocessableEntityError):
+        peer.chat.completions.create(model="tiny", messages=picture)
+    with pytest.raises(openai.UnprocessableEntityError) as raised:
+        peer.chat.completions.create(model="tiny", messages=messages[:1], max_completion_tokens=10**8)
+    assert raised.value.param == "max_completion_tokens"
+
+
 def test_langchain_converses_and_streams(client: httpx.Client) -> None:
     model = ChatOpenAI(base_url=f"{client.base_url}/v1", api_key="none", model="tiny", seed=3, max_completion_tokens=50)
     messages = [SystemMessage("A wood."), HumanMessage("Who goes?"), AIMessage("Friend."), HumanMessage("Stand!")]
@@ -206,6 +246,10 @@ def test_models_are_listed_and_found(peer: OpenAI) -> None:
         ({"temperature": -1}, openai.UnprocessableEntityError, "temperature"),
         ({"n": 200}, openai.UnprocessableEntityError, "n"),
         ({"max_tokens": 10**9}, openai.UnprocessableEntityError, "max_tokens"),
+        ({"max_tokens": 500_000, "n": 3}, openai.UnprocessableEntityError, "max_tokens"),
+        ({"max_tokens": 10_000, "logprobs": 20}, openai.UnprocessableEntityError, "logprobs"),
+        ({"prompt": ["a" * 1000] * 10, "max_tokens": 0, "echo": True, "logprobs": 20}, openai.UnprocessableEntityError, "logprobs"),
+        ({"prompt": 5}, openai.UnprocessableEntityError, "prompt"),
         ({"extra_body": {"topk": 3}}, openai.UnprocessableEntityError, "topk"),
     ],
 )
@@ -221,14 +265,19 @@ def test_what_is_wrong_reaches_the_client_as_its_own_error(
 
 
 def test_beyond_the_queue_is_a_rate_limit_error_and_all_choices_come_or_none(peer: OpenAI, engine: Any) -> None:
-    with pytest.raises(openai.RateLimitError):  # 4 slots, 8 places in the queue
-        peer.completions.create(model="tiny", prompt="a", n=13, max_tokens=100)
+    with peer.completions.create(model="tiny", prompt="a", max_tokens=1_000_000, stream=True) as stream:
+        next(stream)
+        with pytest.raises(openai.RateLimitError):  # 4 slots, 8 places in the queue
+            peer.completions.create(model="tiny", prompt="a", n=12, max_tokens=100)
+        assert (engine.running, engine.waiting) == (1, 0)
     wait_until(lambda: (engine.running, engine.waiting) == (0, 0))
     assert len(peer.completions.create(model="tiny", prompt="a", n=12, max_tokens=100).choices) == 12
+    with pytest.raises(openai.UnprocessableEntityError, match="more than the 12 allowed"):  # however often it is tried
+        peer.completions.create(model="tiny", prompt="a", n=13, max_tokens=100)
 
 
 def test_a_client_that_leaves_frees_all_its_slots(peer: OpenAI, engine: Any) -> None:
-    with peer.completions.create(model="tiny", prompt="a", n=4, max_tokens=1_000_000, stream=True) as stream:
+    with peer.completions.create(model="tiny", prompt="a", n=4, max_tokens=250_000, stream=True) as stream:
         next(stream)
         assert engine.running == 4
     wait_until(lambda: engine.running == 0)

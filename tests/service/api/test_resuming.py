@@ -85,6 +85,14 @@ def test_what_was_echoed_is_not_echoed_again(replicas: tuple[httpx.Client, httpx
     assert "".join(event.data["text"] for event in resumed[:-1]) == "".join(event.data["text"] for event in rest[:-1])
 
 
+def test_time_takes_nothing_from_a_resumed_stream_that_its_client_has_had(replicas: tuple[httpx.Client, httpx.Client]) -> None:
+    body = BODY | {"num_generate": 20_000, "max_time_ms": 400, "return_state": True}
+    got = after(replicas[0], None, 60_000, **body)
+    sent = len("".join(event.data["text"] for event in got))
+    rest = after(replicas[1], got[-1].id, **body | {"max_time_ms": 400})
+    assert rest[-1].data["usage"]["generated_characters"] == sent + len("".join(event.data["text"] for event in rest[:-1]))
+
+
 def test_a_get_streams_and_goes_on_as_a_post_does(replicas: tuple[httpx.Client, httpx.Client]) -> None:
     whole = replicas[0].post("/generate", json={**BODY, "seed": 8}).json()["text"]
     with replicas[0].stream("GET", "/generate", params={**BODY, "seed": 8}) as response:
@@ -107,6 +115,10 @@ def test_a_version_that_is_gone_is_410_and_another_request_or_no_id_422(tmp_path
         assert answer(last) == (200, "")
         assert answer(last, start_string="Or not") == (422, "other_request")
         assert answer(last, top_k=3) == (422, "other_request")
+        assert answer(last, seed=1) == (422, "other_request")
+        assert answer(last[:46] + "1-" + last[48:].replace(last.split("-")[4], str(2**53))) == (422, "invalid_event_id")
+        response = client.post("/generate", json=BODY, headers={"Last-Event-ID": last})
+        assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_event_id")
         for broken in ("", "1", last[:-1] + "x", last[1:], last + "-end-end"):
             assert answer(broken) == (422, "invalid_event_id")
     artifact.publish(tmp_path, config(ARCHITECTURE), random_tensors(ARCHITECTURE, seed=2), {})
