@@ -10,13 +10,13 @@ from service.api.errors import ClientLeft, documented
 from service.api.pacing import Reader
 from service.api.running import Running, Taken, TakenByQuery, logprobs_of
 from service.api.schemas import GenerateResponse
-from service.api.streaming import EventStream, events_of, left
+from service.api.streaming import EventStream, described, events_of, left
 from service.generation.request import Piece, concatenated
 
 T = TypeVar("T")
 router = APIRouter(tags=["generation"])
 
-STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "text events, then `done` or `error`"}}}
+STREAM = described('texts as `{"text"}`, then `done` with the answer less its text, or `error` with the error')
 ENDED = {"description": "the stream of Last-Event-ID had ended: nothing is left to send, and an EventSource asks no more"}
 ERRORS = documented(404, 410, 413, 422, 429, 503)
 

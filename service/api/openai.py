@@ -38,7 +38,7 @@ from service.api.openai_schemas import (
 from service.api.pacing import Reader
 from service.api.running import check_length, check_logprobs, drawn_seed, possible, read_text, sampling_of, submitted
 from service.api.schemas import MAX_SEED
-from service.api.streaming import COMMENT, EventStream, event
+from service.api.streaming import COMMENT, EventStream, described, event
 from service.api.tokens import weights_of
 from service.generation.engine import EngineStopped
 from service.generation.request import Generation, Piece, Prompt, concatenated
@@ -49,7 +49,7 @@ from trainer.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "the answer in parts, then `[DONE]`"}}}
+STREAM = described("the answer in parts, then `[DONE]`")
 ERRORS = documented(404, 413, 422, 429, 503)
 DONE = b"data: [DONE]\n\n"
 MOST_OF_A_REPLY = 1000  # characters, where a chat sets no limit
