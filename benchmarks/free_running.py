@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from benchmarks.systems import shipped
 from benchmarks.table import table
 from trainer import artifact, corpus, network
 from trainer.artifact import Version
@@ -29,7 +30,7 @@ def main() -> int:
     options = _options()
     text = corpus.SHAKESPEARE.read_bytes().decode()
     known = set(_words(text))
-    judge = artifact.read(options.judge)
+    judge = artifact.read(options.judge) if options.judge else shipped()
     held_out = text[-len(text) // 10 :]
     length = PROMPT + options.characters
     starts = np.linspace(0, len(held_out) - length - 1, STREAMS).astype(int)
@@ -89,7 +90,7 @@ def _words(text: str) -> list[str]:
 def _options() -> Any:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.free_running", description=__doc__)
     parser.add_argument("models", nargs="+", type=Path, help="models/<name>/<version>")
-    parser.add_argument("--judge", type=Path, default=Path("models/shakespeare/1"))
+    parser.add_argument("--judge", type=Path, help="models/<name>/<version>; the shipped one if none is given")
     parser.add_argument("--characters", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")

@@ -42,6 +42,8 @@ def test_every_operation_answers_as_its_document_says(case: Any, client: httpx.C
                 case.body[field] = min(case.body[field], 50)
         case.body.pop("pace", None)
     case.query.pop("pace", None)
+    # Longer addresses are refused by the HTTP server: no operation sees them.
+    case.query.update({name: value[:1000] for name, value in case.query.items() if isinstance(value, str)})
     case.call_and_validate(base_url=str(client.base_url), checks=CHECKS, timeout=60)
 
 

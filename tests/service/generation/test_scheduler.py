@@ -228,6 +228,16 @@ def test_a_deadline_ends_a_generation_that_runs_and_one_that_waits() -> None:
     assert list(scheduler.running.values()) == [patient]
 
 
+def test_a_deadline_takes_nothing_that_the_reader_has_had_before() -> None:
+    scheduler = made(slots=1, queue_limit=0)
+    scheduler.add(generation(num_generate=1000, deadline=0.0, owed=40))
+    outputs: list[Output] = []
+    while not outputs or not outputs[-1].reason:
+        outputs += turn(scheduler)[1]
+    assert outputs[-1].reason == "time"
+    assert 40 <= sum(len(output.piece.characters) for output in outputs) < 60
+
+
 def test_the_beginning_of_a_stop_string_is_held_back_and_let_go_at_a_deadline() -> None:
     scheduler = made(1, 0)
     one = generation(num_generate=1000, stop=[[7, 7, 7, 8]], deadline=time.perf_counter() + 1000)
