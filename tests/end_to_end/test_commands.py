@@ -62,12 +62,15 @@ def test_the_shipped_model_is_served_and_speaks_like_a_play() -> None:
     assert re.search(r"\n\n[A-Z][A-Za-z ]+:\n", answer["text"]), "a speaker's name on a line of its own"
 
 
-def test_the_shipped_versions_are_whole_and_small() -> None:
+def test_the_shipped_version_is_whole_and_small_and_good() -> None:
     (newest, *_) = candidates(ROOT / "models" / "shakespeare")
     version = artifact.read(newest)
     assert version.config.parameters == 4_021_569
     assert len(version.config.vocabulary) == 65
     assert {path.name for path in newest.iterdir()} >= {"training.json", "loss.png", "sample.txt"}
+    assert version.config.training["held_out"] == 0.1
+    assert (version.config.scores.full_pass or 9) <= 1.415
+    assert (version.config.scores.cold_256 or 9) <= 1.435
     assert sum(path.stat().st_size for path in newest.iterdir()) < 20_000_000
 
 
