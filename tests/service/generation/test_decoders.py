@@ -353,7 +353,7 @@ def test_less_precision_costs_next_to_no_loss(precision: Precision, bound: float
         return -float(decoded.log_probabilities.chosen.mean(dtype=np.float64))
 
     exact = loss("f32")
-    assert 1 < exact < 1.6
+    assert 1 < exact < 1.8  # a hard end of the text, which the model has not seen
     assert abs(loss(precision) - exact) <= bound
 
 
