@@ -63,8 +63,8 @@ def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
         assert now["folio_num_requests_running"] == now["folio_slots"] == 4
         assert now["folio_num_requests_waiting"] == 2
         assert now["folio_slot_usage"] == 1
-    wait_until(lambda: engine.running == 0)
-    assert counted()["folio_request_success_total cancelled"] == 6
+    wait_until(lambda: counted()["folio_request_success_total cancelled"] == 6)
+    assert engine.running == 0
     assert samples(client)["folio_num_requests_running"] == 0
 
 
