@@ -59,6 +59,7 @@ def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
 ) -> None:
     with client.stream("POST", "/v1/completions", json={"prompt": "a", "n": 6, "max_tokens": 150_000, "stream": True}) as response:
         next(response.iter_raw())
+        wait_until(lambda: samples(client)["folio_num_requests_running"] == 4)
         now = samples(client)
         assert now["folio_num_requests_running"] == now["folio_slots"] == 4
         assert now["folio_num_requests_waiting"] == 2
