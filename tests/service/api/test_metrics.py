@@ -54,6 +54,21 @@ def test_requests_characters_and_times_are_counted(client: httpx.Client, counted
     assert found["folio_prompt_cache_hits_total"] >= 2
 
 
+def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
+    client: httpx.Client, engine: Any, counted: Callable[[], dict[str, float]]
+) -> None:
+    with client.stream("POST", "/v1/completions", json={"prompt": "a", "n": 6, "max_tokens": 150_000, "stream": True}) as response:
+        received = response.iter_raw()  # kept: httpx closes the connection when its iterator is dropped
+        next(received)
+        now = samples(client)
+        assert now["folio_num_requests_running"] == now["folio_slots"] == 4
+        assert now["folio_num_requests_waiting"] == 2
+        assert now["folio_slot_usage"] == 1
+    wait_until(lambda: counted()["folio_request_success_total cancelled"] == 6)
+    assert engine.running == 0
+    assert samples(client)["folio_num_requests_running"] == 0
+
+
 def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> None:
     publish()
     with serving(Settings(models_dir=tmp_path, watch=0.05, precision="f32", decoder="openvino")) as (_, client):
