@@ -71,6 +71,7 @@ class Registry:
         self._lock = threading.Lock()  # guards what `refresh`, in a thread, and `end` both change
         self._ended = threading.Event()
         self._gone = False
+        self._draining: str | None = None
         self.refusals = 0  # so far
         self.not_ready: str | None = "models are being loaded"
 
@@ -183,11 +184,15 @@ class Registry:
         return self.not_ready if self._ended.is_set() else None
 
     def check_ready(self) -> None:
-        """Raises NotReady until models are served, and when an engine has died."""
-        if self.not_ready is not None:
-            raise NotReady(self.not_ready)
-        for name, model in self._models.items():
-            if model.engine.stopped:
+        """Raises NotReady until models are served, from `drain` on, and while an engine is dead."""
+        if why := self.not_ready or self._draining:
+            raise NotReady(why)
+        self.check_alive()
+
+    def check_alive(self) -> None:
+        """Raises NotReady while an engine is dead: until the next refresh has put another in its place, if it can."""
+        for name, model in list(self._models.items()):
+            if model.engine.failed:
                 raise NotReady(f"{name}: {model.engine.stopped}")
 
     def get(self, name: str | None) -> Model:
@@ -217,6 +222,10 @@ class Registry:
     def is_default(self, model: Model) -> bool:
         """Requests that name no model get it."""
         return model.config.name == self._default or len(self._models) == 1
+
+    def drain(self, why: str) -> None:
+        """Is not ready any more, but serves whoever asks."""
+        self._draining = why
 
     def end(self, why: str) -> None:
         """Ends what every engine is generating, with the reason; nothing more is loaded or served."""

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from service.generation.engine import EngineStopped
+from service.generation.engine import EngineFailed, EngineStopped
 from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
 
@@ -28,12 +28,15 @@ class StreamEnded(Exception):
 
 
 STATUSES = {
+    401: "the server has API keys, and none of them came with the request (`missing_api_key`, `invalid_api_key`)",
     404: "no model of that name is served (`model_not_found`), or it has no such file (`not_found`)",
     410: "the version that an event's id or a state token is of is not served any more (`version_gone`)",
     413: "the body is longer than the server allows (`http_413`)",
     422: "a field is not right: `param` names it, `message` says what would be (`invalid_value`, `unknown_characters`, `too_long`, "
     "`invalid_json`, `invalid_state`, `invalid_event_id`, `other_request`, `too_many`)",
-    429: "too many are waiting (`queue_full`); Retry-After says when to come again",
+    429: "too many are waiting (`queue_full`), or this client has asked too often (`rate_limited`) or has too much open "
+    "(`too_many_open`); Retry-After says when to come again",
+    500: "the server failed (`internal_error`, `engine_failed`)",
     503: "no model is served yet, or the server is stopping (`not_ready`, `engine_stopped`)",
 }
 
@@ -79,8 +82,10 @@ def translated(error: Exception) -> ApiError:
             seconds = max(1, ceil(error.seconds))
             message = f"too many requests are waiting; try again in {seconds} s"
             return ApiError(429, "queue_full", message, headers={"Retry-After": str(seconds)})
+        case EngineFailed():
+            return ApiError(500, "engine_failed", str(error))
         case EngineStopped():
-            return ApiError(503, "engine_stopped", str(error))
+            return ApiError(503, "engine_stopped", str(error), headers={"Retry-After": "1"})
         case RequestValidationError():
             first = error.errors()[0]
             if first["type"] == "json_invalid":
@@ -118,7 +123,6 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(StreamEnded, nothing)
     app.add_exception_handler(ClientLeft, nothing)
-    app.add_exception_handler(Exception, answer)  # Starlette logs it with its trace besides
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

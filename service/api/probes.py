@@ -17,20 +17,25 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-@router.get("/healthz")
-async def healthz() -> Health:
-    """The process answers."""
+@router.get("/healthz", responses=documented(503))
+async def healthz(registry: CurrentRegistry) -> Health:
+    """The process answers, and no engine in it is dead."""
+    registry.check_alive()
     return Health()
 
 
 @router.get("/readyz", responses=documented(503))
 async def readyz(registry: CurrentRegistry) -> Health:
-    """Requests will be served; 503 with the reason until the models are loaded and warm."""
+    """Requests will be served; 503 with the reason until models are loaded and warm, and once the server is told to stop."""
     registry.check_ready()
     return Health()
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {EXPOSITION: {"schema": {"type": "string"}}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {EXPOSITION: {"schema": {"type": "string"}}}}, **documented(401, 429)},
+)
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
     return Response(request.app.state.metrics.exposition(), media_type=EXPOSITION)

@@ -18,7 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class EngineStopped(Exception):
-    """The engine takes no more work and has ended what it had: it was stopped, or its thread died."""
+    """The engine takes no more work and has ended what it had."""
+
+
+class EngineFailed(EngineStopped):
+    """Its thread died."""
 
 
 class Observer(Protocol):
@@ -55,6 +59,7 @@ class Engine:
         self._speed = Speed(chunk, call_seconds)
         self._work = threading.Condition()  # guards the scheduler and `stopped`
         self.stopped: str | None = None  # why no more work is taken
+        self.failed = False  # that is why
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -62,13 +67,16 @@ class Engine:
 
     def end(self, why: str) -> None:
         """Ends every generation with EngineStopped and takes no more; returns at once."""
+        self._end(why, EngineStopped)
+
+    def _end(self, why: str, error: type[EngineStopped]) -> None:
         with self._work:
             self.stopped = self.stopped or why
             everybody = [*self._scheduler.running.values(), *self._scheduler.waiting]
             for generation in everybody:
                 self._scheduler.remove(generation)
             self._work.notify()
-        self._on_loop([Output(generation, Piece([]), "error") for generation in everybody], EngineStopped(why))
+        self._on_loop([Output(generation, Piece([]), "error") for generation in everybody], error(why))
 
     def end_if_idle(self, why: str) -> None:
         """The same, unless somebody has a slot or waits for one."""
@@ -132,7 +140,8 @@ class Engine:
                     self._on_loop(outputs, rows=len(batch.slots))
         except Exception as error:
             log.exception("the engine's thread died")
-            self.end(f"the engine failed: {error!r}")
+            self.failed = True
+            self._end(f"the engine failed: {error!r}", EngineFailed)
 
     def _on_loop(self, outputs: list[Output], error: Exception | None = None, rows: int = 0) -> None:
         """Delivers on the event loop, with one wake-up for all; a loop that has closed has no readers left."""

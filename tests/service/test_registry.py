@@ -13,12 +13,16 @@ from trainer.artifact import Version
 class FakeEngine:
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False
+        self.failed = False
 
     def start(self) -> None:
         self.started = True
 
     def end(self, why: str) -> None:
         self.stopped = why
+
+    def fail(self, why: str) -> None:
+        self.stopped, self.failed = why, True
 
     def end_if_idle(self, why: str) -> None:
         if self.idle:
@@ -152,14 +156,27 @@ def test_a_folder_that_cannot_be_read_hides_no_other_model(
     assert "lost+found: [Errno 13] Permission denied" in caplog.text
 
 
-def test_a_dead_engine_is_not_ready(tmp_path: Path, publish: Publish) -> None:
+def test_a_dead_engine_is_neither_ready_nor_alive(tmp_path: Path, publish: Publish) -> None:
     publish()
     models = registry(tmp_path)
     models.refresh()
     models.check_ready()
-    models.get("tiny").engine.end("no room")
-    with pytest.raises(NotReady, match="tiny: no room"):
+    engine: Any = models.get("tiny").engine
+    engine.fail("no room")
+    for check in (models.check_ready, models.check_alive):
+        with pytest.raises(NotReady, match="tiny: no room"):
+            check()
+
+
+def test_what_drains_is_not_ready_but_lives_and_serves(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    models = registry(tmp_path)
+    models.refresh()
+    models.drain("stopping")
+    with pytest.raises(NotReady, match="stopping"):
         models.check_ready()
+    models.check_alive()
+    assert models.get("tiny").config.version == 1
 
 
 def test_engines_are_started_and_stopped(tmp_path: Path, publish: Publish) -> None:
@@ -228,7 +245,8 @@ def test_an_engine_that_died_is_replaced(tmp_path: Path, publish: Publish) -> No
     publish()
     models = registry(tmp_path)
     models.refresh()
-    models.get("tiny").engine.end("the device is gone")
+    engine: Any = models.get("tiny").engine
+    engine.fail("the device is gone")
     models.refresh()
     models.check_ready()
     assert not models.get("tiny").engine.stopped

@@ -393,9 +393,34 @@ def test_the_openapi_document_describes_generate(client: httpx.Client) -> None:
     assert operation["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("ErrorBody")
 
 
+def test_an_engine_that_dies_reaches_all_who_wait_and_another_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact.publish(tmp_path, config(ARCHITECTURE), random_tensors(ARCHITECTURE), {})
+    with serving(Settings(models_dir=tmp_path, slots=2, watch=0.05)) as (app, client), ThreadPoolExecutor(5) as pool:
+        engine = app.state.registry.get("tiny").engine
+        decode, dies = engine.decoder.decode, threading.Event()
+
+        def failing(batch: Any) -> Any:
+            if dies.is_set():
+                raise MemoryError("the device is gone")
+            return decode(batch)
+
+        monkeypatch.setattr(engine.decoder, "decode", failing)
+        body = {"start_string": "a", "num_generate": 100_000}
+        asked = [pool.submit(client.post, "/generate", json=body) for _ in range(5)]
+        wait_until(lambda: engine.running == 2 and engine.waiting == 3)
+        dies.set()
+        for one in asked:
+            assert one.result().status_code == 500
+            assert one.result().json()["error"]["code"] == "engine_failed"
+        wait_until(lambda: client.get("/healthz").status_code == client.get("/readyz").status_code == 200)
+        assert client.post("/generate", json=body | {"num_generate": 5}).status_code == 200
+
+
 def test_an_engine_that_dies_ends_a_stream_with_an_error_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact.publish(tmp_path, config(ARCHITECTURE), random_tensors(ARCHITECTURE), {})
-    with serving(Settings(models_dir=tmp_path, slots=2)) as (app, client):
+    with serving(Settings(models_dir=tmp_path, slots=2, watch=0)) as (app, client):  # with a watch it is replaced
         decoder = app.state.registry.get("tiny").engine.decoder
         decode, calls = decoder.decode, iter(range(3))
 
@@ -408,8 +433,8 @@ def test_an_engine_that_dies_ends_a_stream_with_an_error_event(tmp_path: Path, m
         *texts, last = stream(client, start_string="a", num_generate=1000)
         assert 1 <= len(texts) <= 3, "a call's text each, or more where the reader was late"
         assert last.name == "error"
-        assert last.data["error"]["code"] == "engine_stopped"
+        assert last.data["error"]["code"] == "engine_failed"
         assert last.id
-        response = client.post("/generate", json={"start_string": "a"})
-        assert response.status_code == 503
-        assert "the device is gone" in response.json()["error"]["message"]
+        for response in (client.post("/generate", json={"start_string": "a"}), client.get("/healthz"), client.get("/readyz")):
+            assert response.status_code == 503
+            assert "the device is gone" in response.json()["error"]["message"]
