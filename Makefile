@@ -40,6 +40,7 @@ test: setup lint types ## lint, types, tests
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 types: setup
 	$(BIN)/mypy
@@ -53,10 +54,10 @@ format: setup ## mend what ruff can
 	$(BIN)/ruff format .
 
 lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
-	$(LOCK) pyproject.toml --extra trainer --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra trainer --extra tracing --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
 	$(LOCK) pyproject.toml --extra gpu -c requirements/dev.txt -o requirements/gpu.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/service.txt
+	$(LOCK) pyproject.toml --extra tracing -c requirements/dev.txt -o requirements/service.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 
 clean: ## remove what make made

@@ -2,26 +2,35 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
 from service.api import errors, generate, models, openai, page, probes, scoring
+from service.api.access import Access
 from service.api.limits import BodyLimit
+from service.api.request_log import RequestLog
 from service.generation.choice import choose, open_decoder
 from service.generation.engine import Engine
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
+from service.tracing import trace
 from trainer.artifact import Version
 
 log = logging.getLogger(__name__)
 
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service. It listens at once; models load beside it, and /readyz says when they serve."""
+    """The service. It listens at once; models load beside it, and /readyz says when they serve. Raises TracingMissing."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,12 +63,31 @@ def create_app(settings: Settings) -> FastAPI:
             registry.end("the server is shutting down")
             await watching
             await asyncio.to_thread(registry.close)
+            await asyncio.to_thread(end_tracing)
 
     app = FastAPIOffline(
         title="Folio", description="A character-level recurrent network, served over REST and SSE.", lifespan=lifespan
     )
-    for part in (generate, scoring, models, openai, probes, page):
-        app.include_router(part.router)
-    app.add_middleware(BodyLimit, limit=settings.max_body)
+    key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
+    for part in (generate, scoring, models, openai):
+        app.include_router(part.router, dependencies=key, responses=errors.documented(401, 429, 500))
+    app.include_router(probes.router)
+    app.include_router(page.router)
     errors.install(app)
+    # The last is the outermost.
+    app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
+    app.add_middleware(BodyLimit, limit=settings.max_body)
+    app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-API-Key", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(
+        CorrelationIdMiddleware, header_name="X-Request-Id", validator=lambda given: bool(REQUEST_ID.fullmatch(given))
+    )
+    end_tracing = trace(app) if settings.tracing else lambda: None
     return app

@@ -1,11 +1,17 @@
 """What a server is asked to be: Settings, from flags, SERVICE_* variables and defaults."""
 
+import ipaddress
+import re
 import secrets
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from limits import parse_many
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SHORTEST_KEY = 16  # characters
 
 
 class Settings(BaseSettings):
@@ -18,10 +24,23 @@ class Settings(BaseSettings):
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be a key
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="keys, one of which a request must have, separated by commas or blanks; better in a variable"
+    )
+    api_keys_file: Path | None = Field(None, description="a file with more of them, one in each line; # begins a comment")
+    without_keys: bool = Field(
+        False, description="listens wider than on loopback though there are no keys: for anybody who reaches it"
+    )
+    rate_limit: str = Field("", description="requests that each key (without keys: each address) may send: 10/second;300/minute")
+    max_open: int = Field(0, ge=0, description="requests that each may have open at a time, streams among them; 0: any number")
+    cors_origins: str = Field(
+        "", description="origins whose pages may call, as https://example.org, separated by commas or blanks; * for all"
+    )
     models_dir: Path = Field(Path("models"), description="where published versions are")
     watch: float = Field(2, ge=0, allow_inf_nan=False, description="seconds between looks for new versions there; 0: only at start")
     default_model: str = Field("shakespeare", description="the model of requests that name none, unless there is only one")
@@ -51,6 +70,77 @@ class Settings(BaseSettings):
     max_score: int = Field(100_000, ge=1, description="longest text to score, in characters")
     max_logprobs: int = Field(100_000, ge=1, description="most log-probabilities in one answer, those of the likeliest counted")
     max_choices: int = Field(128, ge=1, description="most continuations one request to /v1 may ask for, over all its prompts")
-    shutdown_grace: float = Field(
-        10, ge=0, allow_inf_nan=False, description="seconds that open streams have to end when the server is told to stop"
+    request_timeout: float = Field(
+        30, gt=0, allow_inf_nan=False, description="seconds a request may take to arrive, and an answer's bytes to be taken"
     )
+    shutdown_delay: float = Field(
+        1, ge=0, allow_inf_nan=False, description="seconds between SIGTERM, when /readyz turns 503, and taking no more requests"
+    )
+    shutdown_grace: float = Field(10, ge=0, allow_inf_nan=False, description="seconds that open streams have to end then")
+    log_format: Literal["auto", "plain", "json"] = Field(
+        "auto", description="of the log, on stderr; auto: plain on a terminal, else a JSON object a line"
+    )
+    log_prompts: bool = Field(False, description="start strings are logged too")
+    tracing: bool = Field(
+        False, description="sends OpenTelemetry's traces where OTEL_EXPORTER_OTLP_ENDPOINT says; its other variables hold too"
+    )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, given: str) -> str:
+        if given:
+            try:
+                parse_many(given)
+            except ValueError:
+                raise ValueError(f"{given!r} is no rate; one is 10/second or 300/minute, several are separated by ;") from None
+        return given
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, given: str) -> str:
+        for origin in _listed(given):
+            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+                raise ValueError(f"{origin!r} is no origin; one is https://example.org, with no path")
+        return given
+
+    @model_validator(mode="after")
+    def _keys_can_be_sent(self) -> Self:
+        for key in self.keys:
+            if len(key) < SHORTEST_KEY or not re.fullmatch(r"[!-~]+", key):
+                raise ValueError(f"an API key needs at least {SHORTEST_KEY} characters, all of ASCII and none a blank")
+        if self.api_keys_file is not None and not self.keys:
+            raise ValueError(f"{self.api_keys_file} holds no API key")
+        return self
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The API keys; none where everybody may ask. As they were at start: new ones are taken by starting again."""
+        keys = _listed(self.api_keys.get_secret_value())
+        if self.api_keys_file is not None:
+            try:
+                lines = self.api_keys_file.read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{self.api_keys_file}: {error}") from error
+            keys += [key for line in lines if (key := line.partition("#")[0].strip())]
+        return keys
+
+    @property
+    def origins(self) -> list[str]:
+        """Whose pages may call."""
+        return _listed(self.cors_origins)
+
+    @property
+    def listens_on(self) -> str:
+        """`host`; but without keys only this machine is listened to, unless that is said to be meant."""
+        return self.host if self.keys or self.without_keys or _is_loopback(self.host) else "127.0.0.1"
+
+
+def _listed(given: str) -> list[str]:
+    return [part for part in re.split(r"[\s,]+", given) if part]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

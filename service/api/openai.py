@@ -36,6 +36,7 @@ from service.api.openai_schemas import (
     TopLogprob,
 )
 from service.api.pacing import Reader
+from service.api.request_log import Work, note
 from service.api.running import check_length, check_logprobs, drawn_seed, possible, read_text, sampling_of, submitted
 from service.api.schemas import MAX_SEED
 from service.api.streaming import COMMENT, EventStream, described, event
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 STREAM = described("the answer in parts, then `[DONE]`")
-ERRORS = documented(404, 413, 422, 429, 503)
+ERRORS = documented(404, 413, 422, 503)
 DONE = b"data: [DONE]\n\n"
 MOST_OF_A_REPLY = 1000  # characters, where a chat sets no limit
 
@@ -99,21 +100,25 @@ class Answer:
                 return
 
 
-async def _begun_completion(body: CompletionRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
+async def _begun_completion(
+    request: Request, body: CompletionRequest, registry: CurrentRegistry, settings: CurrentSettings
+) -> AsyncIterator[Answer]:
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     asked = Asked("cmpl", prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", "max_tokens", body.echo)
-    with _begun(body, asked, registry, settings) as answer:
+    with _begun(request, body, asked, registry, settings) as answer:
         yield answer
 
 
-async def _begun_chat(body: ChatRequest, registry: CurrentRegistry, settings: CurrentSettings) -> AsyncIterator[Answer]:
+async def _begun_chat(
+    request: Request, body: ChatRequest, registry: CurrentRegistry, settings: CurrentSettings
+) -> AsyncIterator[Answer]:
     chat = registry.get(body.model).chat
     prompt = chat.render([(message.role, message.name, message.content) for message in body.messages])
     limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     most = body.max_completion_tokens or body.max_tokens or min(MOST_OF_A_REPLY, settings.max_num_generate)
     logprobs = body.top_logprobs if body.logprobs else None
     asked = Asked("chatcmpl", [prompt], most, [*chat.stop, *body.stop], logprobs, body.on_unknown, "messages", limit)
-    with _begun(body, asked, registry, settings) as answer:
+    with _begun(request, body, asked, registry, settings) as answer:
         yield answer
 
 
@@ -133,7 +138,7 @@ class Asked:
 
 
 @contextmanager
-def _begun(body: Sampled, asked: Asked, registry: Registry, settings: Settings) -> Iterator[Answer]:
+def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, settings: Settings) -> Iterator[Answer]:
     """Hands all of a request's continuations to the engine at once, or none; they are cancelled however the answer ends."""
     model = registry.get(body.model)
     count, most = len(asked.prompts) * body.n, min(settings.max_choices, model.engine.capacity)
@@ -162,7 +167,9 @@ def _begun(body: Sampled, asked: Asked, registry: Registry, settings: Settings) 
                 likeliest=asked.logprobs,
             )
             choices.append(Choice(read, generation, Reader(generation, pace=body.pace, over=lambda: registry.ended)))
-    with submitted(model.engine, *(choice.generation for choice in choices)):
+    generations = [choice.generation for choice in choices]
+    with submitted(model.engine, *generations):
+        note(request, Work(model, generations, asked.prompts))
         yield Answer(body, asked, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices)
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import Depends, Header, Query
+from fastapi import Depends, Header, Query, Request
 from numpy.typing import NDArray
 
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
 from service.api.pacing import Reader
+from service.api.request_log import Work, note
 from service.api.schemas import (
     MAX_SEED,
     Done,
@@ -95,6 +96,7 @@ LastEventId = Annotated[str | None, Header(description="of a stream that was cut
 
 
 async def taken(
+    request: Request,
     body: GenerateRequest,
     registry: CurrentRegistry,
     settings: CurrentSettings,
@@ -106,17 +108,18 @@ async def taken(
     However the answer ends, sent, failed or its reader gone, the slot is free again.
     """
     streams = body.stream or "text/event-stream" in accept
-    with _running(body, streams, last_event_id, registry, settings) as running:
+    with _running(request, body, streams, last_event_id, registry, settings) as running:
         yield running
 
 
 async def taken_by_query(
+    request: Request,
     query: Annotated[GenerateQuery, Query()],
     registry: CurrentRegistry,
     settings: CurrentSettings,
     last_event_id: LastEventId = None,
 ) -> AsyncIterator[Running]:
-    with _running(query, True, last_event_id, registry, settings) as running:
+    with _running(request, query, True, last_event_id, registry, settings) as running:
         yield running
 
 
@@ -126,7 +129,7 @@ TakenByQuery = Annotated[Running, Depends(taken_by_query)]
 
 @contextmanager
 def _running(
-    body: GenerateRequest, streams: bool, last_event_id: str | None, registry: Registry, settings: Settings
+    request: Request, body: GenerateRequest, streams: bool, last_event_id: str | None, registry: Registry, settings: Settings
 ) -> Iterator[Running]:
     if body.start_string is None and body.state is None:
         raise ApiError(422, "invalid_value", "start_string: needed, unless there is a state to go on from", param="start_string")
@@ -169,6 +172,7 @@ def _running(
     event = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_of(model), generation.seed, 0)
     reader = Reader(generation, skip=event.sent, pace=body.pace, over=lambda: registry.ended)
     with submitted(model.engine, generation):
+        note(request, Work(model, [generation], [start_string]))
         yield Running(body, streams, start_string, model, generation, reader, event, cut is not None, secret)
 
 

@@ -9,6 +9,7 @@ from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import documented
 from service.api.generate import read_all, unless_left
 from service.api.pacing import Reader
+from service.api.request_log import Work, note
 from service.api.running import check_length, logprobs_of, read_text, submitted
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
 from service.generation.decoder import LogProbabilities
@@ -23,7 +24,7 @@ ALTERNATIVES = 5  # told of a surprising place
 MOST_NATS = 700  # whose perplexity a float holds
 
 
-@router.post("/score", responses=documented(404, 413, 422, 429, 503))
+@router.post("/score", responses=documented(404, 413, 422, 503))
 async def score(body: ScoreRequest, request: Request, registry: CurrentRegistry, settings: CurrentSettings) -> ScoreResponse:
     """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
     check_length("text", len(body.text), settings.max_score)
@@ -34,6 +35,7 @@ async def score(body: ScoreRequest, request: Request, registry: CurrentRegistry,
     prompt = Prompt(ids, scored=True)
     generation = Generation(prompt, 0, Sampling(), seed=0, likeliest=ALTERNATIVES if body.surprising else 0)
     with submitted(model.engine, generation):
+        note(request, Work(model, [generation], [text]))
         await unless_left(read_all(Reader(generation)), request)
     return _scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising)
 

@@ -4,6 +4,8 @@ import { Account } from "./account.js";
 import { curl } from "./curl.js";
 import { Lost, Refused, post } from "./events.js";
 import { Form } from "./form.js";
+import { key } from "./key.js";
+import { KeyForm } from "./keyform.js";
 import { Leaf } from "./leaf.js";
 import { About, models } from "./model.js";
 import { Notice, listed, marked } from "./notice.js";
@@ -16,8 +18,10 @@ const leaf = new Leaf();
 const account = new Account();
 const notice = new Notice($("notice"));
 const about = new About($("about"));
+const keyForm = new KeyForm($("key"));
 let known = []; // models
 let running = null; // the Stream that is
+let doing = ""; // what that is for
 
 // --- generating
 
@@ -50,7 +54,7 @@ async function follow(part, opened = () => {}) {
         say("Generating…");
         if (!begun) {
           opened();
-          account.begin(clicked);
+          account.begin(Math.max(clicked, key.since)); // less the time it took to give a key
         }
         begun = true;
         account.open();
@@ -76,6 +80,7 @@ const LOADING = "The server is loading its models…";
 
 function begin(stream, what) {
   running = stream;
+  doing = what;
   notice.clear();
   form.blame(null);
   say(what);
@@ -130,7 +135,12 @@ async function failed(error, part, begun, opened) {
   throw error; // for the console
 }
 
-const TITLES = { queue_full: "The server is busy.", version_gone: "The model has been replaced." };
+const TITLES = {
+  queue_full: "The server is busy.",
+  rate_limited: "That was often.",
+  too_many_open: "That was much at a time.",
+  version_gone: "The model has been replaced.",
+};
 
 function resume(part, opened) {
   $("stop-button").focus(); // the button that had it goes
@@ -190,6 +200,30 @@ async function askForProbabilities() {
   } finally {
     if (running) end();
   }
+}
+
+// --- the API key
+
+key.addEventListener("wanted", ({ refused }) => {
+  keyForm.ask(refused);
+  if (running) say("Waiting for the key…");
+  if (!known.length) about.say("The server tells of its models once it has a key.");
+  if (running || !document.activeElement?.matches("input, select, textarea")) keyForm.focus(); // nobody is torn from their typing
+});
+key.addEventListener("given", () => {
+  if (running) say(doing);
+  if (!known.length) about.say("Asking the server for its models…");
+  showForgetting();
+  $(running ? "stop-button" : "start_string").focus(); // the field that had it goes
+});
+key.addEventListener("gone", showForgetting);
+$("forget-key").addEventListener("click", () => {
+  key.forget();
+  meet(); // asks for another
+});
+
+function showForgetting() {
+  $("key-kept").hidden = key.value === null;
 }
 
 // --- copying
@@ -266,4 +300,5 @@ $("settings").open = matchMedia("(min-width: 60rem)").matches; // on a phone the
 
 leaf.tint(form.field("tint").checked);
 $("legend").hidden = !form.field("tint").checked;
+showForgetting();
 meet();

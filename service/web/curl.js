@@ -1,14 +1,18 @@
 // A request as a command for a POSIX shell.
 
 import { path } from "./events.js";
+import { key } from "./key.js";
 
 // Invisible in a terminal, or worse: they turn the line round. JSON can name them.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+
+const KEY = '-H "Authorization: Bearer $FOLIO_API_KEY"'; // not the key itself: commands are kept, and shown to others
 
 export function curl(to, body) {
   return [
     `curl -sSN ${quoted(path(to))}`,
     `-H ${quoted("Content-Type: application/json")}`,
+    ...(key.needed ? [KEY] : []),
     `--data-raw ${quoted(json(body))}`,
   ].join(" \\\n  ");
 }

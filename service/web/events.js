@@ -1,4 +1,7 @@
-// Talks to the service: JSON answers, streams of server-sent events, and what goes wrong with either. Knows nothing of the page.
+// Talks to the service: JSON answers, streams of server-sent events, files, and what goes wrong with them. Every request goes out
+// from here, with the key where there is one. Knows nothing of the page.
+
+import { key } from "./key.js";
 
 /** What the server said no with: its error object, its status, and the seconds it wants to be left alone. */
 export class Refused extends Error {
@@ -13,12 +16,28 @@ export class Lost extends Error {}
 
 export const path = (to) => new URL(to.replace(/^\//, ""), document.baseURI).href;
 
+/** Asks; and where the server wants a key first, asks again once there is one. */
 async function answer(to, options) {
+  for (;;) {
+    const { value } = key;
+    const response = await ask(to, value, options);
+    if (response.status !== 401) return response;
+    await key.another(value, options.signal);
+  }
+}
+
+async function ask(to, value, { headers = {}, ...options } = {}) {
   try {
-    return await fetch(path(to), options);
+    return await fetch(path(to), { ...options, headers: { ...headers, ...(value !== null && { Authorization: `Bearer ${value}` }) } });
   } catch (error) {
     throw options.signal?.aborted ? error : new Lost("The server does not answer.");
   }
+}
+
+/** Whether the server takes this key, which need not be the one that there is. */
+export async function accepts(value) {
+  const sendable = /^[!-~]+$/.test(value); // and no other can be a key
+  return sendable && (await ask("models", value)).status !== 401;
 }
 
 async function refusal(response) {
@@ -32,20 +51,23 @@ async function refusal(response) {
   }
 }
 
-export async function get(to, options = {}) {
+async function good(to, options = {}) {
   const response = await answer(to, options);
   if (!response.ok) throw await refusal(response);
-  return response.json();
+  return response;
 }
+
+export const get = async (to, options) => (await good(to, options)).json();
 
 export const post = (to, body) =>
   get(to, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
+export const file = async (to, options) => (await good(to, options)).blob();
+
 /** The events that answer a POST: {name, data, id}. Ends when the connection does, in peace or not. */
 export async function* events(to, body, { lastEventId = null, signal }) {
   const headers = { "Content-Type": "application/json", ...(lastEventId && { "Last-Event-ID": lastEventId }) };
-  const response = await answer(to, { method: "POST", headers, body: JSON.stringify(body), signal });
-  if (!response.ok) throw await refusal(response);
+  const response = await good(to, { method: "POST", headers, body: JSON.stringify(body), signal });
   yield { name: "open" };
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

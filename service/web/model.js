@@ -1,6 +1,7 @@
 // Which models there are, and what is known of the one that is picked.
 
-import { Lost, get, path } from "./events.js";
+import { Lost, file, get, path } from "./events.js";
+import { key } from "./key.js";
 
 const number = new Intl.NumberFormat("en");
 const date = new Intl.DateTimeFormat("en-GB", { dateStyle: "long" });
@@ -22,6 +23,7 @@ export async function models(waiting) {
 export class About {
   #section;
   #image;
+  #showing = new AbortController(); // of one model
 
   constructor(section) {
     this.#section = section;
@@ -36,20 +38,42 @@ export class About {
   }
 
   show(model) {
+    this.#showing.abort();
+    this.#showing = new AbortController();
     this.#section.setAttribute("aria-busy", "false");
     this.#find("#about-title").textContent = `${model.name}, version ${model.version}`;
     this.#find("#about-state").hidden = true;
     this.#find("#about-body").hidden = false;
     this.#find("#facts").replaceChildren(...facts(model).map(([name, value, hint]) => fact(name, value, hint)));
-    this.#showLoss(model);
+    if (model.sample) this.#reach(model.sample, (address) => this.#showSample(address));
+    this.#find("#loss").hidden = true;
+    this.#image.removeAttribute("src");
+    if (model.loss) this.#reach(model.loss, (address) => this.#showLoss(model, address));
   }
 
-  #showLoss({ name, version, loss }) {
-    this.#find("#loss").hidden = !loss;
-    if (!loss) return this.#image.removeAttribute("src");
+  #showSample(address) {
+    this.#find("#facts").append(fact("Sample", link("what it wrote when it was made", address)));
+  }
+
+  #showLoss({ name, version }, address) {
+    this.#find("#loss").hidden = false;
     this.#image.alt = `Loss curve of ${name}, version ${version}`;
-    this.#image.src = path(loss);
-    this.#find("#loss a").href = path(loss);
+    this.#image.src = address;
+    this.#find("#loss a").href = address;
+  }
+
+  /** Tells `use` where a file of the model is: images and links send no key, so where one is needed they get a copy. */
+  async #reach(to, use) {
+    if (!key.needed) return use(path(to));
+    const { signal } = this.#showing;
+    let copy;
+    try {
+      copy = URL.createObjectURL(await file(to, { signal }));
+    } catch {
+      return; // not there, or another model is shown by now
+    }
+    signal.addEventListener("abort", () => URL.revokeObjectURL(copy), { once: true });
+    use(copy);
   }
 
   #find(selector) {
@@ -69,7 +93,6 @@ function facts(model) {
     ["Recipe", model.recipe],
     ["Made", date.format(new Date(model.created))],
     ["Runs on", `${model.engine}, ${model.precision}`],
-    ...(model.sample ? [["Sample", link("what it wrote when it was made", path(model.sample))]] : []),
   ];
 }
 

@@ -77,5 +77,6 @@ export class Stream {
   }
 }
 
-/** Worth another try: the connection is gone, or a server or what stands before it is going or coming. */
-const passing = (error) => error instanceof Lost || error.code === "engine_stopped" || [502, 503, 504].includes(error.status);
+/** Worth another try: the connection is gone, or a server, its engine or what stands before it is going or coming. */
+const passing = (error) =>
+  error instanceof Lost || ["engine_stopped", "engine_failed"].includes(error.code) || [502, 503, 504].includes(error.status);

@@ -1,47 +1,19 @@
 """The two programs as a user starts them: processes, flags, variables, signals, the shipped model."""
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.registry import candidates
+from tests.end_to_end.processes import ROOT, service
 from tests.sse import events
-from tests.support import Publish, wait_until
+from tests.support import Publish
 from trainer import artifact
-
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def service(*flags: object, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    """`python -m service` on a free port, and a client for it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--port", str(port), *map(str, flags)]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | variables) as process:
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                wait_until(lambda: ready(process, client))
-                yield process, client
-        finally:
-            process.kill()
-
-
-def ready(process: subprocess.Popen[bytes], client: httpx.Client) -> bool:
-    assert process.poll() is None, "the service ended; its log is above"
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_the_shipped_model_is_served_and_speaks_like_a_play() -> None:
@@ -82,19 +54,6 @@ def test_variables_and_flags_have_the_same_names_and_a_term_signal_ends_it(tmp_p
         assert process.wait(timeout=60) == 0
     with service("--models-dir", tmp_path) as (_, client):
         assert client.get("/readyz").status_code == 200
-
-
-def test_a_stream_that_is_open_when_the_server_stops_ends_with_an_error_event(tmp_path: Path, publish: Publish) -> None:
-    publish()
-    body = {"start_string": "a", "num_generate": 100_000, "stream": True}
-    with service("--models-dir", tmp_path, "--shutdown-grace", 0.2) as (process, client):
-        with client.stream("POST", "/generate", json=body) as response:
-            received = events(response.iter_bytes())
-            assert next(received).name == "message"
-            process.send_signal(signal.SIGTERM)
-            *_, last = received
-        assert (last.name, last.data["error"]["message"]) == ("error", "the server is shutting down")
-        assert process.wait(timeout=60) == 0
 
 
 def test_a_port_that_is_taken_is_exit_code_1(tmp_path: Path) -> None:

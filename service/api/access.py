@@ -1,0 +1,89 @@
+"""Who may ask, and how much: API keys, a rate for each, and a number of requests open at a time.
+
+Free for all are the page, the probes, and the document of the API: they tell nothing of models or load.
+"""
+
+import hashlib
+import hmac
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from math import ceil
+
+from limits import RateLimitItem, parse_many
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.errors import ApiError
+
+FREE = re.compile(r"/(web/.*|healthz|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
+
+
+class Access:
+    """Raw ASGI middleware. A client is a key, or where there are no keys an address."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], rate_limit: str, max_open: int) -> None:
+        """rate_limit: as `limits` writes it, "" for none; max_open: requests of a client at a time, 0 for any number."""
+        self._app, self._max_open = app, max_open
+        self._keys = [_digest(key) for key in keys]
+        self._rates: list[RateLimitItem] = parse_many(rate_limit) if rate_limit else []
+        # Counted by the clock's windows, so that a clock that jumps, whichever way, is in another window and locks nobody out.
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._open: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or FREE.fullmatch(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        try:
+            client = self._client(scope)
+            await self._check_rate(client)
+            self._check_open(client)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        self._open[client] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+
+    def _client(self, scope: Scope) -> str:
+        """Raises ApiError for a key that is none of ours, or missing."""
+        if not self._keys:
+            return scope["client"][0] if scope["client"] else ""
+        headers = Headers(scope=scope)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
+        if not given:
+            message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+            raise ApiError(401, "missing_api_key", message, headers={"WWW-Authenticate": 'Bearer realm="folio"'})
+        digest = _digest(given)
+        # Digests, and all of them, so that the time taken tells nothing of the keys.
+        if not sum([hmac.compare_digest(digest, key) for key in self._keys]):
+            challenge = {"WWW-Authenticate": 'Bearer realm="folio", error="invalid_token"'}
+            raise ApiError(401, "invalid_api_key", "the API key is none of this server's", headers=challenge)
+        scope.setdefault("state", {})["key"] = digest.hex()[:8]  # for the log
+        return digest.hex()
+
+    async def _check_rate(self, client: str) -> None:
+        for rate in self._rates:
+            if not await self._limiter.hit(rate, client):
+                again = (await self._limiter.get_window_stats(rate, client)).reset_time - time.time()
+                seconds = min(max(1, ceil(again)), rate.get_expiry())
+                message = f"more than {rate} requests; try again in {seconds} s"
+                raise ApiError(429, "rate_limited", message, headers={"Retry-After": str(seconds)})
+
+    def _check_open(self, client: str) -> None:
+        if self._max_open and self._open[client] >= self._max_open:
+            message = f"{self._max_open} requests are open already, which is the most at a time"
+            raise ApiError(429, "too_many_open", message, headers={"Retry-After": "1"})
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,111 @@
+"""One line a request: what was asked, what came of it, how long it took; never the text, unless that is asked for."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.access import FREE
+from service.api.errors import translated
+from service.generation.request import Generation
+from service.registry import Model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request had an engine do."""
+
+    model: Model
+    generations: Sequence[Generation]
+    prompts: Sequence[str]
+
+
+def note(request: Request, work: Work) -> None:
+    """Has it logged with the request."""
+    request.state.work = work
+
+
+class RequestLog:
+    """Raw ASGI middleware. What nothing below has answered is answered 500 here, and logged with its trace."""
+
+    def __init__(self, app: ASGIApp, log_prompts: bool) -> None:
+        self._app, self._log_prompts = app, log_prompts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if status:  # the answer is cut short, as it should be
+                raise
+            await translated(error).response()(scope, receive, noting)
+        finally:
+            self._write(scope, status, time.perf_counter() - start)
+
+    def _write(self, scope: Scope, status: int, seconds: float) -> None:
+        probed = FREE.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
+        level = logging.DEBUG if probed else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        state = scope.get("state", {})
+        fields: dict[str, Any] = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "seconds": round(seconds, 6),
+            "client": scope["client"][0] if scope.get("client") else None,
+        }
+        if "key" in state:
+            fields["key"] = state["key"]
+        line = f"{scope['method']} {scope['path']} {status} in {seconds * 1000:.1f} ms"
+        if work := state.get("work"):
+            told = _told(work)
+            line += (
+                " by {model} {version}, {prompt_characters:,} + {generated_characters:,} characters, {finish_reasons}".format_map(
+                    told
+                )
+            )
+            fields |= told
+            if self._log_prompts:
+                fields["prompts"] = list(work.prompts)
+        log.log(level, "%s", line, extra=fields)
+
+
+def _told(work: Work) -> dict[str, Any]:
+    """Times are those of the slowest of its generations."""
+    config, generations = work.model.config, work.generations
+    prompts = {id(generation.prompt): len(generation.prompt.ids) for generation in generations}
+    fields: dict[str, Any] = {
+        "model": config.name,
+        "version": config.version,
+        "prompt_characters": sum(prompts.values()),
+        "generated_characters": sum(generation.generated for generation in generations),
+        "finish_reasons": ", ".join(sorted({str(generation.finish_reason) for generation in generations})),
+    }
+    spans = [
+        ("queue_seconds", "created", "admitted"),
+        ("first_seconds", "created", "first"),  # to the first character
+        ("decode_seconds", "first", "finished"),
+    ]
+    for name, begin, end in spans:
+        times = [(getattr(generation, begin), getattr(generation, end)) for generation in generations]
+        if known := [until - since for since, until in times if since is not None and until is not None]:
+            fields[name] = round(max(known), 6)
+    return fields

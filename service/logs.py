@@ -1,0 +1,36 @@
+"""The log: plain lines on a terminal, a JSON object a line elsewhere; each with the id of the request it belongs to."""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+from asgi_correlation_id import CorrelationIdFilter
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+
+def configure(form: Literal["auto", "plain", "json"]) -> None:
+    """Sends the root logger's lines, from INFO on, to stderr."""
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    logging.basicConfig(level=logging.INFO, handlers=[json_handler(sys.stderr) if as_json else plain_handler(sys.stderr)])
+
+
+def json_handler(stream: TextIO) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(CorrelationIdFilter())
+    handler.setFormatter(
+        JsonFormatter(
+            "{levelname}{name}{correlation_id}{message}",
+            style="{",
+            timestamp="time",
+            rename_fields={"levelname": "level", "name": "logger", "correlation_id": "request_id"},
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
+        )
+    )
+    return handler
+
+
+def plain_handler(stream: TextIO) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s:     %(message)s"))
+    return handler

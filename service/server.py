@@ -1,0 +1,124 @@
+"""Uvicorn as it is wanted here: patient with streams and not with clients that stall, and going down in order."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+from functools import partial
+from math import ceil
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SENDING = 5  # seconds that ended streams have to send their last event
+STOPPING = "the server is shutting down"
+
+
+class Connection(HttpToolsProtocol):
+    """Is closed when a request does not arrive whole in `patience` seconds, or as long nothing of an answer is taken."""
+
+    def __init__(self, *arguments: Any, patience: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._patience = patience
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in what it extends
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family in (socket.AF_INET, socket.AF_INET6):
+            # The kernel ends a connection whose other end takes nothing, be it gone without a word or not reading.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ceil(self._patience * 1000))
+        self._expect()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._deadline is None:
+            self._expect()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._unexpect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unexpect()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self._deadline is None:
+            super().shutdown()
+        else:  # what has not arrived yet is not waited for
+            self.transport.close()
+
+    def _expect(self) -> None:
+        self._deadline = self.loop.call_later(self._patience, self.transport.abort)
+
+    def _unexpect(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Server(uvicorn.Server):
+    """One application, until SIGTERM or Ctrl-C; a second one ends the process at once.
+
+    First /readyz says 503, so that no more is sent here; then nothing more is taken; what streams has its grace, and what is
+    left of it ends with an error event.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._app, self._delay, self._grace = app, settings.shutdown_delay, settings.shutdown_grace
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.listens_on,
+                port=settings.port,
+                http=partial(Connection, patience=settings.request_timeout),  # type: ignore[arg-type]  # it is only called
+                log_config=None,
+                access_log=False,  # service.api.request_log has more to tell
+                timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,
+            )
+        )
+        if settings.listens_on != settings.host:
+            log.warning(
+                "listening on %s only, not on %s: there are no API keys; give SERVICE_API_KEYS, or SERVICE_WITHOUT_KEYS=true",
+                settings.listens_on,
+                settings.host,
+            )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._stopping:
+            os._exit(128 + sig)
+        self._stopping = True
+        if self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._stop, self._delay if sig == signal.SIGTERM else 0)
+
+    def _stop(self, delay: float) -> None:
+        self._app.state.registry.drain(STOPPING)
+        asyncio.get_running_loop().call_later(delay, setattr, self, "should_exit", True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(self._grace, self._app.state.registry.end, STOPPING)
+        await super().shutdown(sockets)
+
+
+def allow_many_connections() -> None:
+    """Each is a file: as many as the system allows, not as it allows at first."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

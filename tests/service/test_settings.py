@@ -1,0 +1,58 @@
+"""Settings that can't be are refused, and what is listened on without keys."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+KEY = "correct-horse-battery"
+
+
+def test_without_keys_only_this_machine_is_listened_to() -> None:
+    def listens_on(**given: Any) -> str:
+        return Settings.model_validate(given).listens_on
+
+    for host in ("127.0.0.1", "127.0.0.9", "::1", "localhost"):
+        assert listens_on(host=host) == host
+    for host in ("0.0.0.0", "::", "192.0.2.1", "folio.example"):  # noqa: S104 - that is the question
+        assert listens_on(host=host) == "127.0.0.1"
+        assert listens_on(host=host, api_keys=KEY) == host
+        assert listens_on(host=host, without_keys=True) == host
+
+
+@pytest.mark.parametrize("name", ["short", "with a blank in it is two", "ключ-из-чужих-букв"])
+def test_keys_that_are_easily_guessed_or_cannot_be_sent_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="at least 16 characters") as refused:
+        Settings.model_validate({"api_keys": f"{KEY},{name}"})
+    assert KEY not in str(refused.value), "an error is shown and logged"
+
+
+def test_keys_come_from_the_variable_and_the_file_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text(f"{KEY}-1\n# none\n\n{KEY}-2 # somebody's\n")
+    monkeypatch.setenv("SERVICE_API_KEYS", f"{KEY}-3,{KEY}-4 {KEY}-5")
+    monkeypatch.setenv("SERVICE_API_KEYS_FILE", str(tmp_path / "keys"))
+    assert sorted(Settings().keys) == [f"{KEY}-{i}" for i in range(1, 6)]
+    assert KEY not in repr(Settings())
+
+
+def test_a_file_that_holds_no_key_or_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# to be done\n")
+    with pytest.raises(ValidationError, match="holds no API key"):
+        Settings(api_keys_file=tmp_path / "keys")
+    with pytest.raises(ValidationError, match="No such file"):
+        Settings(api_keys_file=tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("rate_limit", "10", "is no rate"), ("rate_limit", "ten/second", "is no rate"), ("rate_limit", "5/second; x", "is no rate"),
+        ("cors_origins", "example.org", "is no origin"), ("cors_origins", "https://example.org/page", "is no origin"),
+    ],
+)  # fmt: skip
+def test_what_is_no_rate_or_no_origin_is_said_with_what_would_be(field: str, value: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Settings.model_validate({field: value})

@@ -1,0 +1,66 @@
+"""Traces as a collector gets them: OTLP over HTTP, to a socket."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from service.settings import Settings
+from tests.support import Publish, serving, stream
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The requests that a collector has got."""
+    requests: list[Any] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            requests.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
+        yield requests
+        server.shutdown()
+        thread.join()
+
+
+def test_a_request_is_one_span_of_the_callers_trace_and_none_is_lost_at_the_end(
+    tmp_path: Path, publish: Publish, received: list[Any]
+) -> None:
+    publish()
+    headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+    with serving(Settings(models_dir=tmp_path, tracing=True)) as (_, client):
+        assert client.post("/generate", json={"start_string": "a", "num_generate": 5}, headers=headers).status_code == 200
+        stream(client, start_string="a", num_generate=500)
+        client.get("/metrics")
+    spans = [span for one in received for resource in one.resource_spans for scope in resource.scope_spans for span in scope.spans]
+    assert [span.name for span in spans] == ["POST /generate", "POST /generate"], "no span an event, none of probes"
+    assert spans[0].trace_id.hex() == TRACE
+    assert spans[1].trace_id.hex() != TRACE
+    said = {attribute.key: attribute.value for attribute in received[0].resource_spans[0].resource.attributes}
+    assert said["service.name"].string_value == "folio"
+    assert said["deployment.environment"].string_value == "test"
+
+
+def test_without_it_nothing_is_sent(tmp_path: Path, publish: Publish, received: list[Any]) -> None:
+    publish()
+    with serving(Settings(models_dir=tmp_path)) as (_, client):
+        client.post("/generate", json={"start_string": "a", "num_generate": 5})
+    assert received == []
