@@ -1,7 +1,7 @@
 """Prometheus metrics, named after vLLM's with `folio_` for `vllm:`, so that its dashboards need little change.
 
-Knows engines and generations, nothing of HTTP. A token is a character. The label `model_name` is on all but what is of the
-process.
+Knows engines and generations; of HTTP, statuses only. A token is a character. The label `model_name` is on all but what is of
+the process.
 """
 
 import time
@@ -27,6 +27,9 @@ class Metrics:
         ProcessCollector(registry=self._metrics)
         GCCollector(registry=self._metrics)
         self._metrics.register(Serving(registry))
+        self._responses = Counter("folio_http_responses", "Answers by HTTP status.", ["status"], registry=self._metrics)
+        for status in (200, 401, 404, 422, 429, 500, 503):
+            self._responses.labels(status)  # there from the start: Prometheus does not see a counter rise that begins above 0
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"folio_{name}", text, ["model_name", *labels], registry=self._metrics)
@@ -47,6 +50,9 @@ class Metrics:
 
     def of(self, model_name: str) -> "ModelMetrics":
         return ModelMetrics(self, model_name)
+
+    def answered(self, status: int) -> None:
+        self._responses.labels(status).inc()
 
     def exposition(self) -> bytes:
         """Prometheus's text format, version 0.0.4."""
@@ -108,6 +114,7 @@ class Serving(Collector):
         label = ["model_name"]
         running = GaugeMetricFamily("folio_num_requests_running", "Requests that have a slot.", labels=label)
         waiting = GaugeMetricFamily("folio_num_requests_waiting", "Requests that wait for a slot.", labels=label)
+        limit = GaugeMetricFamily("folio_queue_limit", "Requests that may wait; more are answered 429.", labels=label)
         slots = GaugeMetricFamily("folio_slots", "Slots.", labels=label)
         usage = GaugeMetricFamily("folio_slot_usage", "Share of the slots that are busy.", labels=label)
         asked = CounterMetricFamily("folio_prompt_cache_queries", "Prompts looked up in the cache of their states.", labels=label)
@@ -119,11 +126,12 @@ class Serving(Collector):
             name, engine = [model.config.name], model.engine
             running.add_metric(name, engine.running)
             waiting.add_metric(name, engine.waiting)
+            limit.add_metric(name, engine.queue_limit)
             slots.add_metric(name, engine.decoder.slots)
             usage.add_metric(name, engine.running / engine.decoder.slots)
             asked.add_metric(name, engine.prompts.queries)
             found.add_metric(name, engine.prompts.hits)
             info.add_metric([*name, str(model.config.version), engine.decoder.name, engine.decoder.precision], 1)
-        yield from (running, waiting, slots, usage, asked, found, info)
+        yield from (running, waiting, limit, slots, usage, asked, found, info)
         yield CounterMetricFamily("folio_load_failures", "Versions refused.", value=registry.refusals)
         yield GaugeMetricFamily("folio_refused", "Versions refused now that would be served.", value=len(registry.refused))

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+from contextlib import suppress
 from functools import partial
 from math import ceil
 from types import FrameType
@@ -121,4 +122,5 @@ class Server(uvicorn.Server):
 def allow_many_connections() -> None:
     """Each is a file: as many as the system allows, not as it allows at first."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(ValueError, OSError):  # macOS names no limit, and then allows less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,7 @@
-"""One line a request: what was asked, what came of it, how long it took; never the text, unless that is asked for."""
+"""One line a request: what was asked, what came of it, how long it took; never the text, unless that is asked for.
+
+Answers are counted here too, for the metrics.
+"""
 
 import logging
 import time
@@ -57,6 +60,7 @@ class RequestLog:
                 raise
             await translated(error).response()(scope, receive, noting)
         finally:
+            scope["app"].state.metrics.answered(status)
             self._write(scope, status, time.perf_counter() - start)
 
     def _write(self, scope: Scope, status: int, seconds: float) -> None:

@@ -92,7 +92,12 @@ class Engine:
     @property
     def capacity(self) -> int:
         """Generations that it can have at the same time, those that wait counted."""
-        return self.decoder.slots + self._scheduler.queue_limit
+        return self.decoder.slots + self.queue_limit
+
+    @property
+    def queue_limit(self) -> int:
+        """Generations that may wait for a slot."""
+        return self._scheduler.queue_limit
 
     def submit(self, *generations: Generation) -> None:
         """Queues all of them; their characters come through their `read`. Raises QueueFull or EngineStopped."""

@@ -82,6 +82,14 @@ def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> Non
         assert "folio_version_info openvino f32 1" not in samples(client)
 
 
+def test_answers_are_counted_by_status(client: httpx.Client, counted: Callable[[], dict[str, float]]) -> None:
+    client.post("/generate", json={"start_string": "a", "num_generate": 1})
+    client.post("/generate", json={"start_string": ""})
+    client.get("/models/absent")
+    found = counted()
+    assert [found[f"folio_http_responses_total {status}"] for status in (200, 422, 404, 429)] == [2, 1, 1, 0], "a scrape is one"
+
+
 def test_promtool_finds_nothing_to_mend(client: httpx.Client) -> None:
     if not shutil.which("promtool"):
         pytest.skip("no promtool here")
