@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import socket
 import sys
 import threading
@@ -20,6 +21,7 @@ from service.app import create_app
 from service.settings import Settings
 
 ADDRESS = "http://127.0.0.1:8000"
+KEY = "FOLIO_API_KEY"  # the variable that holds the key for a server that wants one
 TRIES = 5  # to go on with a stream that was cut, after 1/2, 1, 2 and 4 seconds
 
 
@@ -59,6 +61,8 @@ class Unreachable(Exception):
 def _continue(address: str, content: str) -> int:
     """Streams one generation; one that is cut is gone on with after the last event that came whole."""
     headers = {"Content-Type": "application/json"}
+    if KEY in os.environ:
+        headers["Authorization"] = f"Bearer {os.environ[KEY]}"
     tries = TRIES
     with httpx.Client(timeout=60, trust_env=not address.startswith("http://127.0.0.1")) as client:
         while True:
@@ -66,6 +70,8 @@ def _continue(address: str, content: str) -> int:
                 with client.stream("POST", f"{address}/generate", content=content, headers=headers) as response:
                     if response.status_code in (429, 503) and "Last-Event-ID" in headers:
                         raise httpx.RemoteProtocolError(f"answered {response.status_code}")
+                    if response.status_code == 401:
+                        return _fail(f"{json.loads(response.read())['error']['message']}; it is taken from the variable {KEY}")
                     if response.status_code != 200:
                         return _fail(json.loads(response.read())["error"]["message"])
                     for name, data, headers["Last-Event-ID"] in _events(response.iter_raw()):
@@ -115,7 +121,8 @@ def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
         yield url or ADDRESS
         return
     logging.disable(logging.WARNING)
-    settings = Settings(slots=1) if models_dir is None else Settings.model_validate({"slots": 1, "models_dir": models_dir})
+    own = {"slots": 1, "api_keys": "", "api_keys_file": None, "rate_limit": "", "tracing": False}  # whatever a server is told
+    settings = Settings.model_validate(own if models_dir is None else own | {"models_dir": models_dir})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -111,3 +111,17 @@ def test_a_stream_that_is_cut_is_gone_on_with(client: httpx.Client) -> None:
     expected = client.post("/generate", json={"start_string": "To be", "num_generate": 500, "seed": seed}).json()["text"]
     assert (done.returncode, done.stdout) == (0, expected + "\n")
     assert next(budget, None) is None, "the stream was cut three times"
+
+
+def test_a_key_comes_from_its_variable_and_a_servers_own_settings_are_not_in_the_way(models: Path) -> None:
+    key = "correct-horse-battery"
+    with serving(Settings.model_validate({"models_dir": models, "api_keys": key})) as (_, client):
+        ask = ("a", "--num-generate", 5, "--url", client.base_url)
+        assert generate(*ask, FOLIO_API_KEY=key).returncode == 0
+        for variables in ({}, {"FOLIO_API_KEY": "another"}):
+            done = generate(*ask, **variables)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "API key" in done.stderr
+            assert "the variable FOLIO_API_KEY" in done.stderr
+    alone = generate("a", "--num-generate", 5, "--models-dir", models, SERVICE_API_KEYS=key, SERVICE_RATE_LIMIT="1/hour")
+    assert alone.returncode == 0, alone.stderr
