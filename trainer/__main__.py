@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -90,10 +91,12 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None = None) -> int:
     """Trains and publishes. `folder` is this process's alone."""
-    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=config.work_dir.parent):
+    count, index = cluster_position()
+    for draft in config.work_dir.parent.glob(f"{artifact.DRAFT}*") if not index else ():
+        shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed while it published; this one has the lock
+    with tempfile.TemporaryDirectory(prefix=artifact.DRAFT, dir=config.work_dir.parent):
         pass  # so that a folder that can't be written shows now
     text = corpus.read(config.corpus, folder)
-    count, index = cluster_position()
     if state is not None and state.progress["workers"] != count:
         raise NotNow(f"the interrupted run was begun with {state.progress['workers']} workers; there are {count} now")
     if state is not None and state.progress["corpus"] != text.sha256:

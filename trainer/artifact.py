@@ -27,6 +27,7 @@ from trainer.vocabulary import Vocabulary
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+DRAFT = ".publishing-"  # what the name of a version that is being written begins with
 GATES = {"gru": 3, "lstm": 4}  # columns of a kernel per unit: GRU z r h, LSTM i f c o
 
 MAX_LAYERS, MAX_UNITS = 1000, 1_000_000
@@ -168,7 +169,7 @@ def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: M
     try:
         model.mkdir(parents=True, exist_ok=True)
         # Not mkdtemp's 0700: a version is for whoever may read its models folder.
-        draft = Path(tempfile.mkdtemp(prefix=".publishing-", dir=model))
+        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=model))
         draft.chmod(0o755)
     except OSError as error:
         raise ArtifactError(f"{model}: can't write a version here: {error.strerror or error}") from error

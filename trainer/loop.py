@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trainer import __version__, artifact, checkpoints, corpus, network, report
-from trainer.artifact import Scores, Version
+from trainer.artifact import ArtifactError, Scores, Version
 from trainer.checkpoints import State
 from trainer.config import TooLarge, TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
@@ -46,7 +46,8 @@ def train(
             run = fit(config, text, stop, state, workers)
         if not run.chief:
             return None
-        version = publish(run.config, text, run.history, len(run.examples), stop)
+        before = _published(run.config, run.history) if state is not None else None
+        version = before or publish(run.config, text, run.history, len(run.examples), stop)
     except tf.errors.ResourceExhaustedError as error:
         raise TooLarge(f"the device's memory is too small for this network and batch: {error.message.splitlines()[0]}") from error
     checkpoints.finish(config.work_dir)
@@ -275,6 +276,18 @@ def publish(
             "events.out.tfevents": report.summary_file(history, batches),
         },
     )
+
+
+def _published(config: TrainingConfig, history: list[dict[str, Any]]) -> Version | None:
+    """The newest version if it is this run's: a run killed before it could note that it had published is resumed."""
+    numbers = artifact.versions(config.models_dir / config.name)
+    try:
+        newest = artifact.read(config.models_dir / config.name / str(numbers[-1])) if numbers else None
+    except ArtifactError:
+        return None
+    weights = checkpoints.load(checkpoints.path(config.work_dir, best_epoch(history)))
+    same = newest is not None and all(np.array_equal(weights[name], tensor) for name, tensor in newest.tensors.items())
+    return newest if same else None
 
 
 def _given_up(history: list[dict[str, Any]], patience: int) -> bool:

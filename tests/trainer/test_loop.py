@@ -169,6 +169,25 @@ def untimed(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("seconds", "characters_per_second")}
 
 
+def test_a_run_killed_between_publishing_and_noting_it_publishes_once(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, text = small
+
+    def killed(_: Path) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "finish", killed)
+        with pytest.raises(SystemExit):
+            loop.train(config, text)
+    version = loop.train(config, text, state=checkpoints.load_state(config.work_dir))
+    assert version is not None
+    assert artifact.versions(config.models_dir / "small") == [1] == [version.config.version]
+    assert checkpoints.load_progress(config.work_dir) is None
+    again = loop.train(changed(config, epochs=1), text)
+    assert again is not None
+    assert again.config.version == 2, "another run publishes its own"
+
+
 @pytest.mark.parametrize("save_every", [2, 100])
 def test_a_run_that_diverges_stops_with_a_word_and_keeps_the_last_good_state(small: Small, save_every: int) -> None:
     """A step that ruins the weights shows in the loss of the next: what is saved in between must not be ruined too."""

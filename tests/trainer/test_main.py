@@ -29,7 +29,9 @@ def run(tmp_path: Path, *arguments: object) -> int:
 
 def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_path: Path, text: Path) -> None:
     assert main(["train", "--models-dir", str(tmp_path / "models"), "--corpus", str(text), "--name", "dao", *SMALL]) == 0
+    (tmp_path / "models" / "dao" / ".publishing-by-one-that-was-killed").mkdir()
     assert run(tmp_path, "--corpus", text, text, "--name", "dao", *SMALL) == 0
+    assert not list((tmp_path / "models" / "dao").glob(".publishing-*"))
     first, second = (artifact.read(tmp_path / "models" / "dao" / version).config for version in "12")
     assert first.vocabulary == sorted(set(text.read_text()))
     assert second.characters == 2 * first.characters
