@@ -1,5 +1,5 @@
-# Two targets, `service` and `trainer`. Dependencies are installed in stages of their own, into a virtual environment without pip;
-# an image is that, the code and the shipped model.
+# Two targets, `service` and `trainer`; with --build-arg PACKAGES=gpu for NVIDIA's GPUs (a lock in requirements/). Dependencies are
+# installed in stages of their own, into a virtual environment without pip; an image is that, the code and the shipped model.
 ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS environment
@@ -7,12 +7,16 @@ RUN python -m venv --without-pip /opt/folio
 ENV INSTALL="python -m pip --python /opt/folio/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes -r"
 
 FROM environment AS service-environment
-COPY requirements/service.txt /tmp/
-RUN $INSTALL /tmp/service.txt
+ARG PACKAGES=service
+COPY requirements/${PACKAGES}.txt /tmp/packages.txt
+# Of OpenVINO only what runs a graph on a CPU: no readers of other frameworks' files, no other devices.
+RUN $INSTALL /tmp/packages.txt \
+    && find /opt/folio -path '*/openvino/libs/*' -regextype egrep -regex '.*(_frontend|_gpu_plugin|_npu_plugin)\.so.*|.*/cache\.json' -delete
 
 FROM environment AS trainer-environment
-COPY requirements/trainer.txt /tmp/
-RUN $INSTALL /tmp/trainer.txt
+ARG PACKAGES=trainer
+COPY requirements/${PACKAGES}.txt /tmp/packages.txt
+RUN $INSTALL /tmp/packages.txt
 
 FROM python:${PYTHON_VERSION}-slim AS base
 ENV PATH=/opt/folio/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -21,9 +25,9 @@ ENV PATH=/opt/folio/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin folio
 WORKDIR /app
 COPY trainer/ trainer/
-COPY --chown=folio:folio models/ /models/
+COPY --chown=10001:10001 models/ /models/
 VOLUME /models
-USER folio
+USER 10001:10001
 
 FROM base AS trainer
 ENV TRAINER_MODELS_DIR=/models MPLCONFIGDIR=/tmp/matplotlib
@@ -35,6 +39,6 @@ ENV SERVICE_MODELS_DIR=/models SERVICE_HOST=0.0.0.0 SERVICE_PORT=8000
 COPY --from=service-environment /opt/folio /opt/folio
 COPY service/ service/
 EXPOSE 8000
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"SERVICE_PORT\"]}/readyz')"]
 CMD ["python", "-m", "service"]

@@ -1,5 +1,6 @@
 """The containers, with whatever engine `docker` answers with: the shipped model served, a version trained into the volume."""
 
+import json
 import os
 import shutil
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -54,7 +56,7 @@ def compose(port: int) -> Iterator[Compose]:
     compose("--profile", "trainer", "down", "--volumes", "--remove-orphans")
 
 
-def test_the_shipped_model_is_served_and_a_trained_version_follows_it(compose: Compose, port: int) -> None:
+def test_the_shipped_model_is_served_and_a_trained_version_follows_it_without_a_restart(compose: Compose, port: int) -> None:
     compose("build", "api", "trainer")
     compose("up", "--detach", "--wait", "api")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
@@ -62,6 +64,7 @@ def test_the_shipped_model_is_served_and_a_trained_version_follows_it(compose: C
         shipped = client.post("/generate", json=body).json()
         assert shipped["model"] == "shakespeare"
         assert len(shipped["text"]) == 57
+        before = compose("ps", "--format", "{{.ID}} {{.CreatedAt}}", "api")
 
         said = compose("run", "--rm", "trainer", "--epochs", "1", "--units", "16", "--embedding", "8", "--seed", "3")
         assert f"published /models/shakespeare/{shipped['version'] + 1}" in said
@@ -70,8 +73,37 @@ def test_the_shipped_model_is_served_and_a_trained_version_follows_it(compose: C
         trained = client.post("/generate", json=body).json()
         assert trained["version"] == shipped["version"] + 1
         assert trained["text"] != shipped["text"]
+        assert compose("ps", "--format", "{{.ID}} {{.CreatedAt}}", "api") == before
 
-    inside = compose(
-        "exec", "-T", "api", "python", "-c", "import os, shutil; print(os.getuid(), shutil.which('gcc'), shutil.which('make'))"
-    )
-    assert inside.split() == ["10001", "None", "None"]
+    found = _inside(compose)
+    assert found.pop("own bytes") < 300e6  # beside Python's slim image, of some 130 MB
+    assert found == {
+        "user": 10001, "tools": [], "written": ["/models"], "capabilities": 0, "new privileges": False,
+    }  # fmt: skip
+    compose("stop", "api")
+    assert json.loads(compose("ps", "--all", "--format", "json", "api").splitlines()[0])["ExitCode"] == 0
+
+
+def _inside(compose: Compose) -> Any:
+    """What somebody who has broken into the service would find."""
+    script = """
+import json, os, pathlib, shutil
+OURS = ("/app", "/models", "/opt/folio")
+def writable(folder):
+    try:
+        (pathlib.Path(folder) / "probe").write_text("")
+        (pathlib.Path(folder) / "probe").unlink()
+    except OSError:
+        return False
+    return True
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines())
+print(json.dumps({
+    "own bytes": sum(file.lstat().st_size for folder in OURS for file in pathlib.Path(folder).rglob("*")),
+    "user": os.getuid(),
+    "tools": [tool for tool in ("gcc", "make", "curl") if shutil.which(tool, path="/opt/folio/bin:/usr/bin:/bin")],
+    "written": [folder for folder in ("/", "/etc", "/usr/bin", *OURS) if writable(folder)],
+    "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+    "new privileges": status["NoNewPrivs"] == "0",
+}))
+"""
+    return json.loads(compose("exec", "-T", "api", "python", "-c", script))
