@@ -70,6 +70,7 @@ class Registry:
         self._refused: dict[Path, Refused] = {}
         self._lock = threading.Lock()  # guards what `refresh`, in a thread, and `end` both change
         self._ended = threading.Event()
+        self.looked = threading.Event()  # once: what can be served is loaded
         self._gone = False
         self._draining: str | None = None
         self.refusals = 0  # so far
@@ -77,7 +78,10 @@ class Registry:
 
     def watch(self, seconds: float) -> None:
         """Refreshes until the registry is ended, with so long a pause each time; 0: once."""
-        self.refresh()
+        try:
+            self.refresh()
+        finally:
+            self.looked.set()
         while seconds and not self._ended.wait(seconds):
             try:
                 self.refresh()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,8 @@ from service.generation.request import Generation
 from service.registry import Model
 
 log = logging.getLogger(__name__)
+
+OF_WORK = " by {model} {version}, {prompt_characters:,} + {generated_characters:,} characters, {finish_reasons}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class RequestLog:
                 raise
             await translated(error).response()(scope, receive, noting)
         finally:
-            scope["app"].state.metrics.answered(status)
+            if status:  # else nobody was left to answer
+                scope["app"].state.metrics.answered(status)
             self._write(scope, status, time.perf_counter() - start)
 
     def _write(self, scope: Scope, status: int, seconds: float) -> None:
@@ -78,15 +82,10 @@ class RequestLog:
         }
         if "key" in state:
             fields["key"] = state["key"]
-        line = f"{scope['method']} {scope['path']} {status} in {seconds * 1000:.1f} ms"
+        line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
         if work := state.get("work"):
-            told = _told(work)
-            line += (
-                " by {model} {version}, {prompt_characters:,} + {generated_characters:,} characters, {finish_reasons}".format_map(
-                    told
-                )
-            )
-            fields |= told
+            fields |= _told(work)
+            line += OF_WORK.format_map(fields)
             if self._log_prompts:
                 fields["prompts"] = list(work.prompts)
         log.log(level, "%s", line, extra=fields)

@@ -151,6 +151,16 @@ def broken(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(app.state.registry), "models", property(fail))
 
 
+def test_a_path_cannot_forge_a_line(tmp_path: Path, publish: Publish, lines: Lines) -> None:
+    publish()
+    with serving(settings(tmp_path)) as (_, client):
+        lines()
+        client.get("/no%0AINFO:     GET /models 200")
+        (line,) = lines()
+    assert "\n" not in line["message"]
+    assert line["status"] == 404
+
+
 def test_on_a_terminal_lines_are_plain() -> None:
     written = StringIO()
     logs.plain_handler(written).handle(logging.makeLogRecord({"levelname": "INFO", "msg": "hello, %s", "args": ("you",)}))
