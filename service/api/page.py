@@ -11,7 +11,9 @@ router = APIRouter(include_in_schema=False)
 
 WEB = Path(__file__).parent.parent / "web"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",  # a new release's page must not run with an old one's script
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

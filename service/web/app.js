@@ -137,8 +137,8 @@ async function failed(error, part, begun, opened) {
 
 const TITLES = {
   queue_full: "The server is busy.",
-  rate_limited: "That was often.",
-  too_many_open: "That was much at a time.",
+  rate_limited: "Too many requests.",
+  too_many_open: "Too many requests at a time.",
   version_gone: "The model has been replaced.",
 };
 

@@ -62,7 +62,10 @@ export const get = async (to, options) => (await good(to, options)).json();
 export const post = (to, body) =>
   get(to, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
-export const file = async (to, options) => (await good(to, options)).blob();
+export async function file(to, options) {
+  const response = await good(to, options);
+  return new Blob([await response.blob()], { type: response.headers.get("Content-Type") ?? "" }); // blob() alone drops the charset
+}
 
 /** The events that answer a POST: {name, data, id}. Ends when the connection does, in peace or not. */
 export async function* events(to, body, { lastEventId = null, signal }) {

@@ -25,6 +25,7 @@ export class KeyForm {
 
   focus() {
     this.#field.focus();
+    this.#form.scrollIntoView({ block: "nearest" }); // with what it says
   }
 
   async #try(value) {

@@ -14,7 +14,9 @@ export async function models(waiting) {
     } catch (error) {
       if (error.code === "not_ready") waiting("The server is loading its models…");
       else if (error instanceof Lost) waiting("The server does not answer. Trying again…");
+      else if (error.status === 429) waiting("The server has been asked too often. Trying again…");
       else throw error;
+      pause = Math.max(pause, (error.retryAfter ?? 0) * 1000);
     }
     await new Promise((resolve) => setTimeout(resolve, pause));
   }

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
+from pydantic import SecretStr
 
 from service.app import create_app
 from service.generation.choice import open_decoder
@@ -42,6 +44,7 @@ FLAGS = [
 ]
 ARCHITECTURE = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=sorted({*VOCABULARY, *'"$`\\#%'}))
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+SAMPLE = "Ay me, é語🎭!\n"
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +59,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, httpx.Client]]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     scores = {"full_pass": 1.4234, "cold_256": 1.4345}
-    artifact.publish(models, config(ARCHITECTURE, "tiny", scores=scores), random_tensors(ARCHITECTURE, seed=1), {"loss.png": PNG})
+    files = {"loss.png": PNG, "sample.txt": SAMPLE.encode()}
+    artifact.publish(models, config(ARCHITECTURE, "tiny", scores=scores), random_tensors(ARCHITECTURE, seed=1), files)
     artifact.publish(models, config(ARCHITECTURE, "other"), random_tensors(ARCHITECTURE, seed=2), {})
+    return models
+
+
+@pytest.fixture(scope="module")
+def served(models: Path) -> Iterator[tuple[FastAPI, httpx.Client]]:
     settings = Settings(
         models_dir=models, default_model="tiny", decoder="openvino", slots=2, queue_limit=2, max_num_generate=1_000_000
     )
@@ -94,7 +103,7 @@ def opened(browser: Browser, address: str, path: str = "/", **options: Any) -> I
         wrong: list[str] = []
 
         def asked(request: Request) -> None:
-            if not request.url.startswith(f"{address.rstrip('/')}/"):
+            if not request.url.removeprefix("blob:").startswith(f"{address.rstrip('/')}/"):
                 elsewhere.append(request.url)
 
         page.on("request", asked)
@@ -545,6 +554,12 @@ class Proxy:
         self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def turn(self, port: int) -> None:
+        """From now on another server is behind it."""
+        with self._lock:
+            self._port = port
+            self._cut()
+
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -609,6 +624,24 @@ def test_a_connection_that_breaks_is_taken_up_again_with_nothing_lost_or_repeate
             expect(page.get_by_role("alert")).to_be_hidden()
     finally:
         proxy.close()
+
+
+FAILED = {"error": {"code": "engine_failed", "message": "the engine failed", "type": "server_error", "param": None}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 500, "json": FAILED},
+        {"content_type": "text/event-stream", "body": f"event: error\ndata: {json.dumps(FAILED)}\n\n"},
+    ],
+    ids=["answer", "event"],
+)
+def test_a_dead_engine_is_tried_again_as_the_server_replaces_it(page: Page, client: httpx.Client, answer: dict[str, Any]) -> None:
+    page.route("**/generate", lambda route: route.fulfill(**answer), times=1)
+    generate(page, **BODY)
+    assert text(page) == whole(client, **BODY)
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
@@ -682,6 +715,194 @@ def test_a_page_that_comes_before_the_models_waits_for_them(
         expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible(timeout=20_000)
 
 
+def test_a_page_that_has_asked_too_often_asks_for_the_models_again(page: Page) -> None:
+    error = {"code": "rate_limited", "message": "more than 1 per 1 second requests", "type": "rate_limit_error", "param": None}
+    page.route("**/models", lambda route: route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": error}), times=1)
+    page.reload()
+    expect(page.get_by_text("The server has been asked too often.")).to_be_visible()
+    expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+
+
+# --- the API key
+
+KEY, OTHER_KEY, WRONG_KEY = "right-key-0123456789", "other-key-0123456789", "wrong-key-0123456789"
+
+
+@pytest.fixture(scope="module")
+def address(models: Path) -> Iterator[str]:
+    """Of a server that has keys."""
+    with serving(with_key(models, KEY)) as (_, client):
+        yield str(client.base_url)
+
+
+@pytest.fixture
+def keyed(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client:
+        yield client
+
+
+def with_key(models: Path, key: str) -> Settings:
+    return Settings(models_dir=models, default_model="tiny", decoder="openvino", slots=2, api_keys=SecretStr(key))
+
+
+def key_field(page: Page) -> Locator:
+    return page.get_by_label("API key")
+
+
+def give(page: Page, key: str) -> None:
+    """By the keyboard, in the field that has the focus already."""
+    expect(key_field(page)).to_be_focused()
+    page.keyboard.type(key)
+    page.keyboard.press("Enter")
+
+
+def test_a_server_with_keys_is_given_one_and_the_page_goes_on(browser: Browser, address: str, keyed: httpx.Client) -> None:
+    with opened(browser, address) as page:
+        asked: list[Request] = []
+        page.on("request", lambda one: asked.append(one))
+        been: list[str] = []
+        page.on("framenavigated", lambda frame: been.append(frame.url))
+        expect(page.get_by_text("This server asks for an API key.")).to_be_visible()
+        assert key_field(page).get_attribute("type") == "password"
+        give(page, WRONG_KEY)
+        expect(page.get_by_role("alert")).to_have_text("The server does not take this key.")
+        expect(key_field(page)).to_have_attribute("aria-invalid", "true")
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_have_count(0)
+        give(page, KEY)  # in the place of the wrong one
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        expect(key_field(page)).to_be_hidden()
+        expect(page.get_by_role("alert")).to_be_hidden()
+        page.get_by_label("Tint by probability").check()
+        generate(page, **BODY)
+        assert text(page) == whole(keyed, **BODY)
+        assert [one.headers["authorization"] for one in asked if "/generate" in one.url] == [f"Bearer {KEY}"]
+        page.wait_for_url(re.compile("tint=on"))
+        kept = page.evaluate("[document.cookie, JSON.stringify(localStorage), document.documentElement.outerHTML]")
+        for place in (*kept, *been, *(one.url for one in asked)):
+            assert KEY not in place
+            assert WRONG_KEY not in place
+
+
+def test_a_key_that_cannot_be_sent_is_a_wrong_one(browser: Browser, address: str) -> None:
+    with opened(browser, address) as page:
+        give(page, "schlüssel 🎭 0123456789")
+        expect(page.get_by_role("alert")).to_have_text("The server does not take this key.")
+        give(page, f" {KEY} ")
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+
+
+def test_a_text_asked_for_without_a_key_comes_once_there_is_one(browser: Browser, address: str, keyed: httpx.Client) -> None:
+    with opened(browser, address) as page:
+        expect(key_field(page)).to_be_focused()
+        fill(page, **BODY)
+        press(page, "Generate")
+        expect(status(page)).to_have_text("Waiting for the key…")
+        press(page, "Stop")
+        expect(status(page)).to_have_text("Stopped.")
+        press(page, "Generate")
+        expect(status(page)).to_have_text("Waiting for the key…")
+        page.evaluate("() => { const now = performance.now.bind(performance); performance.now = () => now() + 1e9; }")  # days pass
+        give(page, KEY)
+        expect(status(page)).to_contain_text("as many as asked for")
+        assert text(page) == whole(keyed, **BODY)
+        assert len(page.locator("#ttft").text_content() or "") < len("100,000 ms")  # the key's time is not the server's
+
+
+def test_a_key_lasts_as_long_as_its_tab_or_until_it_is_forgotten(browser: Browser, address: str) -> None:
+    with opened(browser, address) as page:
+        expect(page.get_by_role("button", name="Forget the key")).to_be_hidden()
+        give(page, KEY)
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        expect(key_field(page)).to_be_hidden()
+        another = page.context.new_page()
+        another.goto("/")
+        expect(key_field(another)).to_be_visible()
+        another.close()
+        press(page, "Forget the key")
+        for _ in range(2):
+            expect(page.get_by_role("alert")).to_have_text("This server asks for an API key.")
+            expect(key_field(page)).to_be_focused()
+            expect(page.get_by_role("button", name="Forget the key")).to_be_hidden()
+            page.reload()
+        give(page, KEY)
+        expect(page.get_by_role("button", name="Forget the key")).to_be_visible()
+
+
+def test_a_key_that_is_not_taken_any_more_is_asked_for_anew(browser: Browser, models: Path, keyed: httpx.Client) -> None:
+    with serving(with_key(models, OTHER_KEY)) as (_, other):
+        proxy = Proxy(keyed.base_url.port or 0)
+        try:
+            with opened(browser, proxy.address) as page:
+                give(page, KEY)
+                generate(page, **BODY)
+                proxy.turn(other.base_url.port or 0)
+                fill(page, num_generate=99)
+                press(page, "Generate")
+                expect(page.get_by_role("alert")).to_have_text("The server no longer takes the key that this tab kept.")
+                expect(page.get_by_role("button", name="Forget the key")).to_be_hidden()
+                give(page, OTHER_KEY)
+                expect(status(page)).to_have_text("99 characters, as many as asked for.")
+                assert text(page) == whole(keyed, **{**BODY, "num_generate": 99})
+        finally:
+            proxy.close()
+
+
+def test_the_curl_command_holds_no_key_but_takes_it_from_the_shell(browser: Browser, address: str) -> None:
+    with opened(browser, address) as page:
+        give(page, KEY)
+        generate(page, start_string="It's $HOME", num_generate=30)
+        press(page, "Copy as curl")
+        expect(status(page)).to_have_text("Command copied.")
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert KEY not in command
+        environment = {**os.environ, "FOLIO_API_KEY": KEY}
+        finished = subprocess.run(["bash", "-c", command], capture_output=True, check=True, env=environment)
+        *texts, _ = events([finished.stdout])
+        assert "It's $HOME" + "".join(event.data["text"] for event in texts) == text(page)
+
+
+def test_a_models_files_are_shown_with_a_key_too(browser: Browser, address: str) -> None:
+    with opened(browser, address) as page:
+        give(page, KEY)
+        curve = page.get_by_role("img", name="Loss curve of tiny, version 1")
+        expect(curve).to_be_visible()
+        assert curve.evaluate("async image => (await image.decode(), image.naturalWidth)") == 1
+        sample = page.get_by_role("link", name="what it wrote when it was made")
+        copy = curve.get_attribute("src")
+        assert page.locator("#loss a").get_attribute("href") == copy
+        there = "copy => Object.assign(new Image(), { src: copy }).decode().then(() => true, () => false)"
+        assert page.evaluate(there, copy)
+        page.get_by_label("Model", exact=True).select_option("other")
+        expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
+        expect(page.get_by_role("img")).to_have_count(0)
+        expect(sample).to_have_count(0)
+        assert not page.evaluate(there, copy)  # it is given back
+        page.get_by_label("Model", exact=True).select_option("tiny")
+        expect(curve).to_be_visible()
+        sample.click()
+        expect(page.locator("body")).to_have_text(SAMPLE.strip())
+
+
+def test_without_keys_nothing_tells_of_them(page: Page) -> None:
+    generate(page, **BODY)
+    expect(key_field(page)).to_be_hidden()
+    assert "API key" not in page.locator("body").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_key_field_is_no_wider_than_a_phone_and_its_words_are_legible(browser: Browser, address: str, scheme: str) -> None:
+    with opened(browser, address, viewport={"width": 360, "height": 640}, color_scheme=scheme) as page:
+        colors = "one => [getComputedStyle(one).color, getComputedStyle(one.closest('form')).backgroundColor]"
+        for says in ("This server asks for an API key.", "The server does not take this key."):
+            expect(page.get_by_role("alert")).to_have_text(says)
+            assert width(page) <= 360
+            ink, paper = sorted(luminance(color) for color in page.get_by_role("alert").evaluate(colors))
+            assert (paper + 0.05) / (ink + 0.05) >= 4.5
+            give(page, WRONG_KEY)
+
+
 # --- the model
 
 
@@ -696,6 +917,10 @@ def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_on
     curve = page.get_by_role("img", name="Loss curve of tiny, version 1")
     expect(curve).to_be_visible()
     assert curve.evaluate("async image => (await image.decode(), image.naturalWidth)") == 1
+    sample = page.get_by_role("link", name="what it wrote when it was made")
+    assert [curve.get_attribute("src"), sample.get_attribute("href")] == [
+        page.evaluate("name => new URL(`models/tiny/${name}`, location).href", name) for name in ("loss.png", "sample.txt")
+    ]
     page.get_by_label("Model", exact=True).select_option("other")
     expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
     expect(page.get_by_role("img")).to_have_count(0)

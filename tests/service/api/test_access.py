@@ -151,3 +151,16 @@ def test_pages_of_other_origins_may_not_call_unless_that_is_set(tmp_path: Path, 
         assert "Retry-After" in refused.headers["access-control-expose-headers"]
         foreign = client.options("/generate", headers=ask | {"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in foreign.headers
+
+
+def test_the_page_runs_nothing_foreign_and_in_nobodys_frame(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    with serving(Settings(models_dir=tmp_path)) as (_, client):
+        for path in ("/", "/web/app.js"):
+            headers = client.get(path).headers
+            policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+            assert policy["default-src"] == "'self'", "and nothing that is more: no script-src, no unsafe-inline"
+            assert not policy.keys() & {"script-src", "style-src"}
+            assert policy["frame-ancestors"] == "'none'"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
