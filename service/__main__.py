@@ -6,7 +6,7 @@ import sys
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service import logs
+from service import logs, memory
 from service.app import create_app
 from service.server import Server, allow_many_connections
 from service.settings import Settings
@@ -26,6 +26,7 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     logs.configure(settings.log_format)
     allow_many_connections()
+    memory.share_arenas()
     try:
         Server(create_app(settings), settings).run()
     except TracingMissing as error:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from service.chat import ChatTemplate
 from service.generation.choice import Unsupported
 from service.generation.engine import Engine
+from service.memory import give_back
 from trainer import artifact
 from trainer.artifact import ArtifactError, Version, VersionConfig
 from trainer.vocabulary import Vocabulary
@@ -131,7 +132,8 @@ class Registry:
                 if chat != serving.chat:
                     self._models[folder.name] = replace(serving, chat=chat)
                 return
-            if path in self._refused and self._refused[path].files == files_of(path):
+            died = serving is not None and path == serving.path  # it has been served: whatever keeps it from it now may pass
+            if not died and path in self._refused and self._refused[path].files == files_of(path):
                 continue
             if model := self._load(path, chat):
                 self._replace(folder.name, model)
@@ -170,12 +172,17 @@ class Registry:
 
     def _free_replaced(self) -> None:
         """Ends the engines that have nothing left to do. Whoever got one from `get` has submitted to it by then: on the loop."""
+        freed = False
         for model in list(self._replaced):
             if model.engine.stopped:
                 model.engine.join()
                 self._replaced.remove(model)
+                freed = True
             else:
                 self._on_loop(partial(model.engine.end_if_idle, f"{model.path} was replaced"))
+            del model  # or it would still be there below
+        if freed:
+            give_back()
 
     @property
     def refused(self) -> list[str]:

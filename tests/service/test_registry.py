@@ -252,6 +252,27 @@ def test_an_engine_that_died_is_replaced(tmp_path: Path, publish: Publish) -> No
     assert not models.get("tiny").engine.stopped
 
 
+def test_an_engine_that_died_is_tried_again_though_it_could_not_be_loaded_at_first(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    loads: list[bool] = [True, False, True]
+
+    def open_engine(version: Version) -> FakeEngine:
+        if not loads.pop(0):
+            raise MemoryError("no room just now")
+        return FakeEngine(version)
+
+    models = registry(tmp_path, open_engine)
+    models.refresh()
+    engine: Any = models.get("tiny").engine
+    engine.fail("the device is gone")
+    models.refresh()
+    with pytest.raises(NotReady, match="the device is gone"):
+        models.check_alive()
+    models.refresh()
+    models.check_ready()
+    assert not models.refused
+
+
 def test_a_pin_rolls_back_and_without_it_the_newest_serves_again(tmp_path: Path, publish: Publish) -> None:
     publish(), publish()
     models, pin = registry(tmp_path), tmp_path / "tiny" / "PINNED"
