@@ -1,0 +1,131 @@
+"""Clients that misbehave, and publishers that die, against real processes: who asks as he should notices nothing."""
+
+import random
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.end_to_end.processes import ROOT, service
+from tests.support import Publish, wait_until
+from trainer import artifact
+
+PATIENCE = 1.0  # --request-timeout, in seconds
+BODY: dict[str, Any] = {"start_string": "a", "num_generate": 50, "seed": 1}
+ENDLESS = b'{"start_string": "a", "num_generate": 1000000000, "stream": true, "logprobs": 5}'
+HEAD = b"POST /generate HTTP/1.1\r\nHost: folio\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ENDLESS)
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from tests.support import ARCHITECTURE, config, random_tensors
+from trainer import artifact
+
+architecture = ARCHITECTURE.model_copy(update={"units": 200})  # so that writing takes a while
+tensors = random_tensors(architecture)
+while True:
+    artifact.publish(Path(sys.argv[1]), config(architecture), tensors, {})
+"""
+
+Process = subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def served(tmp_path: Path, publish: Publish) -> Iterator[tuple[Process, httpx.Client]]:
+    """A service with few slots that lets a stream be endless and gives no client much time."""
+    publish()
+    many = str(10**10)
+    with service(
+        *("--models-dir", tmp_path, "--slots", 4, "--watch", 0.05, "--request-timeout", PATIENCE),
+        *("--max-num-generate", many, "--max-logprobs", many),
+    ) as both:
+        yield both
+
+
+def connect(client: httpx.Client, sent: bytes) -> socket.socket:
+    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+def busy(client: httpx.Client) -> float:
+    """Requests that have a slot or wait for one."""
+    lines = client.get("/metrics").text.splitlines()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith(("folio_num_requests_running{", "folio_num_requests_waiting{"))
+    )
+
+
+def descriptors(process: Process) -> int:
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
+
+def test_clients_that_vanish_leave_nothing_behind(served: tuple[Process, httpx.Client]) -> None:
+    """More than have slots, in all phases of a request; some with a word and some without."""
+    process, client = served
+    before = client.post("/generate", json=BODY).json()["text"]
+    files, rng = descriptors(process), random.Random(0)
+    with ExitStack() as open_ones:
+        for number in range(60):
+            whole = HEAD + ENDLESS
+            connection = open_ones.enter_context(connect(client, whole if number % 3 else whole[: rng.randrange(len(whole))]))
+            if number % 2:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST
+        wait_until(lambda: busy(client) > 4)
+    wait_until(lambda: busy(client) == 0)
+    wait_until(lambda: descriptors(process) <= files)
+    assert client.post("/generate", json=BODY).json()["text"] == before
+
+
+def test_requests_that_do_not_arrive_are_closed_and_others_answered(served: tuple[Process, httpx.Client]) -> None:
+    _, client = served
+    stalled = [connect(client, sent) for sent in (b"", HEAD[:20], HEAD + ENDLESS[:20])]
+    assert client.post("/generate", json=BODY).status_code == 200
+    for connection in stalled:
+        assert connection.recv(1000) == b"", "closed, and not by a timeout of the test"
+        connection.close()
+    assert client.post("/generate", json=BODY).status_code == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system can't tell that nothing is read")
+def test_a_reader_that_reads_nothing_is_cut_and_frees_everything(served: tuple[Process, httpx.Client]) -> None:
+    """The answer is longer than all buffers between, so that it would never end."""
+    process, client = served
+    assert busy(client) == 0
+    files = descriptors(process)
+    with connect(client, HEAD + ENDLESS):
+        wait_until(lambda: busy(client) == 1)
+        wait_until(lambda: busy(client) == 0)
+        wait_until(lambda: descriptors(process) <= files)
+    assert client.post("/generate", json=BODY).status_code == 200
+
+
+def test_publishers_that_are_killed_leave_only_whole_versions(
+    tmp_path: Path, served: tuple[Process, httpx.Client], publish: Publish
+) -> None:
+    _, client = served
+    folder, rng = tmp_path / "tiny", random.Random(0)
+    for _ in range(4):
+        before = len(artifact.versions(folder))
+        with subprocess.Popen([sys.executable, "-c", PUBLISHER, tmp_path], cwd=ROOT) as process:
+            try:
+                wait_until(lambda: len(artifact.versions(folder)) > before)  # noqa: B023 - called here only
+                time.sleep(rng.uniform(0, 0.05))  # in the middle of a version, or between two
+            finally:
+                process.kill()
+        assert client.post("/generate", json=BODY).status_code == 200
+        assert client.get("/models").json()["refused"] == []
+    for number in artifact.versions(folder):
+        artifact.read(folder / str(number))
+    last = publish().config.version
+    wait_until(lambda: client.get("/models").json()["models"][0]["version"] == last)
