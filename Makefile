@@ -17,7 +17,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help setup setup-benchmarks serve test lint types format lock clean
+.PHONY: help setup setup-benchmarks serve test fast coverage lint types format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,12 +37,18 @@ serve: .venv/serves ## serve the models in models/ on http://127.0.0.1:8000
 test: setup lint types ## lint, types, tests
 	$(BIN)/pytest
 
-lint: setup
+fast: setup lint types ## the same, but for the tests that start processes, train, or drive a browser
+	$(BIN)/pytest -m "not slow"
+
+coverage: setup ## which branches the fast and the training tests run; what runs in processes of its own does not count
+	$(BIN)/pytest --ignore tests/end_to_end --cov --cov-report term-missing:skip-covered
+
+lint: setup ## ruff and hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
 
-types: setup
+types: setup ## mypy
 	$(BIN)/mypy
 
 # PyTorch's CPU build is meant; the package index that pip is set to decides. Not locked: see benchmarks/README.md.
@@ -54,9 +60,9 @@ format: setup ## mend what ruff can
 	$(BIN)/ruff format .
 
 lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
-	$(LOCK) pyproject.toml --extra trainer --extra tracing --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra trainer --extra tracing --extra cluster --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
-	$(LOCK) pyproject.toml --extra gpu -c requirements/dev.txt -o requirements/gpu.txt
+	$(LOCK) pyproject.toml --extra gpu --extra tracing -c requirements/dev.txt -o requirements/gpu.txt
 	$(LOCK) pyproject.toml --extra tracing -c requirements/dev.txt -o requirements/service.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 

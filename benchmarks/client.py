@@ -59,13 +59,15 @@ class Stream(asyncio.Protocol):
 
     def timeline(self) -> "Timeline":
         """What came, and when."""
-        rest, arrivals = b"", list[tuple[float, int]]()
+        rest, arrivals, count = b"", list[tuple[float, int]](), 0
         for moment, data in self.received:
             *events, rest = (rest + data).split(b"\n\n")
-            if characters := sum(map(characters_of, events)):
-                arrivals.append((moment, characters))
+            texts = [characters for event in events if (characters := characters_of(event))]
+            if texts:
+                arrivals.append((moment, sum(texts)))
+                count += len(texts)
         ok = bool(self.received) and self.received[0][1].startswith(b"HTTP/1.1 200")
-        return Timeline(self.sent, arrivals, ok and sum(count for _, count in arrivals) == self.wanted)
+        return Timeline(self.sent, arrivals, ok and sum(characters for _, characters in arrivals) == self.wanted, count)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Timeline:
     sent: float
     arrivals: Sequence[tuple[float, int]] = field(default_factory=list)
     whole: bool = True  # status 200, and as many characters as were asked for
+    events: int = 0  # with text, however many came at once
 
     @property
     def first_text(self) -> float:

@@ -43,6 +43,7 @@ class Contender:
     starts: int = 1
     budget: int | None = None
     own_fields: bool = False  # takes Folio's request, and streams that outlast a hundred others
+    flags: tuple[str, ...] = ()
 
     def characters(self, wanted: int, streams: int) -> int:
         return wanted if self.budget is None else min(wanted, self.budget // streams)
@@ -50,6 +51,8 @@ class Contender:
 
 CONTENDERS = (
     Contender("folio", "service", "/readyz", (), starts=3, own_fields=True),
+    Contender("folio-ray", "benchmarks.peers.folio_ray", "/readyz", ("ray",), own_fields=True),
+    Contender("folio-ray-2", "benchmarks.peers.folio_ray", "/readyz", ("ray",), own_fields=True, flags=("--replicas", "2")),
     Contender("tutorial-fastapi", "benchmarks.peers.tutorial_fastapi", "/readyz", ("tensorflow",), budget=512),
     Contender("torch-litserve", "benchmarks.peers.torch_litserve", "/health", ("torch", "litserve"), budget=4096),
 )
@@ -72,6 +75,15 @@ class Bout:
     @property
     def characters(self) -> int:
         return sum(count for timeline in self.timelines for _, count in timeline.arrivals)
+
+    @property
+    def events(self) -> int:
+        """Those with text."""
+        return sum(timeline.events for timeline in self.timelines)
+
+    @property
+    def cpu_microseconds_per_event(self) -> float | None:
+        return self.cpu_seconds * 1e6 / self.events if self.cpu_seconds is not None and self.events else None
 
 
 @dataclass
@@ -99,7 +111,9 @@ class Measured:
             **percentiles("ttft", first_texts(timelines)),
             **percentiles("itl", np.repeat(events / counts, counts)),
             **percentiles("gap", events),
+            "events": _mean([bout.events for bout in self.bouts]),
             "server_cpu_seconds": _mean([bout.cpu_seconds for bout in self.bouts]),
+            "server_cpu_microseconds_per_event": _mean([bout.cpu_microseconds_per_event for bout in self.bouts]),
             "server_peak_memory_mb": _rounded(max((bout.peak_memory for bout in self.bouts if bout.peak_memory), default=None)),
             "engine_characters_per_second": _rounded(engine),
             "share_of_engine": _rounded(rate / engine) if engine else None,
@@ -131,7 +145,7 @@ def main() -> int:
 
 def measure(contender: Contender, streams: Sequence[int], characters: int, rounds: int) -> list[dict[str, Any]]:
     """A row for each number of streams; what is said of the server as a whole is in all of them."""
-    flags = ["--queue-limit", max(streams)] if contender.own_fields else []
+    flags = [*contender.flags, *(["--queue-limit", max(streams)] if contender.own_fields else [])]
     starts = []
     for _ in range(contender.starts - 1):
         with running(contender.module, flags, contender.ready_path) as server:
@@ -239,7 +253,9 @@ STREAMING = {
     "itl_ms_p99": "p99",
     "gap_ms_p50": "gap p50",
     "gap_ms_p99": "p99",
+    "events": "events",
     "server_cpu_seconds": "CPU s",
+    "server_cpu_microseconds_per_event": "us/event",
     "server_peak_memory_mb": "peak MB",
     "engine_characters_per_second": "engine",
     "share_of_engine": "share",

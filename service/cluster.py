@@ -1,0 +1,82 @@
+"""The service on a Ray cluster: `serve run service.cluster:app`, with the extra `cluster`. The same application, in replicas.
+
+Each replica has an engine of its own, which batches by itself (Ray's batches can't be joined while they run). All share one
+models folder and know nothing of each other: an event's id and a state token are taken by any.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from service import logs
+from service.app import create_app
+from service.settings import Settings
+
+
+class Replicas(BaseModel):
+    """How many, and what each may use: `serve run service.cluster:app min_replicas=2 gpus=1`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(8, ge=1)
+    target_ongoing_requests: float = Field(32, gt=0)  # of each, which replicas are added and removed for
+    cpus: float = Field(1, ge=0)
+    gpus: float = Field(0, ge=0)
+
+
+@serve.ingress()
+class Replica:
+    """The application in an actor, behind Ray's proxies."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        logs.configure(self._settings.log_format)
+        self._app = create_app(self._settings)
+        self._app.router.lifespan_context = _loaded(self._app.router.lifespan_context)
+        return self._app
+
+    def check_health(self) -> None:
+        """Raises what Ray replaces a replica for: an engine is dead, and no refresh has put another in its place."""
+        self._app.state.registry.check_alive()
+
+
+def app(replicas: Replicas) -> Application:
+    """What `serve run` starts. Settings come from SERVICE_* variables where it runs; all replicas get them, one secret too."""
+    settings = Settings()
+    deployed = serve.deployment(
+        name="folio",
+        # More than an engine takes, and any number on the way: it is the engine that says 429, for it knows when to come again.
+        max_ongoing_requests=2 * (settings.slots + settings.queue_limit),
+        max_queued_requests=-1,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=replicas.min_replicas,
+            max_replicas=replicas.max_replicas,
+            target_ongoing_requests=replicas.target_ongoing_requests,
+        ),
+        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        health_check_period_s=1,
+        graceful_shutdown_timeout_s=settings.shutdown_grace,
+    )
+    return deployed(Replica).bind(settings)
+
+
+def _loaded(lifespan: Callable[[Any], AbstractAsyncContextManager[Any]]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """The application's lifespan, but begun only when models are loaded: Ray then sends requests."""
+
+    @asynccontextmanager
+    async def loaded(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app):
+            await asyncio.to_thread(app.state.registry.looked.wait)
+            yield
+
+    return loaded
