@@ -1,0 +1,160 @@
+"""Servers as a discrete-event simulation: arrivals, queue, slots. No network computes and no socket opens.
+
+A replica runs the service's own Scheduler and Speed, so who waits, what a call does and how long it may be are as they are there;
+only how long it takes comes from measurements (`benchmarks.capacity`).
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simpy
+
+from service.generation.decoder import Decoded
+from service.generation.engine import Speed
+from service.generation.prompt_cache import PromptCache
+from service.generation.request import Generation, Prompt
+from service.generation.sampling import Sampling
+from service.generation.scheduler import Scheduler
+
+Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How long things take on one."""
+
+    rows: Sequence[int]  # numbers of streams, rising
+    step_seconds: Sequence[float]  # a step with so many, of the decoder alone
+    call_seconds: float  # a call besides its steps
+    event_seconds: float  # what each stream that a call advances costs besides: delivering and sending its text
+    request_seconds: float  # what a request costs the call in which it gets its slot
+    first_seconds: float  # what a client waits for its first text besides
+
+    def call(self, steps: int, rows: int, newcomers: int) -> float:
+        step = float(np.interp(rows, self.rows, self.step_seconds))
+        return self.call_seconds + steps * step + rows * self.event_seconds + newcomers * self.request_seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The service's settings of the same names."""
+
+    slots: int = 64
+    queue_limit: int = 512
+    chunk: int = 64
+    call_seconds: float = 0.03
+
+
+@dataclass(eq=False)
+class Request:
+    """One, and what became of it; times in seconds of the simulation."""
+
+    sent: float
+    prompt: int  # characters
+    characters: int
+    first: float | None = None
+    finished: float | None = None
+    refused: bool = False
+
+    @property
+    def ttft(self) -> float:
+        return float("nan") if self.first is None else self.first - self.sent
+
+
+class Replica:
+    """A server. `take` gives it a request."""
+
+    def __init__(self, environment: simpy.Environment, machine: Machine, limits: Limits) -> None:
+        self._environment, self._machine = environment, machine
+        self._scheduler = Scheduler(limits.slots, limits.queue_limit, PromptCache(0))
+        self._speed = Speed(limits.chunk, limits.call_seconds)
+        self._requests: dict[Generation, tuple[Request, simpy.Event]] = {}
+        self._came = environment.event()
+        self.events = 0  # texts sent
+        environment.process(self._run())
+
+    @property
+    def load(self) -> int:
+        """Requests that have a slot or wait for one."""
+        return len(self._requests)
+
+    def take(self, request: Request) -> simpy.Event:
+        """What happens when the request has ended; at once when it is refused."""
+        over = self._environment.event()
+        if not self._scheduler.has_room(1):
+            request.refused = True
+            return over.succeed()
+        generation = Generation(Prompt(np.zeros(request.prompt, np.int32)), request.characters, Sampling(temperature=0), seed=0)
+        self._requests[generation] = (request, over)
+        self._scheduler.add(generation)
+        if not self._came.triggered:
+            self._came.succeed()
+        return over
+
+    def _run(self) -> Process:
+        while True:
+            before = set(self._scheduler.running.values())
+            batch = self._scheduler.schedule(self._speed.steps(self._scheduler.expected))
+            if batch is None:
+                self._came = self._environment.event()
+                yield self._came
+                continue
+            steps, rows = batch.forced.shape
+            seconds = self._machine.call(steps, rows, len(set(self._scheduler.running.values()) - before))
+            yield self._environment.timeout(seconds)
+            self._speed.measured((steps, rows), seconds)
+            for generation, piece, reason in self._scheduler.update(Decoded(np.zeros((steps, rows), np.int32), {}, None)):
+                request, over = self._requests[generation]
+                self.events += bool(piece.characters)
+                if piece.characters and request.first is None:
+                    request.first = self._environment.now + self._machine.first_seconds
+                if reason:
+                    request.finished = self._environment.now
+                    del self._requests[generation]
+                    over.succeed()
+
+
+def open_loop(machine: Machine, requests: Iterable[Request], replicas: int = 1, limits: Limits | None = None, seed: int = 0) -> int:
+    """Serves requests that come when they come; how many texts were sent. Each goes to the less loaded of two replicas."""
+    environment = simpy.Environment()
+    fleet = [Replica(environment, machine, limits or Limits()) for _ in range(replicas)]
+    rng = np.random.default_rng(seed)
+
+    def arrive() -> Process:
+        for request in requests:
+            yield environment.timeout(request.sent - environment.now)
+            either = fleet[int(rng.integers(replicas))], fleet[int(rng.integers(replicas))]
+            min(either, key=lambda replica: replica.load).take(request)
+
+    environment.run(environment.process(arrive()))
+    environment.run()  # until all have been served
+    return sum(replica.events for replica in fleet)
+
+
+def closed_loop(machine: Machine, clients: int, prompt: int, characters: int, seconds: float) -> float:
+    """Requests a second, when each client sends the next one as soon as the last has ended."""
+    environment, served = simpy.Environment(), 0
+    replica = Replica(environment, machine, Limits())
+
+    def client() -> Process:
+        nonlocal served
+        while True:
+            yield replica.take(Request(environment.now, prompt, characters))
+            served += 1
+
+    for _ in range(clients):
+        environment.process(client())
+    environment.run(until=seconds)
+    return served / seconds
+
+
+def arrivals(rate: float, seconds: float, seed: int = 0) -> list[Request]:
+    """A Poisson process of `rate` requests a second: prompts of 10 to 100 characters, texts of 20 to 2,000, 200 at the median."""
+    rng = np.random.default_rng(seed)
+    times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 1.2) + 50))
+    times = times[times < seconds]
+    prompts = rng.integers(10, 101, len(times))
+    characters = np.clip(rng.lognormal(np.log(200), 0.8, len(times)), 20, 2000).astype(int)
+    return [Request(float(t), int(p), int(c)) for t, p, c in zip(times, prompts, characters, strict=True)]
