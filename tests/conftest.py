@@ -9,6 +9,12 @@ from trainer import artifact
 from trainer.artifact import Architecture, Version
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "end_to_end" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def architecture() -> Architecture:
     return Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=VOCABULARY)
