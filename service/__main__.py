@@ -26,7 +26,7 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     logs.configure(settings.log_format)
     allow_many_connections()
-    memory.share_arenas()
+    memory.map_large_blocks()
     try:
         Server(create_app(settings), settings).run()
     except TracingMissing as error:

@@ -1,24 +1,27 @@
-"""Where memory goes that is given back: glibc's allocator keeps much of it for later. Elsewhere nothing is done.
+"""Has memory go back to the system when a model is freed: glibc's allocator would keep much of it. Elsewhere nothing is done.
 
-A model that is swapped takes a hundred megabytes for a moment, from several threads. By itself glibc gives each thread an arena
-of its own, and what is freed lies about in all of them: 50 swaps left twice the memory that one model needs.
+glibc maps large blocks on their own, and unmaps them when they are freed. But whenever one is freed it takes blocks of that size
+for usual, and has further ones lie among small ones, which keep what is about them. With models that come and go, 50 swaps
+left twice the memory of one.
 """
 
 import ctypes
+import gc
 import sys
 
-ARENAS = 2
-M_ARENA_MAX = -8  # of <malloc.h>
+LARGE = 128 * 1024  # bytes; glibc's own threshold at first
+M_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 
-def share_arenas() -> None:
-    """Has all threads share a few; to be called before they start."""
+def map_large_blocks() -> None:
+    """Holds the threshold where it is."""
     if libc := _glibc():
-        libc.mallopt(M_ARENA_MAX, ARENAS)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def give_back() -> None:
-    """Returns to the system what lies free at the ends and in the middle of the arenas."""
+    """Returns to the system what nothing refers to any more, and what lies free between what is used."""
+    gc.collect()  # what refers to itself may hold a model's weights, and would for long: little else is allocated
     if libc := _glibc():
         libc.malloc_trim(0)
 

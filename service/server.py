@@ -31,6 +31,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._patience = patience
         self._deadline: asyncio.TimerHandle | None = None
+        self._arriving = False  # a request has begun to, and is not whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in what it extends
         super().connection_made(transport)
@@ -40,14 +41,27 @@ class Connection(HttpToolsProtocol):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ceil(self._patience * 1000))
         self._expect()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # What is no beginning of a request, as an empty line, ends uvicorn's own patience with a connection that was kept.
+        if not self._answering and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self._expect()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._deadline is None:
+        self._arriving = True
+        if not self._answering:
             self._expect()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._arriving = False
         self._unexpect()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._arriving and not self.transport.is_closing():  # the next one, which was not read on while this one was answered
+            self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unexpect()
@@ -59,8 +73,13 @@ class Connection(HttpToolsProtocol):
         else:  # what has not arrived yet is not waited for
             self.transport.close()
 
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _expect(self) -> None:
-        self._deadline = self.loop.call_later(self._patience, self.transport.abort)
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self._patience, self.transport.abort)
 
     def _unexpect(self) -> None:
         if self._deadline is not None:

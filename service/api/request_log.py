@@ -70,9 +70,10 @@ class RequestLog:
     def _write(self, scope: Scope, status: int, seconds: float) -> None:
         probed = FREE.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
         level = logging.DEBUG if probed else logging.INFO
+        state = scope.get("state", {})
+        work: Work | None = state.pop("work", None)  # a connection keeps its last request's scope, and so would keep the model
         if not log.isEnabledFor(level):
             return
-        state = scope.get("state", {})
         fields: dict[str, Any] = {
             "method": scope["method"],
             "path": scope["path"],
@@ -83,7 +84,7 @@ class RequestLog:
         if "key" in state:
             fields["key"] = state["key"]
         line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
-        if work := state.get("work"):
+        if work:
             fields |= _told(work)
             line += OF_WORK.format_map(fields)
             if self._log_prompts:

@@ -97,6 +97,27 @@ def test_requests_that_do_not_arrive_are_closed_and_others_answered(served: tupl
     assert client.post("/generate", json=BODY).status_code == 200
 
 
+def test_a_kept_connection_with_nothing_but_an_empty_line_is_closed(served: tuple[Process, httpx.Client]) -> None:
+    _, client = served
+    with connect(client, b"GET /healthz HTTP/1.1\r\nHost: folio\r\n\r\n") as connection:
+        assert b"200 OK" in connection.recv(10_000)
+        connection.sendall(b"\r\n")
+        assert connection.recv(1000) == b""
+
+
+def test_half_a_request_behind_a_stream_does_not_cut_it_and_is_closed_after_it(served: tuple[Process, httpx.Client]) -> None:
+    """The next request's body does not come; the stream takes some three times as long as a request may take to arrive."""
+    _, client = served
+    body = b'{"start_string": "a", "num_generate": 60, "pace": 20, "stream": true}'
+    head = HEAD.replace(b"Length: %d" % len(ENDLESS), b"Length: %d" % len(body))
+    with connect(client, head + body + HEAD) as connection:
+        received = b""
+        while more := connection.recv(10_000):
+            received += more
+    assert received.count(b"event: done") == 1
+    assert b"event: error" not in received
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system can't tell that nothing is read")
 def test_a_reader_that_reads_nothing_is_cut_and_frees_everything(served: tuple[Process, httpx.Client]) -> None:
     """The answer is longer than all buffers between, so that it would never end."""
