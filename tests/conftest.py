@@ -8,10 +8,12 @@ from tests.support import VOCABULARY, Publish, config, random_tensors
 from trainer import artifact
 from trainer.artifact import Architecture, Version
 
+SLOW = {"test_command", "test_decoders", "test_evaluation", "test_loop", "test_main", "test_step", "test_traffic"}  # 10 s or more
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "end_to_end" in item.path.parts:
+        if "end_to_end" in item.path.parts or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
 
 
