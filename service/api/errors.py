@@ -1,6 +1,5 @@
 """Every error in one shape, OpenAI's: {"error": {"code", "message", "type", "param"}}."""
 
-import logging
 import re
 from collections.abc import Mapping
 from math import ceil
@@ -15,8 +14,6 @@ from starlette.exceptions import HTTPException
 from service.generation.engine import EngineFailed, EngineStopped
 from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
-
-log = logging.getLogger(__name__)
 
 
 class ClientLeft(Exception):
