@@ -2,50 +2,60 @@
 
 `cost` and `size` measure one server and networks of other sizes. `check` sends a Poisson process of requests to a real server
 and the same requests to the simulation (`benchmarks.fleet`), calibrated by what was measured otherwise. `fleet` simulates many.
+
+A server has one core of this machine and the client another, so that neither takes from the other. On Linux only.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.client import Address, Stream, Timeline, open_stream, read_all
-from benchmarks.fleet import Limits, Machine, Request, arrivals, closed_loop, open_loop
-from benchmarks.http import TIMEOUT, first_texts, idle, request
+from benchmarks.fleet import Limits, Machine, Request, arrivals, simulate
+from benchmarks.http import TIMEOUT, first_texts, request
 from benchmarks.machine import describe
+from benchmarks.measure import START
 from benchmarks.server import Server, running
 from benchmarks.systems import shipped
 from benchmarks.table import table
 from service.generation.choice import choose, open_decoder
 from service.generation.decoder import Batch, Decoder
 from service.generation.sampling import Sampling
-from trainer import corpus
 from trainer.artifact import WEIGHTS, Architecture, Version
+from trainer.vocabulary import Vocabulary
 
 Row = dict[str, Any]
 
+SERVER_CORE, CLIENT_CORE = 0, 1
+
 STREAMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = 8.0  # about how long each is measured
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # numbers of streams that a machine's costs are measured at
 LOADS = (0.5, 0.8, 0.95)  # of what one server can do
 FLEETS = (1, 10, 100, 1000)
 FLEET_LOAD = 0.8
 USERS, PAUSE = 1_000_000, 60.0  # each sends the next request after so many seconds
-SHORT = 64  # characters of the closed loop's requests, of which what a request costs is told
-IDLE_PROMPT, IDLE_TEXT = 11, 4  # characters of the requests of benchmarks.http.idle
+SHORT_ONES = 500  # requests for one character that tell what a request costs
+CALIBRATION = 0.65  # load of the requests that tell how much more all costs where they come and go
 WATCH = 2.0  # seconds in which every server has looked for a new version
 
 
 def main() -> int:
     options = _options()
     machine = describe()
+    os.sched_setaffinity(0, {CLIENT_CORE})
     found: dict[str, list[Row]] = {}
     if not options.json:
         print("\n".join(f"{name}: {value}" for name, value in machine.items()), end="\n\n")
@@ -64,19 +74,21 @@ def main() -> int:
 def cost(_: argparse.Namespace) -> list[Row]:
     """One server with more and more streams."""
     rows: list[Row] = []
-    with running("service", ["--queue-limit", STREAMS[-1]], "/readyz") as server:
-        before, rate = server.memory() or 0.0, 2000.0
+    with served("--queue-limit", STREAMS[-1]) as server:
+        measure(server, Limits.slots, 100)  # so that what is allocated once is
+        rate, least = 2000.0, 0.0
         for streams in STREAMS:
             steady = measure(server, streams, max(100, round(rate * SECONDS / streams)))
-            rate = steady.rate
+            rate, peak = steady.rate, server.peak_memory() or 0.0
+            least = least or peak
             rows.append(
                 {
                     "streams": streams,
                     "characters/s": steady.rate,
-                    "of each": steady.rate / streams,
+                    "of each": steady.rate / streams if streams <= Limits.slots else None,  # of more some wait
                     "CPU ms a 1,000 characters": steady.cpu_seconds / steady.characters * 1e6,
-                    "MB": server.memory(),
-                    "kB a stream": 1000 * ((server.peak_memory() or 0.0) - before) / streams,
+                    "peak MB": peak,
+                    "kB a further stream": 1000 * (peak - least) / (streams - 1) if streams > 1 else None,
                     **{f"TTFT p{q} ms": float(np.percentile(steady.ttft, q)) for q in (50, 99)},
                 }
             )
@@ -93,18 +105,18 @@ def size(_: argparse.Namespace) -> list[Row]:
     changes += [{"vocabulary": characters} for characters in (256, 1024, 4096)]
     changes += [{"cell": "lstm"}]
     for change in changes:
-        asked = base | change
-        architecture = Architecture.model_validate(asked | {"vocabulary": [chr(0x4E00 + i) for i in range(asked["vocabulary"])]})
-        decoder = open_decoder(_random(architecture), choose(), None, slots=64)
-        alone, many = (step_seconds(decoder, rows) for rows in (1, 64))
+        wanted = base | change
+        architecture = Architecture.model_validate(wanted | {"vocabulary": [chr(0x4E00 + i) for i in range(wanted["vocabulary"])]})
+        decoder = opened(_random(architecture))
+        alone, together = (decoding(decoder, streams)[0][1] for streams in (1, 64))
         rows.append(
             {
                 "network": ", ".join(f"{value} {name}" for name, value in change.items()) or "the shipped one's size",
                 "parameters": architecture.parameter_count,
                 "us a step, 1 stream": alone * 1e6,
-                "64 streams": many * 1e6,
+                "us a step, 64 streams": together * 1e6,
                 "characters/s, 1 stream": 1 / alone,
-                " 64 streams": 64 / many,
+                "characters/s, 64 streams": 64 / together,
             }
         )
     return rows
@@ -114,11 +126,11 @@ def check(options: argparse.Namespace) -> list[Row]:
     """The simulation against one real server, on the same requests."""
     machine, most = calibrated()
     rows: list[Row] = []
-    with running("service", [], "/readyz") as server:
+    with served() as server:
         for load in LOADS:
             asked = arrivals(load * most, options.seconds, seed=round(100 * load))
             real = asyncio.run(sent(Address(server.port, "/generate"), asked))
-            open_loop(machine, asked)
+            simulate(machine, asked)
             for name, measured, simulated in compared(real, asked):
                 rows.append(
                     {
@@ -143,7 +155,7 @@ def fleet(options: argparse.Namespace) -> list[Row]:
         rate = replicas * FLEET_LOAD * most
         seconds = min(options.seconds, 40_000 / rate) if replicas > 1 else options.seconds
         asked = arrivals(rate, seconds, seed=replicas)
-        events = open_loop(machine, asked, replicas)
+        events = sum(replica.events for replica in simulate(machine, asked, replicas))
         warm = [one.ttft * 1000 for one in asked if one.sent > seconds / 4]
         rows.append(
             {
@@ -172,38 +184,62 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"cost": cost, "si
 @cache
 def calibrated() -> tuple[Machine, float]:
     """This machine as `fleet` wants it, and the requests a second of `arrivals` that keep it busy all the time."""
-    rows = (1, 2, 4, 8, 16, 32, 64)
-    decoder = open_decoder(shipped(), choose(), None, slots=rows[-1])
-    a_call, steps = call_seconds(decoder), [step_seconds(decoder, streams) for streams in rows]
-    with running("service", [], "/readyz") as server:
-        most = rows[-1]
-        step = most / measure(server, most, round(SECONDS / steps[-1])).rate  # all included
-        a_calls_steps = max(1, min(Limits.chunk, round(Limits.call_seconds / step)))
-        event = max(0.0, (a_calls_steps * (step - steps[-1]) - a_call) / most)
-        address = Address(server.port, "/generate")
-        first = float(np.median(asyncio.run(idle(address)))) / 1000
-        short = asyncio.run(answered(address, clients=64, seconds=SECONDS))
-    machine = Machine(rows, steps, a_call, event, request_seconds=0, first_seconds=0)
-    low, high = 0.0, 0.02
-    for _ in range(20):  # what a request costs is what makes the closed loop as slow as it is
-        middle = (low + high) / 2
-        slower = closed_loop(replace(machine, request_seconds=middle), 64, len(START), SHORT, SECONDS) < short
-        low, high = (low, middle) if slower else (middle, high)
-    machine = replace(machine, request_seconds=low)
-    alone = Request(0, IDLE_PROMPT, IDLE_TEXT)
-    open_loop(machine, [alone])
-    machine = replace(machine, first_seconds=max(0.0, first - alone.ttft))
-    print(f"{machine}; {short:.0f} requests a second of {SHORT} characters from 64 clients", file=sys.stderr)
+    decoder = opened(shipped())
+    plain, full = zip(*(decoding(decoder, rows) for rows in ROWS), strict=True)
+    with served() as server:
+        delivery = []
+        for rows, (call, step) in zip(ROWS, plain, strict=True):
+            steady = measure(server, rows, round(SECONDS / step / 2))
+            delivery.append(max(0.0, steady.call_seconds - call - steady.steps * step))
+        machine = Machine(ROWS, plain, full, delivery, request=0, reply=0, slower=1)
+
+        short = [Request(i / SHORT_ONES * SECONDS, ids(START), 1) for i in range(SHORT_ONES)]
+        cpu, first = busy(server, short)
+        simulate(machine, short[:2])  # the second one's prompt is in the cache, as there
+        request = max(0.0, cpu - machine.call(steps=1, rows=1, plain=True, newcomers=1))
+        machine = replace(machine, request=request, reply=first - short[1].ttft - request)
+
+        mixed = arrivals(CALIBRATION * most_requests(machine), 3 * SECONDS, seed=0)
+        cpu, _ = busy(server, mixed)
+    for _ in range(3):  # slower calls have more streams each
+        [replica] = simulate(machine, mixed)
+        machine = replace(machine, slower=machine.slower * cpu * len(mixed) / replica.busy)
+    print(machine, file=sys.stderr)
     return machine, most_requests(machine)
+
+
+def busy(server: Server, asked: Sequence[Request]) -> tuple[float, float]:
+    """Seconds of the server's processor for each of the requests, and to its first text at the median."""
+    before = server.cpu_seconds() or 0.0
+    timelines = asyncio.run(sent(Address(server.port, "/generate"), asked))
+    return ((server.cpu_seconds() or 0.0) - before) / len(asked), float(np.median(first_texts(timelines))) / 1000
+
+
+@cache
+def shipped_vocabulary() -> list[str]:
+    return shipped().config.vocabulary
+
+
+def ids(text: str) -> NDArray[np.int32]:
+    return Vocabulary(shipped_vocabulary()).encode(text)
 
 
 def most_requests(machine: Machine) -> float:
     """Requests a second of `arrivals` that all slots busy get done."""
     asked = [replace(one, sent=0.0) for one in arrivals(2000, 1)][:1500]
-    open_loop(machine, asked, limits=replace(Limits(), queue_limit=len(asked)))
+    simulate(machine, asked, limits=replace(Limits(), queue_limit=len(asked)))
     ends = sorted(one.finished or 0.0 for one in asked)
     start, end = ends[len(ends) // 5], ends[len(ends) * 4 // 5]
     return 0.6 * len(ends) / (end - start)
+
+
+def served(*flags: object) -> AbstractContextManager[Server]:
+    return running("service", flags, "/readyz", {SERVER_CORE})
+
+
+def opened(version: Version) -> Decoder:
+    """A decoder that computes as the server's does, on one core."""
+    return open_decoder(version, choose(), None, slots=ROWS[-1])
 
 
 @dataclass(frozen=True)
@@ -211,6 +247,8 @@ class Steady:
     """Streams while all of them run."""
 
     rate: float  # characters a second
+    steps: float  # a call, that is characters an event
+    call_seconds: float  # from one call to the next
     characters: int  # from first to last
     cpu_seconds: float
     ttft: Sequence[float]  # ms
@@ -224,23 +262,24 @@ def measure(server: Server, streams: int, characters: int) -> Steady:
     begin, end = max(t.arrivals[0][0] for t in timelines), min(t.arrivals[-1][0] for t in timelines)
     if streams > Limits.slots or end <= begin:  # they run after each other
         begin, end = min(t.sent for t in timelines), max(t.arrivals[-1][0] for t in timelines)
-    within = sum(count for t in timelines for moment, count in t.arrivals if begin < moment <= end)
+    within = [count for t in timelines for moment, count in t.arrivals if begin < moment <= end]
+    rate, steps = sum(within) / (end - begin), sum(within) / len(within)
     spent = (server.cpu_seconds() or 0.0) - before
-    return Steady(within / (end - begin), streams * characters, spent, first_texts(timelines))
+    return Steady(rate, steps, steps * streams / rate, streams * characters, spent, first_texts(timelines))
 
 
-def step_seconds(decoder: Decoder, rows: int, steps: int = 16) -> float:
-    """A step's share of a call of so many, the best of ten."""
-    return min(_timed(decoder, rows, steps) for _ in range(10)) / steps
+def decoding(decoder: Decoder, rows: int, steps: int = 32) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of each of the decoder's graphs, the plain and the full one: seconds that a call takes, and each of its steps besides.
+
+    The graphs take turns, as they do where prompts come in between, so that neither finds its weights in the cache all the time.
+    """
+    took = [[_timed(decoder, rows, count, full) for full in (False, True) for count in (1, 1 + steps)] for _ in range(25)]
+    plain, plain_long, full, full_long = np.median(took[5:], axis=0).tolist()
+    each = (plain_long - plain) / steps, (full_long - full) / steps
+    return (max(0.0, plain - each[0]), each[0]), (max(0.0, full - each[1]), each[1])
 
 
-def call_seconds(decoder: Decoder, rows: int = 8) -> float:
-    """What a call takes besides its steps."""
-    one, many = (min(_timed(decoder, rows, steps) for _ in range(50)) for steps in (1, 17))
-    return max(0.0, one - (many - one) / 16)
-
-
-def _timed(decoder: Decoder, rows: int, steps: int) -> float:
+def _timed(decoder: Decoder, rows: int, steps: int, full: bool) -> float:
     batch = Batch(
         slots=np.arange(rows, dtype=np.int32),
         starts=dict.fromkeys(range(rows)),
@@ -248,7 +287,7 @@ def _timed(decoder: Decoder, rows: int, steps: int) -> float:
         forced=np.full((steps, rows), -1, np.int32),
         uniforms=np.full((steps, rows), 0.5, np.float32),
         sampling=[Sampling()] * rows,
-        keep=np.full(rows, -1, np.int32),
+        keep=np.array([0 if full else -1] + [-1] * (rows - 1), np.int32),
     )
     start = time.perf_counter()
     decoder.decode(batch)
@@ -268,8 +307,9 @@ def _random(architecture: Architecture) -> Version:
 # --- real requests
 
 
-TEXT = corpus.SHAKESPEARE.read_text()
-START = "QUEEN:\nSo, "
+def body_of(one: Request, seed: int) -> dict[str, Any]:
+    characters = shipped_vocabulary()
+    return request(one.characters, seed) | {"start_string": "".join(characters[i] for i in one.prompt)}
 
 
 async def sent(address: Address, asked: Sequence[Request]) -> list[Timeline]:
@@ -278,26 +318,9 @@ async def sent(address: Address, asked: Sequence[Request]) -> list[Timeline]:
     streams: list[Stream] = []
     for i, one in enumerate(asked):
         await asyncio.sleep(max(0.0, begin + one.sent - time.perf_counter()))
-        at = (i * 7919) % (len(TEXT) - one.prompt)
-        body = request(one.characters, seed=i) | {"start_string": TEXT[at : at + one.prompt]}
-        streams.append(await open_stream(address, body))
+        streams.append(await open_stream(address, body_of(one, seed=i)))
     await asyncio.wait([stream.ended for stream in streams], timeout=TIMEOUT)
     return [stream.timeline() for stream in streams]
-
-
-async def answered(address: Address, clients: int, seconds: float) -> float:
-    """Short requests a second, each client's next one sent when its last has ended."""
-    end, count = time.perf_counter() + seconds, 0
-
-    async def client(seed: int) -> None:
-        nonlocal count
-        while time.perf_counter() < end:
-            await read_all(address, [request(SHORT, seed)], TIMEOUT)
-            count, seed = count + 1, seed + clients
-
-    start = time.perf_counter()
-    await asyncio.gather(*(client(seed) for seed in range(clients)))
-    return count / (time.perf_counter() - start)
 
 
 def compared(real: Sequence[Timeline], simulated: Sequence[Request]) -> list[tuple[str, float, float]]:
@@ -331,7 +354,7 @@ def plot(found: dict[str, list[Row]], folder: Path) -> None:
         if part in found:
             figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
             for line in lines:
-                axes.plot([row[along] for row in found[part]], [row[line] for row in found[part]], marker="o", label=line)
+                axes.plot([row[along] for row in found[part]], [row[line] or np.nan for row in found[part]], marker="o", label=line)
             axes.set(xlabel=along, xscale="log", ylim=(0, None))
             axes.legend()
             figure.savefig(folder / f"{part}.png", dpi=150)

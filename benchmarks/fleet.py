@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import simpy
+from numpy.typing import NDArray
 
 from service.generation.decoder import Decoded
 from service.generation.engine import Speed
@@ -20,21 +21,25 @@ from service.generation.scheduler import Scheduler
 
 Process = Generator[simpy.Event, Any, None]
 
+STATE = np.zeros((1, 1024), np.float32)  # what a prompt leaves behind; nobody looks into it
+
 
 @dataclass(frozen=True)
 class Machine:
-    """How long things take on one."""
+    """How long things take on one, in seconds; lists are of a call's numbers of streams, `rows`."""
 
-    rows: Sequence[int]  # numbers of streams, rising
-    step_seconds: Sequence[float]  # a step with so many, of the decoder alone
-    call_seconds: float  # a call besides its steps
-    event_seconds: float  # what each stream that a call advances costs besides: delivering and sending its text
-    request_seconds: float  # what a request costs the call in which it gets its slot
-    first_seconds: float  # what a client waits for its first text besides
+    rows: Sequence[int]  # rising
+    plain: Sequence[tuple[float, float]]  # the decoder's plain graph: a call, and each of its steps besides
+    full: Sequence[tuple[float, float]]  # the full one, which also reads the prompts that are new to the cache
+    delivery: Sequence[float]  # what a call costs besides: scheduling it, and sending each stream its text
+    request: float  # what a request costs the call in which it gets its slot
+    reply: float  # from a call's end to a client's having its text; below 0 where most of what a call costs comes after that
+    slower: float  # all calls, where requests come and go, by so much than what was measured by itself
 
-    def call(self, steps: int, rows: int, newcomers: int) -> float:
-        step = float(np.interp(rows, self.rows, self.step_seconds))
-        return self.call_seconds + steps * step + rows * self.event_seconds + newcomers * self.request_seconds
+    def call(self, steps: int, rows: int, plain: bool, newcomers: int) -> float:
+        call, step = (np.interp(rows, self.rows, costs) for costs in zip(*(self.plain if plain else self.full), strict=True))
+        delivery = np.interp(rows, self.rows, self.delivery)
+        return self.slower * float(call + steps * step + delivery + newcomers * self.request)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Limits:
     queue_limit: int = 512
     chunk: int = 64
     call_seconds: float = 0.03
+    prompt_cache: int = 16_000_000  # bytes
 
 
 @dataclass(eq=False)
@@ -52,7 +58,7 @@ class Request:
     """One, and what became of it; times in seconds of the simulation."""
 
     sent: float
-    prompt: int  # characters
+    prompt: NDArray[np.int32]  # [characters]
     characters: int
     first: float | None = None
     finished: float | None = None
@@ -68,11 +74,12 @@ class Replica:
 
     def __init__(self, environment: simpy.Environment, machine: Machine, limits: Limits) -> None:
         self._environment, self._machine = environment, machine
-        self._scheduler = Scheduler(limits.slots, limits.queue_limit, PromptCache(0))
+        self._scheduler = Scheduler(limits.slots, limits.queue_limit, PromptCache(limits.prompt_cache))
         self._speed = Speed(limits.chunk, limits.call_seconds)
         self._requests: dict[Generation, tuple[Request, simpy.Event]] = {}
         self._came = environment.event()
         self.events = 0  # texts sent
+        self.busy = 0.0  # seconds
         environment.process(self._run())
 
     @property
@@ -86,7 +93,7 @@ class Replica:
         if not self._scheduler.has_room(1):
             request.refused = True
             return over.succeed()
-        generation = Generation(Prompt(np.zeros(request.prompt, np.int32)), request.characters, Sampling(temperature=0), seed=0)
+        generation = Generation(Prompt(request.prompt), request.characters, Sampling(temperature=0), seed=0)
         self._requests[generation] = (request, over)
         self._scheduler.add(generation)
         if not self._came.triggered:
@@ -102,25 +109,27 @@ class Replica:
                 yield self._came
                 continue
             steps, rows = batch.forced.shape
-            seconds = self._machine.call(steps, rows, len(set(self._scheduler.running.values()) - before))
+            seconds = self._machine.call(steps, rows, batch.plain, len(set(self._scheduler.running.values()) - before))
+            self.busy += seconds
             yield self._environment.timeout(seconds)
             self._speed.measured((steps, rows), seconds)
-            for generation, piece, reason in self._scheduler.update(Decoded(np.zeros((steps, rows), np.int32), {}, None)):
+            kept = dict.fromkeys(np.flatnonzero(batch.keep >= 0).tolist(), STATE)
+            for generation, piece, reason in self._scheduler.update(Decoded(np.zeros((steps, rows), np.int32), kept, None)):
                 request, over = self._requests[generation]
                 self.events += bool(piece.characters)
                 if piece.characters and request.first is None:
-                    request.first = self._environment.now + self._machine.first_seconds
+                    request.first = self._environment.now + self._machine.reply
                 if reason:
-                    request.finished = self._environment.now
+                    request.finished = self._environment.now + self._machine.reply
                     del self._requests[generation]
                     over.succeed()
 
 
-def open_loop(machine: Machine, requests: Iterable[Request], replicas: int = 1, limits: Limits | None = None, seed: int = 0) -> int:
-    """Serves requests that come when they come; how many texts were sent. Each goes to the less loaded of two replicas."""
+def simulate(machine: Machine, requests: Iterable[Request], replicas: int = 1, limits: Limits | None = None) -> Sequence[Replica]:
+    """Serves requests that come when they come, each by the less loaded of two replicas; the replicas, when all is over."""
     environment = simpy.Environment()
     fleet = [Replica(environment, machine, limits or Limits()) for _ in range(replicas)]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def arrive() -> Process:
         for request in requests:
@@ -130,24 +139,7 @@ def open_loop(machine: Machine, requests: Iterable[Request], replicas: int = 1, 
 
     environment.run(environment.process(arrive()))
     environment.run()  # until all have been served
-    return sum(replica.events for replica in fleet)
-
-
-def closed_loop(machine: Machine, clients: int, prompt: int, characters: int, seconds: float) -> float:
-    """Requests a second, when each client sends the next one as soon as the last has ended."""
-    environment, served = simpy.Environment(), 0
-    replica = Replica(environment, machine, Limits())
-
-    def client() -> Process:
-        nonlocal served
-        while True:
-            yield replica.take(Request(environment.now, prompt, characters))
-            served += 1
-
-    for _ in range(clients):
-        environment.process(client())
-    environment.run(until=seconds)
-    return served / seconds
+    return fleet
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[Request]:
@@ -155,6 +147,6 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> list[Request]:
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 1.2) + 50))
     times = times[times < seconds]
-    prompts = rng.integers(10, 101, len(times))
+    prompts = [rng.integers(0, 65, length, np.int32) for length in rng.integers(10, 101, len(times))]
     characters = np.clip(rng.lognormal(np.log(200), 0.8, len(times)), 20, 2000).astype(int)
-    return [Request(float(t), int(p), int(c)) for t, p, c in zip(times, prompts, characters, strict=True)]
+    return [Request(float(t), p, int(c)) for t, p, c in zip(times, prompts, characters, strict=True)]

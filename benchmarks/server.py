@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +51,11 @@ class Server:
 
 
 @contextmanager
-def running(module: str, flags: Sequence[object], ready_path: str) -> Iterator[Server]:
-    """`python -m module --port <a free one> flags`, until `ready_path` answers 200. Raises ServerFailed."""
+def running(module: str, flags: Sequence[object], ready_path: str, cores: Collection[int] = ()) -> Iterator[Server]:
+    """`python -m module --port <a free one> flags`, until `ready_path` answers 200; on those cores alone, if any are named (Linux).
+
+    Raises ServerFailed.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", module, "--port", str(port), *map(str, flags)]
@@ -60,6 +63,8 @@ def running(module: str, flags: Sequence[object], ready_path: str) -> Iterator[S
         start = time.perf_counter()
         # A session of its own: its processes can be stopped together.
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        if cores:
+            os.sched_setaffinity(process.pid, cores)  # before it has begun to import, so for all its threads
         try:
             while not _ready(port, ready_path):
                 if process.poll() is not None or time.perf_counter() - start > PATIENCE:
