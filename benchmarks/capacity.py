@@ -48,7 +48,7 @@ FLEETS = (1, 10, 100, 1000)
 FLEET_LOAD = 0.8
 USERS, PAUSE = 1_000_000, 60.0  # each sends the next request after so many seconds
 SHORT_ONES = 500  # requests for one character that tell what a request costs
-CALIBRATION = 0.65  # load of the requests that tell how much more all costs where they come and go
+CALIBRATION = 0.85  # load of the requests that tell how much more all costs where they come and go
 WATCH = 2.0  # seconds in which every server has looked for a new version
 
 
@@ -199,7 +199,7 @@ def calibrated() -> tuple[Machine, float]:
         request = max(0.0, cpu - machine.call(steps=1, rows=1, plain=True, newcomers=1))
         machine = replace(machine, request=request, reply=first - short[1].ttft - request)
 
-        mixed = arrivals(CALIBRATION * most_requests(machine), 3 * SECONDS, seed=0)
+        mixed = arrivals(CALIBRATION * most_requests(machine), 5 * SECONDS, seed=0)
         cpu, _ = busy(server, mixed)
     for _ in range(3):  # slower calls have more streams each
         [replica] = simulate(machine, mixed)
