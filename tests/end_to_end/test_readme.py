@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands, but for the server's address."""
+"""What the READMEs show is run as it stands, but for the server's address."""
 
 import json
 import re
@@ -14,30 +14,40 @@ import pytest
 from service.settings import Settings
 from tests.support import serving
 
-README = Path(__file__).parents[2] / "README.md"
-MODELS = README.parent / "models"
+ROOT = Path(__file__).parents[2]
+READMES = [ROOT / "README.md", *ROOT.glob("*/README.md")]
 CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving(Settings(models_dir=MODELS, slots=8)) as (_, client):
+    with serving(Settings(models_dir=ROOT / "models", slots=8)) as (_, client):
         yield str(client.base_url).rstrip("/")
 
 
 def blocks(heading: str, language: str) -> list[str]:
     """The section's blocks in that language."""
-    section = re.split(r"^##+ ", README.read_text().partition(f"### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    text = "".join(readme.read_text() for readme in READMES)
+    section = re.split(r"^##+ ", text.partition(f"### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     found = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert found, f"the README has no {language} under {heading}"
+    assert found, f"no README has {language} under {heading}"
     return found
 
 
 def run(command: list[str], code: str, address: str) -> str:
     code = code.replace("http://127.0.0.1:8000", address)
-    done = subprocess.run([*command, code], capture_output=True, text=True, timeout=120, check=False, cwd=README.parent)
+    done = subprocess.run([*command, code], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("readme", [*READMES, ROOT / "CONTRIBUTING.md"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(readme: Path) -> None:
+    for place, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", readme.read_text()):
+        target = readme.parent / place if place else readme
+        assert target.exists(), place
+        headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
 def test_curl(address: str) -> None:
@@ -81,6 +91,6 @@ def test_javascript(address: str) -> None:
 
 def test_terminal() -> None:
     (code,) = blocks("Terminal", "sh")
-    code = code.replace("python -m", f"{sys.executable} -m").replace("generate ", "generate --models-dir models ")
+    code = code.replace(".venv/bin/python -m", f"{sys.executable} -m").replace("generate ", "generate --models-dir models ")
     output = run(["bash", "-c"], code, "")
     assert output.startswith("ROMEO: ")
