@@ -1,26 +1,33 @@
-"""Small published models with random weights, and a real server on a real socket."""
+"""Small published models with random weights, a real server on a real socket, and what is asked of it."""
 
+import asyncio
 import socket
 import string
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.settings import Settings
 from tests.sse import Event, events
+from trainer import artifact
 from trainer.artifact import Architecture, Tensors, Version
 
 VOCABULARY = sorted(set(string.ascii_letters + " \n.,:!?'é\u2028語🎭"))
 
 ARCHITECTURE = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=VOCABULARY)
+
+ENDLESS: dict[str, Any] = {"start_string": "a", "num_generate": 10**9, "stream": True}  # at any speed it takes hours
 
 
 def random_tensors(architecture: Architecture, seed: int = 0) -> Tensors:
@@ -48,6 +55,18 @@ def config(architecture: Architecture, name: str = "tiny", **fields: Any) -> dic
     }
 
 
+def publish(
+    models: Path,
+    name: str = "tiny",
+    seed: int = 0,
+    architecture: Architecture = ARCHITECTURE,
+    files: Mapping[str, bytes] | None = None,
+    **fields: Any,
+) -> Version:
+    """The next version of a model in the folder; seed: of its weights; fields: of its config.json."""
+    return artifact.publish(models, config(architecture, name, **fields), random_tensors(architecture, seed), files or {})
+
+
 Publish = Callable[..., Version]
 
 
@@ -56,15 +75,16 @@ def run_server(app: FastAPI) -> Iterator[str]:
     """The application on a free port, in a thread; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
         wait_until(lambda: server.started)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(timeout=60)
         listener.close()
+        assert not thread.is_alive(), "the server does not end"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -89,3 +109,53 @@ def stream(client: httpx.Client, **body: Any) -> list[Event]:
     with client.stream("POST", "/generate", json={**body, "stream": True}) as response:
         assert response.status_code == 200, response.read()
         return list(events(response.iter_bytes()))
+
+
+async def at_once(address: str, bodies: list[dict[str, Any]], *, streamed: bool) -> list[tuple[str, str]]:
+    """Each request's text and finish reason, all sent at the same time on connections of their own."""
+
+    async def one(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, str]:
+        response = await client.post("/generate", json={**body, "stream": streamed})
+        assert response.status_code == 200, response.text
+        if not streamed:
+            return response.json()["text"], response.json()["finish_reason"]
+        *texts, done = events([response.content])
+        return body["start_string"] + "".join(event.data["text"] for event in texts), done.data["finish_reason"]
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+        return await asyncio.gather(*(one(client, body) for body in bodies))
+
+
+def metric(exposition: str, name: str, **labels: str) -> float:
+    """Of what /metrics says, the sum of all samples of that name with those labels."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def running(client: httpx.Client) -> float:
+    """Requests that have a slot."""
+    return metric(client.get("/metrics").text, "folio_num_requests_running")
+
+
+class Gate:
+    """Stands before a decoder and lets so many calls through, until it is opened. `arrived` counts the calls that came."""
+
+    def __init__(self, decoder: Any, monkeypatch: pytest.MonkeyPatch, permits: int) -> None:
+        self._permits, self._open, self.arrived = threading.Semaphore(permits), False, 0
+        decode = decoder.decode
+
+        def gated(batch: Any) -> Any:
+            self.arrived += 1
+            assert self._open or self._permits.acquire(timeout=300), "nobody opened the gate"
+            return decode(batch)
+
+        monkeypatch.setattr(decoder, "decode", gated)
+
+    def open(self) -> None:
+        self._open = True
+        self._permits.release()  # the one call that may be waiting

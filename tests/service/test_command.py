@@ -47,6 +47,7 @@ def test_the_text_is_generates_and_the_receipt_is_on_stderr(models: Path, client
     assert "seed 4" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said(client: httpx.Client, tmp_path: Path) -> None:
     for arguments, message in (
         (["a1", "--url", client.base_url], "'1' at position 1"),
@@ -64,6 +65,7 @@ def test_what_is_wrong_is_said(client: httpx.Client, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_neither_a_proxy_nor_a_narrow_terminal_nor_a_wrong_variable_is_in_the_way(models: Path) -> None:
     options = ["--models-dir", models, "--num-generate", 20]
     assert generate("a", *options, HTTP_PROXY="http://127.0.0.1:9").returncode == 0
@@ -72,6 +74,7 @@ def test_neither_a_proxy_nor_a_narrow_terminal_nor_a_wrong_variable_is_in_the_wa
     assert (done.returncode, "SERVICE_PORT" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_cut_is_gone_on_with(client: httpx.Client) -> None:
     """A proxy lets so many bytes through and cuts, three times; then it lets all through."""
     budget = iter([400, 900, 2500])
@@ -113,6 +116,7 @@ def test_a_stream_that_is_cut_is_gone_on_with(client: httpx.Client) -> None:
     assert next(budget, None) is None, "the stream was cut three times"
 
 
+@pytest.mark.slow
 def test_a_key_comes_from_its_variable_and_a_servers_own_settings_are_not_in_the_way(models: Path) -> None:
     key = "correct-horse-battery"
     with serving(Settings.model_validate({"models_dir": models, "api_keys": key})) as (_, client):

@@ -162,6 +162,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, architecture: 
         artifact.publish(tmp_path / "models", config(architecture), random_tensors(architecture), {})
 
 
+@pytest.mark.slow
 def test_a_trainer_killed_while_publishing_leaves_all_of_a_version_or_none(tmp_path: Path) -> None:
     """A process that publishes as fast as it can, killed at five random moments: whatever number can be seen is whole."""
     program = (

@@ -163,6 +163,7 @@ def test_a_text_is_encoded_in_a_vocabulary_that_is_given(tmp_path: Path) -> None
         corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux counts it, in KiB")
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     """100 MB more of text must not cost even a tenth of that in memory: read in a process of its own, whose peak counts."""

@@ -8,6 +8,8 @@ from trainer import network
 from trainer.artifact import Architecture
 from trainer.evaluation import Evaluator
 
+pytestmark = pytest.mark.slow
+
 SHAPE = Architecture(cell="gru", layers=2, units=24, embedding=8, vocabulary=list("abcde"))
 WEIGHTS = random_tensors(SHAPE)
 

@@ -14,6 +14,8 @@ from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
 from trainer.evaluation import Evaluator
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"units": 16, "embedding": 8, "batch_size": 4, "seq_length": 20, "epochs": 2}
 TEXT = "To be, or not to be, that is the question:\n" * 20
 

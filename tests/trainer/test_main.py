@@ -27,6 +27,7 @@ def run(tmp_path: Path, *arguments: object) -> int:
     return main([str(argument) for argument in ("--models-dir", tmp_path / "models", *arguments)])
 
 
+@pytest.mark.slow
 def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_path: Path, text: Path) -> None:
     assert main(["train", "--models-dir", str(tmp_path / "models"), "--corpus", str(text), "--name", "dao", *SMALL]) == 0
     (tmp_path / "models" / "dao" / ".publishing-by-one-that-was-killed").mkdir()
@@ -62,6 +63,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     assert re.search(message, line)
 
 
+@pytest.mark.slow
 def test_files_are_named_in_one_flag_or_several_and_may_be_called_anything(tmp_path: Path, text: Path) -> None:
     names = [tmp_path / name for name in ("war,peace.txt", "[1].txt", "a b.txt", os.fsdecode(b"caf\xe9.txt"))]
     for name in names:
@@ -79,6 +81,7 @@ def test_a_flag_that_is_none_is_exit_code_2(tmp_path: Path, capsys: pytest.Captu
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_start_leaves_the_last_ones_checkpoints(tmp_path: Path, text: Path) -> None:
     assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
     kept = tmp_path / "models" / "dao" / ".training" / "ckpt_1.safetensors"
@@ -129,6 +132,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, text: Path, ca
     assert "models/shakespeare/.training: Not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
     version = artifact.read(tmp_path / "models" / "dao" / "1")
@@ -148,6 +152,7 @@ def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, capsy
         }
 
 
+@pytest.mark.slow
 def test_evaluate_knows_what_a_model_of_the_reference_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = {"sha256": {"corpus": corpus.read([corpus.SHAKESPEARE], tmp_path).sha256}, "training": {"held_out": 0.001}}
     vocabulary = sorted(set(corpus.SHAKESPEARE.read_text()))

@@ -44,6 +44,7 @@ def three_calls(forward: network.Forward, shape: Architecture, outputs: list[np.
     return [*logits, found.numpy()], [value.numpy() for state in states for value in state], gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("dropped", [False, True])

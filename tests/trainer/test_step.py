@@ -11,6 +11,8 @@ from trainer import dropout, network, step
 from trainer.config import TrainingConfig
 from trainer.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 PLAIN: dict[str, Any] = {
     "recipe": "tutorial",
     "units": 32,

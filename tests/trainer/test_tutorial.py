@@ -104,6 +104,7 @@ def test_an_lstm_may_take_the_grus_place_and_layers_may_be_added(text: Corpus) -
     assert model(np.zeros((2, 5), np.int32)).shape == (2, 5, 65)
 
 
+@pytest.mark.slow
 def test_the_network_compiles_and_fits_as_a_plain_keras_model(text: Corpus) -> None:
     """The tutorial's first half, on the trainer's own batches: model.compile, model.fit."""
     keras.utils.set_random_seed(0)
@@ -115,6 +116,7 @@ def test_the_network_compiles_and_fits_as_a_plain_keras_model(text: Corpus) -> N
     assert history["loss"][1] < history["loss"][0] < log(65)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: Literal["gru", "lstm"]) -> None:
     """The tutorial's two halves differ in form only: from the same weights, over the same batches, to the same weights.

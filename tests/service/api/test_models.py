@@ -50,6 +50,7 @@ def test_a_chat_is_rendered_by_the_models_own_template(tmp_path: Path) -> None:
         assert reply == client.post("/generate", json=body).json()["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

@@ -16,6 +16,8 @@ from tests.support import ARCHITECTURE, config, random_tensors, serving, stream
 from trainer import artifact
 from trainer.artifact import Architecture
 
+pytestmark = pytest.mark.slow
+
 SECRET = "only for this test, thirty-two characters"
 DEEP = Architecture(cell="lstm", layers=2, units=16, embedding=8, vocabulary=ARCHITECTURE.vocabulary)
 

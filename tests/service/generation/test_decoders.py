@@ -27,6 +27,8 @@ from trainer import artifact, network, report
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 SHAKESPEARE = Path(__file__).parents[3] / "models" / "shakespeare"
 
 MakeDecoder = Callable[[Architecture, Tensors, int], Decoder]

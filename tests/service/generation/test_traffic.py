@@ -17,6 +17,8 @@ from service.generation.scheduler import Scheduler
 from tests.support import VOCABULARY, random_tensors
 from trainer.artifact import Architecture
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURE = Architecture(cell="lstm", layers=2, units=24, embedding=8, vocabulary=VOCABULARY)
 
 
