@@ -8,15 +8,14 @@ import pytest
 from fastapi import FastAPI
 
 from service.settings import Settings
-from tests.support import ARCHITECTURE, config, random_tensors, serving
-from trainer import artifact
+from tests.support import ENDLESS, publish, serving
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, httpx.Client]]:
     models = tmp_path_factory.mktemp("models")
     for name in ("tiny", "other"):
-        artifact.publish(models, config(ARCHITECTURE, name), random_tensors(ARCHITECTURE, seed=len(name)), {})
+        publish(models, name, seed=len(name))
     settings = Settings(
         models_dir=models,
         default_model="tiny",
@@ -24,7 +23,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, 
         precision="f32",  # its texts are compared with plain Keras's
         slots=4,
         queue_limit=8,
-        max_num_generate=1_000_000,
+        max_num_generate=ENDLESS["num_generate"],
     )
     with serving(settings) as both:
         yield both
@@ -38,3 +37,17 @@ def client(served: tuple[FastAPI, httpx.Client]) -> httpx.Client:
 @pytest.fixture
 def engine(served: tuple[FastAPI, httpx.Client]) -> Any:
     return served[0].state.registry.get("tiny").engine
+
+
+@pytest.fixture
+def read(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Characters of prompts that each of the engine's calls has read."""
+    counts: list[int] = []
+    decode = engine.decoder.decode
+
+    def counted(batch: Any) -> Any:
+        counts.append(int((batch.forced >= 0).sum()))
+        return decode(batch)
+
+    monkeypatch.setattr(engine.decoder, "decode", counted)
+    return counts

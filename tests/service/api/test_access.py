@@ -7,19 +7,25 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.support import Publish, serving, wait_until
+from tests.support import ENDLESS, publish, serving, wait_until
 
 KEY, OTHER = "correct-horse-battery", "staple-staple-staple"
 BODY = {"start_string": "a", "num_generate": 5}
 
 
-@pytest.fixture
-def keyed(tmp_path: Path, publish: Publish) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    publish(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def keyed(models: Path) -> Iterator[httpx.Client]:
     """A server with two keys, one of them in a file."""
-    publish()
-    file = tmp_path.with_suffix(".keys")
+    file = models.with_suffix(".keys")
     file.write_text(f"# who may ask\n\n{OTHER}  # the other\n")
-    with serving(Settings.model_validate({"models_dir": tmp_path, "api_keys": KEY, "api_keys_file": file})) as (_, client):
+    with serving(Settings.model_validate({"models_dir": models, "api_keys": KEY, "api_keys_file": file})) as (_, client):
         yield client
 
 
@@ -87,10 +93,9 @@ def test_a_body_nobody_reads_is_not_waited_for(keyed: httpx.Client) -> None:
     assert response.headers["connection"] == "close"
 
 
-def test_a_rate_holds_for_each_key_and_says_when_to_come_again(tmp_path: Path, publish: Publish) -> None:
-    publish()
+def test_a_rate_holds_for_each_key_and_says_when_to_come_again(models: Path) -> None:
     keys = f"{KEY},{OTHER}"
-    settings = Settings.model_validate({"models_dir": tmp_path, "api_keys": keys, "rate_limit": "1000/second;3/hour"})
+    settings = Settings.model_validate({"models_dir": models, "api_keys": keys, "rate_limit": "1000/second;3/hour"})
     with serving(settings) as (_, client):
         answers = [client.post("/generate", json=BODY, headers={"X-API-Key": KEY}) for _ in range(5)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
@@ -106,24 +111,23 @@ def test_a_rate_holds_for_each_key_and_says_when_to_come_again(tmp_path: Path, p
         assert client.get("/healthz").status_code == 200
 
 
-def test_a_wrong_key_uses_up_nobodys_rate(tmp_path: Path, publish: Publish) -> None:
-    publish()
-    settings = Settings.model_validate({"models_dir": tmp_path, "api_keys": KEY, "rate_limit": "1/hour"})
+def test_a_wrong_key_uses_up_nobodys_rate(models: Path) -> None:
+    settings = Settings.model_validate({"models_dir": models, "api_keys": KEY, "rate_limit": "1/hour"})
     with serving(settings) as (_, client):
         for _ in range(3):
             assert client.get("/models", headers={"X-API-Key": "x"}).status_code == 401
         assert client.get("/models", headers={"X-API-Key": KEY}).status_code == 200
 
 
-def test_a_client_has_only_so_many_requests_open_at_a_time(tmp_path: Path, publish: Publish) -> None:
-    publish()
-    settings = Settings.model_validate({"models_dir": tmp_path, "api_keys": f"{KEY} {OTHER}", "max_open": 2, "slots": 4})
+def test_a_client_has_only_so_many_requests_open_at_a_time(models: Path) -> None:
+    settings = Settings.model_validate(
+        {"models_dir": models, "api_keys": f"{KEY} {OTHER}", "max_open": 2, "slots": 4, "max_num_generate": ENDLESS["num_generate"]}
+    )
     mine, other = {"X-API-Key": KEY}, {"X-API-Key": OTHER}
-    endless = {"start_string": "a", "num_generate": 100_000, "stream": True}
     with serving(settings) as (_, client):
         with (
-            client.stream("POST", "/generate", json=endless, headers=mine),
-            client.stream("POST", "/generate", json=endless, headers=mine),
+            client.stream("POST", "/generate", json=ENDLESS, headers=mine),
+            client.stream("POST", "/generate", json=ENDLESS, headers=mine),
         ):
             response = client.post("/generate", json=BODY, headers=mine)
             assert (response.status_code, response.json()["error"]["code"]) == (429, "too_many_open")
@@ -133,13 +137,12 @@ def test_a_client_has_only_so_many_requests_open_at_a_time(tmp_path: Path, publi
         assert [client.post("/generate", json=BODY, headers=mine).status_code for _ in range(4)] == [200] * 4
 
 
-def test_pages_of_other_origins_may_not_call_unless_that_is_set(tmp_path: Path, publish: Publish) -> None:
-    publish()
+def test_pages_of_other_origins_may_not_call_unless_that_is_set(models: Path) -> None:
     ask = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    with serving(Settings(models_dir=tmp_path)) as (_, client):
+    with serving(Settings(models_dir=models)) as (_, client):
         assert not [name for name in client.options("/generate", headers=ask).headers if name.startswith("access-control")]
         assert "access-control-allow-origin" not in client.post("/generate", json=BODY, headers=ask).headers
-    settings = {"models_dir": tmp_path, "cors_origins": "https://example.org,http://localhost:3000", "api_keys": KEY}
+    settings = {"models_dir": models, "cors_origins": "https://example.org,http://localhost:3000", "api_keys": KEY}
     with serving(Settings.model_validate(settings)) as (_, client):
         allowed = client.options("/generate", headers=ask)
         assert allowed.status_code == 200, "a preflight brings no key"
@@ -153,14 +156,12 @@ def test_pages_of_other_origins_may_not_call_unless_that_is_set(tmp_path: Path, 
         assert "access-control-allow-origin" not in foreign.headers
 
 
-def test_the_page_runs_nothing_foreign_and_in_nobodys_frame(tmp_path: Path, publish: Publish) -> None:
-    publish()
-    with serving(Settings(models_dir=tmp_path)) as (_, client):
-        for path in ("/", "/web/app.js"):
-            headers = client.get(path).headers
-            policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
-            assert policy["default-src"] == "'self'", "and nothing that is more: no script-src, no unsafe-inline"
-            assert not policy.keys() & {"script-src", "style-src"}
-            assert policy["frame-ancestors"] == "'none'"
-            assert headers["x-content-type-options"] == "nosniff"
-            assert headers["referrer-policy"] == "no-referrer"
+def test_the_page_runs_nothing_foreign_and_in_nobodys_frame(keyed: httpx.Client) -> None:
+    for path in ("/", "/web/app.js"):
+        headers = keyed.get(path).headers
+        policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+        assert policy["default-src"] == "'self'", "and nothing that is more: no script-src, no unsafe-inline"
+        assert not policy.keys() & {"script-src", "style-src"}
+        assert policy["frame-ancestors"] == "'none'"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"

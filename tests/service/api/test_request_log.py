@@ -7,49 +7,46 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from fastapi import FastAPI
 
 from service import logs
+from service.registry import Registry
 from service.settings import Settings
-from tests.support import Publish, serving, stream, wait_until
+from tests.support import ENDLESS, Publish, serving, stream, wait_until
 
-Lines = Callable[[], list[dict[str, Any]]]
+Lines = Callable[[int], list[dict[str, Any]]]
 SECRET, KEY = "Sesame", "correct-horse-battery"
 
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """What has been logged of requests since the last call, as JSON."""
+    """lines(least): what is logged of requests, as JSON, once there are so many: a line comes after its answer."""
     written = StringIO()
     handler, root = logs.json_handler(written), logging.getLogger()
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
 
-    def read() -> list[dict[str, Any]]:
-        found = [json.loads(line) for line in written.getvalue().splitlines()]
-        written.seek(written.truncate(0))
+    def logged() -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in written.getvalue().splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in found if line["logger"] == "service.api.request_log"]
 
-    yield read
+    def lines(least: int) -> list[dict[str, Any]]:
+        wait_until(lambda: len(logged()) >= least)
+        return logged()
+
+    yield lines
     root.removeHandler(handler)
     root.setLevel(level)
 
 
-def settings(models: Path, **more: Any) -> Settings:
-    return Settings.model_validate({"models_dir": models, "slots": 2, **more})
-
-
-def test_a_generation_is_one_line_with_counts_times_and_reason(tmp_path: Path, publish: Publish, lines: Lines) -> None:
-    publish()
-    with serving(settings(tmp_path)) as (_, client):
-        lines()
-        client.post("/generate", json={"start_string": SECRET, "num_generate": 40})
-        stream(client, start_string=SECRET, num_generate=30)
-        client.post("/v1/completions", json={"prompt": SECRET, "n": 2, "max_tokens": 10})
-        client.post("/score", json={"text": SECRET})
-        told = lines()
+def test_a_generation_is_one_line_with_counts_times_and_reason(client: httpx.Client, lines: Lines) -> None:
+    client.post("/generate", json={"start_string": SECRET, "num_generate": 40})
+    stream(client, start_string=SECRET, num_generate=30)
+    client.post("/v1/completions", json={"prompt": SECRET, "n": 2, "max_tokens": 10})
+    client.post("/score", json={"text": SECRET})
+    told = lines(4)
     assert [(line["path"], line["status"], line["generated_characters"]) for line in told] == [
         ("/generate", 200, 40), ("/generate", 200, 30), ("/v1/completions", 200, 20), ("/score", 200, 0),
     ]  # fmt: skip
@@ -65,62 +62,45 @@ def test_a_generation_is_one_line_with_counts_times_and_reason(tmp_path: Path, p
 
 def test_prompts_are_logged_when_that_is_asked_for(tmp_path: Path, publish: Publish, lines: Lines) -> None:
     publish()
-    with serving(settings(tmp_path, log_prompts=True)) as (_, client):
-        lines()
+    with serving(Settings(models_dir=tmp_path, log_prompts=True)) as (_, client):
         client.post("/generate", json={"start_string": SECRET, "num_generate": 1})
-        assert [line["prompts"] for line in lines()] == [[SECRET]]
+        assert [line["prompts"] for line in lines(1)] == [[SECRET]]
 
 
-def test_who_leaves_is_logged_as_cancelled(tmp_path: Path, publish: Publish, lines: Lines) -> None:
-    publish()
-    with serving(settings(tmp_path)) as (app, client):
-        lines()
-        endless = {"start_string": "a", "num_generate": 100_000, "stream": True}
-        with client.stream("POST", "/generate", json=endless) as response:
-            received = response.iter_raw()  # kept: httpx closes the connection when its iterator is dropped
-            next(received)
-        told: list[dict[str, Any]] = []
-
-        def logged() -> bool:
-            told.extend(lines())
-            return bool(told)
-
-        wait_until(logged)
-        assert [line["finish_reasons"] for line in told] == ["cancelled"]
-        assert app.state.registry.get(None).engine.running == 0
+def test_who_leaves_is_logged_as_cancelled(client: httpx.Client, engine: Any, lines: Lines) -> None:
+    with client.stream("POST", "/generate", json=ENDLESS) as response:
+        received = response.iter_raw()  # kept: httpx closes the connection when its iterator is dropped
+        next(received)
+    assert [line["finish_reasons"] for line in lines(1)] == ["cancelled"]
+    assert engine.running == 0
 
 
-def test_a_requests_id_comes_back_and_is_in_its_lines(tmp_path: Path, publish: Publish, lines: Lines) -> None:
-    publish()
+def test_a_requests_id_comes_back_and_is_in_its_lines(client: httpx.Client, lines: Lines) -> None:
     body = {"start_string": "a", "num_generate": 1}
-    with serving(settings(tmp_path)) as (_, client):
-        lines()
-        for given in ("mine-7", "a" * 128):
-            assert client.post("/generate", json=body, headers={"X-Request-Id": given}).headers["x-request-id"] == given
-        for bad in ("two words", "a" * 129, "{é}"):
-            drawn = client.post("/generate", json=body, headers=[(b"X-Request-Id", bad.encode())]).headers["x-request-id"]
-            assert len(drawn) == 32, "an id that could break a log is not taken over"
-        assert client.get("/no-such-path").headers["x-request-id"]
-        told = lines()
+    for given in ("mine-7", "a" * 128):
+        assert client.post("/generate", json=body, headers={"X-Request-Id": given}).headers["x-request-id"] == given
+    for bad in ("two words", "a" * 129, "{é}"):
+        drawn = client.post("/generate", json=body, headers=[(b"X-Request-Id", bad.encode())]).headers["x-request-id"]
+        assert len(drawn) == 32, "an id that could break a log is not taken over"
+    assert client.get("/no-such-path").headers["x-request-id"]
+    told = lines(6)
     assert [line["request_id"] for line in told][:2] == ["mine-7", "a" * 128]
     assert told[-1]["status"] == 404
 
 
-def test_probes_and_scrapes_are_not_logged(tmp_path: Path, publish: Publish, lines: Lines) -> None:
-    publish()
-    with serving(settings(tmp_path)) as (_, client):
-        for path in ("/healthz", "/readyz", "/metrics", "/", "/web/app.js"):
-            assert client.get(path).status_code == 200
-        assert lines() == []
+def test_probes_and_scrapes_are_not_logged(client: httpx.Client, lines: Lines) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/", "/web/app.js"):
+        assert client.get(path).status_code == 200
+    client.get("/models")
+    assert [line["path"] for line in lines(1)] == ["/models"]
 
 
 def test_a_key_is_told_by_a_part_of_its_digest_only(tmp_path: Path, publish: Publish, lines: Lines) -> None:
     publish()
-    with serving(settings(tmp_path, api_keys=KEY)) as (_, client):
-        lines()
+    with serving(Settings.model_validate({"models_dir": tmp_path, "api_keys": KEY})) as (_, client):
         client.get("/models", headers={"X-API-Key": KEY})
         client.get("/models", headers={"X-API-Key": KEY + "x"})
-        good, bad = lines()
+        good, bad = lines(2)
     assert (good["status"], bad["status"]) == (200, 401)
     assert len(good["key"]) == 8
     assert "key" not in bad
@@ -128,14 +108,14 @@ def test_a_key_is_told_by_a_part_of_its_digest_only(tmp_path: Path, publish: Pub
 
 
 def test_what_fails_is_answered_500_and_logged_with_its_trace(
-    tmp_path: Path, publish: Publish, lines: Lines, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish()
-    with serving(settings(tmp_path)) as (app, client):
-        lines()
-        broken(app, monkeypatch)
-        response = client.get("/models")
-        failed, line = lines()
+    def fail(_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Registry, "models", property(fail))
+    response = client.get("/models")
+    failed, line = lines(2)
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"
     assert "out of luck" not in response.text
@@ -144,19 +124,9 @@ def test_what_fails_is_answered_500_and_logged_with_its_trace(
     assert line["status"] == 500
 
 
-def broken(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object) -> None:
-        raise RuntimeError("out of luck")
-
-    monkeypatch.setattr(type(app.state.registry), "models", property(fail))
-
-
-def test_a_path_cannot_forge_a_line(tmp_path: Path, publish: Publish, lines: Lines) -> None:
-    publish()
-    with serving(settings(tmp_path)) as (_, client):
-        lines()
-        client.get("/no%0AINFO:     GET /models 200")
-        (line,) = lines()
+def test_a_path_cannot_forge_a_line(client: httpx.Client, lines: Lines) -> None:
+    client.get("/no%0AINFO:     GET /models 200")
+    (line,) = lines(1)
     assert "\n" not in line["message"]
     assert line["status"] == 404
 

@@ -6,21 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from service.settings import Settings
 from tests.sse import events
-from tests.support import ARCHITECTURE, config, random_tensors, serving, wait_until
-from trainer import artifact
+from tests.support import Gate, publish, serving, wait_until
 
 BODY: dict[str, Any] = {"start_string": "To be", "num_generate": 150, "seed": 1}
 
 
-def publish(models: Path, version: int) -> None:
-    artifact.publish(models, config(ARCHITECTURE), random_tensors(ARCHITECTURE, seed=version), {})
-
-
+@pytest.mark.slow
 def test_ten_swaps_under_load_fail_no_request_and_mix_no_text(tmp_path: Path) -> None:
-    publish(tmp_path, 1)
+    publish(tmp_path, seed=1)
     texts: dict[int, set[str]] = {}
     with serving(Settings(models_dir=tmp_path, watch=0.05, slots=4)) as (app, client):
         engines = [app.state.registry.get(None).engine]
@@ -38,7 +35,7 @@ def test_ten_swaps_under_load_fail_no_request_and_mix_no_text(tmp_path: Path) ->
             async def swap() -> None:
                 try:
                     for version in range(2, 12):
-                        await asyncio.to_thread(publish, tmp_path, version)
+                        await asyncio.to_thread(publish, tmp_path, seed=version)
                         await asyncio.to_thread(wait_until, partial(texts.__contains__, version))
                         engines.append(app.state.registry.get(None).engine)
                 finally:
@@ -57,19 +54,23 @@ def test_ten_swaps_under_load_fail_no_request_and_mix_no_text(tmp_path: Path) ->
         assert not engines[-1].stopped
 
 
-def test_a_stream_ends_on_the_version_it_began_on_and_cannot_be_gone_on_with_after_it(tmp_path: Path) -> None:
-    publish(tmp_path, 1)
-    with serving(Settings(models_dir=tmp_path, watch=0.05)) as (_, client):
+def test_a_stream_ends_on_the_version_it_began_on_and_cannot_be_gone_on_with_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, seed=1)
+    with serving(Settings(models_dir=tmp_path, watch=0.05)) as (app, client):
         body = BODY | {"num_generate": 3000, "stream": True}
         expected = client.post("/generate", json=body | {"stream": False}).json()["text"]
-        with client.stream("POST", "/generate", json=body | {"pace": 4000}) as response:
+        gate = Gate(app.state.registry.get(None).engine.decoder, monkeypatch, permits=1)
+        with client.stream("POST", "/generate", json=body) as response:
             received = events(response.iter_bytes())
             first = next(received)
-            publish(tmp_path, 2)
+            publish(tmp_path, seed=2)
             wait_until(lambda: client.get("/models").json()["models"][0]["version"] == 2)
+            gate.open()
             rest = list(received)
         assert rest[-1].data["version"] == 1
         assert BODY["start_string"] + "".join(event.data["text"] for event in [first, *rest[:-1]]) == expected
-        again = client.post("/generate", json=body | {"pace": 4000}, headers={"Last-Event-ID": str(first.id)})
+        again = client.post("/generate", json=body, headers={"Last-Event-ID": str(first.id)})
         assert again.status_code == 410
         assert client.post("/generate", json=BODY).json()["version"] == 2
