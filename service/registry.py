@@ -44,17 +44,18 @@ class Model:
 
 @dataclass(frozen=True)
 class Refused:
-    """What can't be served, and its files as they were then."""
+    """Why a folder is not served."""
 
     reason: str
-    files: object
+    files: object | None  # as they were then, if they are to blame: until they change it is not tried again
 
 
 class Registry:
     """The models of a folder, kept up with it: `refresh`, or `watch`, off the event loop.
 
     A new version is loaded and warmed beside the one that serves, then takes all new requests; the old one is freed when it
-    has ended its last. What can't be loaded is refused, and tried again when its files have changed.
+    has ended its last. What can't be loaded is refused, and tried again when its files have changed, or at the next refresh
+    where it was something else that failed.
     """
 
     def __init__(
@@ -103,9 +104,8 @@ class Registry:
             self._gone = True
             return
         self._gone = False
-        self._refused = {path: refused for path, refused in self._refused.items() if path.exists()}
-        for folder in folders:
-            self._refresh_model(folder)
+        unserved = {path for folder in folders for path in self._refresh_model(folder)}
+        self._refused = {path: refused for path, refused in self._refused.items() if path in unserved}
         for name in self._models.keys() - {folder.name for folder in folders}:
             log.info("%s is gone from %s and not served any more", name, self._models_dir)
             self._replace(name, None)
@@ -117,29 +117,31 @@ class Registry:
         if self.not_ready and self.not_ready != before:
             log.error("%s", self.not_ready)
 
-    def _refresh_model(self, folder: Path) -> None:
+    def _refresh_model(self, folder: Path) -> list[Path]:
+        """Serves the best of a model's versions that can be; returns those that would come before it, all refused."""
         try:
             paths, chat = candidates(folder), chat_template(folder)
         except (OSError, ValueError) as error:
-            self._refuse(folder, f"{folder}: {error}")
-            return
-        self._refused.pop(folder, None)
+            self._refuse(folder, f"{folder}: {error}", None)
+            return [folder]
         serving = self._models.get(folder.name)
-        for path in paths:
+        for better, path in enumerate(paths):
             if self._ended.is_set():
-                return
+                return paths
             if serving and path == serving.path and not serving.engine.stopped:
                 if chat != serving.chat:
                     self._models[folder.name] = replace(serving, chat=chat)
-                return
-            died = serving is not None and path == serving.path  # it has been served: whatever keeps it from it now may pass
-            if not died and path in self._refused and self._refused[path].files == files_of(path):
+                return paths[:better]
+            refused, files = self._refused.get(path), files_of(path)
+            if refused and refused.files == files:
                 continue
-            if model := self._load(path, chat):
+            if model := self._load(path, files, chat):
                 self._replace(folder.name, model)
-                return
+                return paths[:better]
+        return paths
 
-    def _load(self, path: Path, chat: ChatTemplate) -> Model | None:
+    def _load(self, path: Path, files: object, chat: ChatTemplate) -> Model | None:
+        """files: what they were before, so that a change while they are read counts as one."""
         try:
             version = read_own(path)
             engine = self._open_engine(version)
@@ -148,17 +150,18 @@ class Registry:
             # Whatever one version does, an older one or another model can still be served.
             expected = isinstance(error, ArtifactError | Unsupported)
             reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error if expected else repr(error)}"
-            self._refuse(path, reason, exc_info=not expected)
+            # A file that can't be read just now, or memory that others hold, is not the version's fault.
+            at_fault = expected and not isinstance(error.__cause__, OSError)
+            self._refuse(path, reason, files if at_fault else None, exc_info=not expected)
             return None
-        self._refused.pop(path, None)
         log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
         return Model(path, version.config, Vocabulary(version.config.vocabulary), engine, chat)
 
-    def _refuse(self, path: Path, reason: str, *, exc_info: bool = False) -> None:
+    def _refuse(self, path: Path, reason: str, files: object | None, *, exc_info: bool = False) -> None:
         if path not in self._refused or self._refused[path].reason != reason:
             log.warning("refused %s", reason, exc_info=exc_info)
             self.refusals += 1
-        self._refused[path] = Refused(reason, files_of(path))
+        self._refused[path] = Refused(reason, files)
 
     def _replace(self, name: str, model: Model | None) -> None:
         with self._lock:
@@ -262,11 +265,11 @@ def read_own(path: Path) -> Version:
 
 
 def files_of(path: Path) -> object:
-    """Equal only for files that have not changed."""
+    """Equal only for files that have not changed; never None."""
     try:
         return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.iterdir())
     except OSError as error:
-        return error.errno
+        return str(error)
 
 
 def candidates(model: Path) -> list[Path]:

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from service.generation.choice import Unsupported
 from service.registry import NotReady, Registry, UnknownModel
 from tests.support import Publish
 from trainer import artifact
-from trainer.artifact import Version
+from trainer.artifact import ArtifactError, Version
 
 
 class FakeEngine:
@@ -305,6 +306,121 @@ def test_a_half_copied_version_is_refused_once_and_taken_when_the_rest_has_come(
     models.refresh()
     assert models.get("tiny").config.version == 2
     assert models.refused == []
+
+
+def test_a_pin_on_a_version_that_is_not_there_is_refused_once_and_served_when_it_comes(
+    tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish()
+    (tmp_path / "tiny" / "PINNED").write_text("2")
+    models = registry(tmp_path)
+    for _ in range(3):
+        models.refresh()
+    assert caplog.text.count("refused") == models.refusals == len(models.refused) == 1
+    publish()
+    models.refresh()
+    assert models.get("tiny").config.version == 2
+    assert models.refused == []
+
+
+def test_a_broken_version_is_told_of_only_while_it_would_be_served(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    (publish().path / artifact.WEIGHTS).write_bytes(b"broken")
+    models = registry(tmp_path)
+    for _ in range(2):
+        models.refresh()
+        assert ["tiny/2" in reason for reason in models.refused] == [True]
+    publish()
+    models.refresh()
+    assert (models.get("tiny").config.version, models.refused) == (3, [])
+
+
+def test_a_model_whose_template_has_been_mended_is_refused_no_more(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    template = tmp_path / "tiny" / "chat.json"
+    template.write_text("{")
+    models = registry(tmp_path)
+    models.refresh()
+    assert ["chat.json" in reason for reason in models.refused] == [True]
+    template.unlink()
+    models.refresh()
+    assert (models.get("tiny").config.version, models.refused) == (1, [])
+
+
+@pytest.mark.parametrize("failure", [MemoryError("no room"), OSError(24, "Too many open files"), RuntimeError("the GPU is busy")])
+def test_a_version_that_something_else_kept_from_loading_is_tried_again_and_told_of_once(
+    tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    publish(), publish()
+    failing = iter(range(3))
+
+    def open_engine(version: Version) -> FakeEngine:
+        if version.config.version == 2 and next(failing, None) is not None:
+            raise failure
+        return FakeEngine(version)
+
+    models = registry(tmp_path, open_engine)
+    for _ in range(3):
+        models.refresh()
+        assert models.get("tiny").config.version == 1
+    assert caplog.text.count("WARNING") == models.refusals == 1
+    models.refresh()
+    assert (models.get("tiny").config.version, models.refused) == (2, [])
+
+
+def test_a_file_that_cannot_be_read_just_now_is_read_again(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    read_bytes, failing = Path.read_bytes, iter(range(1))
+
+    def flaky(path: Path) -> bytes:
+        if path.name == artifact.WEIGHTS and next(failing, None) is not None:
+            raise OSError(5, "Input/output error")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", flaky)
+    models = registry(tmp_path)
+    models.refresh()
+    with pytest.raises(NotReady, match="Input/output error"):
+        models.check_ready()
+    models.refresh()
+    models.check_ready()
+
+
+@pytest.mark.parametrize("own_fault", [Unsupported("no bf16 here"), ArtifactError("damaged")])
+def test_a_version_that_can_never_be_loaded_is_not_tried_again_until_its_files_change(
+    tmp_path: Path, publish: Publish, own_fault: Exception
+) -> None:
+    path, opened = publish().path, 0
+
+    def open_engine(_: Version) -> FakeEngine:
+        nonlocal opened
+        opened += 1
+        raise own_fault
+
+    models = registry(tmp_path, open_engine)
+    models.refresh()
+    models.refresh()
+    assert opened == 1
+    (path / "changed").touch()
+    models.refresh()
+    assert opened == 2
+
+
+def test_a_version_that_is_still_copied_while_it_is_read_is_read_again(tmp_path: Path, publish: Publish) -> None:
+    path = publish().path
+
+    def open_engine(version: Version) -> FakeEngine:
+        if not (path / "last").exists():
+            (path / "last").touch()  # comes too late for this reader
+            raise ArtifactError("not all there")
+        return FakeEngine(version)
+
+    models = registry(tmp_path, open_engine)
+    models.refresh()
+    models.refresh()
+    models.check_ready()
 
 
 def test_models_come_and_go(tmp_path: Path, publish: Publish) -> None:
