@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             registry.end("the server is shutting down")
-            await watching
+            await asyncio.wait([watching])  # which raises nothing, so that the engines are waited for whatever it ended with
             await asyncio.to_thread(registry.close)
             await asyncio.to_thread(end_tracing)
 

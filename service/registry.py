@@ -79,16 +79,17 @@ class Registry:
         self.not_ready: str | None = "models are being loaded"
 
     def watch(self, seconds: float) -> None:
-        """Refreshes until the registry is ended, with so long a pause each time; 0: once."""
-        try:
-            self.refresh()
-        finally:
-            self.looked.set()
-        while seconds and not self._ended.wait(seconds):
+        """Refreshes until the registry is ended, with so long a pause each time; 0: once. Whatever fails, the next may not."""
+        while True:
             try:
                 self.refresh()
-            except Exception:
-                log.exception("looking for new versions failed; what is served goes on")
+            except Exception as error:
+                log.exception("looking for versions failed; what is served goes on")
+                self._conclude(f"looking for versions failed: {error!r}")
+            finally:
+                self.looked.set()
+            if not seconds or self._ended.wait(seconds):
+                return
 
     def refresh(self) -> None:
         """Loads and starts every model's newest valid version that is not loaded yet; drops the models that are gone."""
@@ -109,11 +110,14 @@ class Registry:
         for name in self._models.keys() - {folder.name for folder in folders}:
             log.info("%s is gone from %s and not served any more", name, self._models_dir)
             self._replace(name, None)
+        self._conclude(missing or "; ".join(self.refused) or "none is published")
+
+    def _conclude(self, reason: str) -> None:
+        """Is ready if anything is served, else not, for that reason."""
         with self._lock:
             if self._ended.is_set():
                 return
-            reasons = missing or "; ".join(refused.reason for refused in self._refused.values()) or "none is published"
-            before, self.not_ready = self.not_ready, None if self._models else f"no model can be served: {reasons}"
+            before, self.not_ready = self.not_ready, None if self._models else f"no model can be served: {reason}"
         if self.not_ready and self.not_ready != before:
             log.error("%s", self.not_ready)
 
@@ -275,12 +279,14 @@ def files_of(path: Path) -> object:
 def candidates(model: Path) -> list[Path]:
     """The versions to try, best first: newest to oldest, or the pinned one alone.
 
-    Raises OSError or ValueError where the folder or the pin can't be read.
+    Raises OSError or ValueError where the folder or the pin can't be read, or the pin is no version number.
     """
     try:
         pinned = (model / PINNED).read_text().strip()
     except FileNotFoundError:
         return [model / str(version) for version in reversed(artifact.versions(model))]
+    if not artifact.is_version(pinned):
+        raise ValueError(f"{PINNED} holds {pinned[:20]!r}, expected a version number")
     return [model / pinned]
 
 

@@ -129,7 +129,7 @@ class Version:
 
 def versions(model: Path) -> list[int]:
     """Version numbers taken in the folder models/<name>, ascending, valid or not."""
-    return sorted(int(path.name) for path in model.iterdir() if _is_version(path.name))
+    return sorted(int(path.name) for path in model.iterdir() if is_version(path.name))
 
 
 def read(path: Path) -> Version:
@@ -196,7 +196,8 @@ def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: M
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _is_version(name: str) -> bool:
+def is_version(name: str) -> bool:
+    """The name of a folder, as `versions` finds them, is a version's number."""
     return name.isascii() and name.isdigit() and not name.startswith("0")
 
 

@@ -1,4 +1,5 @@
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 
 from service.generation.choice import Unsupported
 from service.registry import NotReady, Registry, UnknownModel
-from tests.support import Publish
+from tests.support import Publish, wait_until
 from trainer import artifact
 from trainer.artifact import ArtifactError, Version
 
@@ -136,6 +137,47 @@ def test_a_pin_that_cannot_be_read_refuses_its_model_and_no_other(tmp_path: Path
     assert models.get("tiny").config.version == 1
     with pytest.raises(UnknownModel):
         models.get("other")
+
+
+@pytest.mark.parametrize("pinned", ["", "1\0", "/", "..", "../other/1", "01", "-1", "one", "1 2"])
+def test_a_pin_that_is_no_version_number_refuses_its_model_and_no_other(tmp_path: Path, publish: Publish, pinned: str) -> None:
+    publish("tiny"), publish("other")
+    (tmp_path / "other" / "PINNED").write_text(pinned)
+    models = registry(tmp_path)
+    models.refresh()
+    assert models.get(None).config.name == "tiny"
+    assert models.refused == [f"{tmp_path}/other: PINNED holds {pinned!r}, expected a version number"]
+
+
+def test_a_look_that_fails_is_told_of_and_not_the_last(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish()
+    broken, versions = threading.Event(), artifact.versions
+    broken.set()
+
+    def sometimes(model: Path) -> list[int]:
+        if broken.is_set():
+            raise RuntimeError("out of luck")
+        return versions(model)
+
+    monkeypatch.setattr(artifact, "versions", sometimes)
+    models = registry(tmp_path)
+    watching = threading.Thread(target=models.watch, args=[0.01])
+    watching.start()
+    try:
+        assert models.looked.wait(60)
+        with pytest.raises(NotReady, match=r"looking for versions failed: RuntimeError.*out of luck"):
+            models.check_ready()
+        broken.clear()
+        wait_until(lambda: models.not_ready is None)
+        broken.set()
+        caplog.clear()
+        wait_until(lambda: "what is served goes on" in caplog.text)
+        models.check_ready()
+    finally:
+        models.end("over")
+        watching.join()
 
 
 def test_a_folder_that_cannot_be_read_hides_no_other_model(

@@ -1,0 +1,25 @@
+"""The application's life: what it starts it ends."""
+
+from pathlib import Path
+
+import pytest
+
+from service.registry import Registry
+from service.settings import Settings
+from tests.support import Publish, serving
+
+
+def test_engines_are_waited_for_though_the_watcher_has_died(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+
+    def dies(registry: Registry, _: float) -> None:
+        registry.refresh()
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Registry, "watch", dies)
+    with serving(Settings(models_dir=tmp_path)) as (app, _):
+        thread = app.state.registry.get(None).engine._thread
+        assert thread.is_alive()
+    assert not thread.is_alive()
