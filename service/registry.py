@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,10 +67,11 @@ class Registry:
     ) -> None:
         """on_loop: calls a function where requests are taken, on the event loop."""
         self._models_dir, self._default, self._open_engine, self._on_loop = models_dir, default_model, open_engine, on_loop
-        self._models: dict[str, Model] = {}
+        # `refresh`, in a thread, never changes these two but puts new ones in their place: who reads one sees all of it.
+        self._models: Mapping[str, Model] = {}
+        self._refused: Mapping[Path, Refused] = {}
         self._replaced: list[Model] = []  # with what they are still generating
-        self._refused: dict[Path, Refused] = {}
-        self._lock = threading.Lock()  # guards what `refresh`, in a thread, and `end` both change
+        self._lock = threading.Lock()  # so that `end` misses no engine that `refresh` is just adding
         self._ended = threading.Event()
         self.looked = threading.Event()  # once: what can be served is loaded
         self._gone = False
@@ -134,7 +135,7 @@ class Registry:
                 return paths
             if serving and path == serving.path and not serving.engine.stopped:
                 if chat != serving.chat:
-                    self._models[folder.name] = replace(serving, chat=chat)
+                    self._models = {**self._models, folder.name: replace(serving, chat=chat)}
                 return paths[:better]
             refused, files = self._refused.get(path), files_of(path)
             if refused and refused.files == files:
@@ -165,17 +166,18 @@ class Registry:
         if path not in self._refused or self._refused[path].reason != reason:
             log.warning("refused %s", reason, exc_info=exc_info)
             self.refusals += 1
-        self._refused[path] = Refused(reason, files)
+        self._refused = {**self._refused, path: Refused(reason, files)}
 
     def _replace(self, name: str, model: Model | None) -> None:
         with self._lock:
-            before = self._models.pop(name, None)
+            models = dict(self._models)
+            if before := models.pop(name, None):
+                self._replaced.append(before)
             if model:
-                self._models[name] = model
+                models[name] = model
                 if self._ended.is_set():
                     model.engine.end(str(self.not_ready))
-            if before:
-                self._replaced.append(before)
+            self._models = models
 
     def _free_replaced(self) -> None:
         """Ends the engines that have nothing left to do. Whoever got one from `get` has submitted to it by then: on the loop."""
@@ -209,27 +211,28 @@ class Registry:
 
     def check_alive(self) -> None:
         """Raises NotReady while an engine is dead: until the next refresh has put another in its place, if it can."""
-        for name, model in list(self._models.items()):
+        for name, model in self._models.items():
             if model.engine.failed:
                 raise NotReady(f"{name}: {model.engine.stopped}")
 
     def get(self, name: str | None) -> Model:
         """The model `name`; without a name the default one, or the only one. Raises NotReady or UnknownModel."""
-        if self.not_ready is not None:
-            raise NotReady(self.not_ready)
-        if name is None and len(self._models) == 1:
-            return next(iter(self._models.values()))
+        if why := self.not_ready:
+            raise NotReady(why)
+        models = self._models
+        if name is None and len(models) == 1:
+            return next(iter(models.values()))
         wanted = self._default if name is None else name
         try:
-            return self._models[wanted]
+            return models[wanted]
         except KeyError:
-            raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(sorted(self._models))}") from None
+            raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(sorted(models))}") from None
 
     @property
     def models(self) -> list[Model]:
         """All that are served. Raises NotReady."""
-        if self.not_ready is not None:
-            raise NotReady(self.not_ready)
+        if why := self.not_ready:
+            raise NotReady(why)
         return self.loaded
 
     @property

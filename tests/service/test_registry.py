@@ -1,10 +1,13 @@
 import logging
+import sys
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from service import registry as registry_module
 from service.generation.choice import Unsupported
 from service.registry import NotReady, Registry, UnknownModel
 from tests.support import Publish, wait_until
@@ -282,6 +285,28 @@ def test_a_new_version_takes_over_and_the_old_one_is_freed_when_it_has_nothing_l
     assert old.joined
     models.end("over")
     assert "replaced" in old.stopped
+
+
+def test_at_no_moment_of_a_swap_is_a_model_missing(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    models = registry(tmp_path)
+    models.refresh()
+    publish()
+    seen: list[int] = []
+    before = sys.gettrace()
+
+    def look(frame: FrameType, _event: str, _argument: object) -> Any:
+        """Before every line of the registry's, as a request in another thread might."""
+        if frame.f_code.co_filename == registry_module.__file__:
+            seen.append(models.get(None).config.version + models.get("tiny").config.version)
+        return look
+
+    sys.settrace(look)
+    try:
+        models.refresh()
+    finally:
+        sys.settrace(before)
+    assert {2, 4} == set(seen)
 
 
 def test_an_engine_that_died_is_replaced(tmp_path: Path, publish: Publish) -> None:
