@@ -104,6 +104,9 @@ class Server(uvicorn.Server):
                 host=settings.listens_on,
                 port=settings.port,
                 http=partial(Connection, patience=settings.request_timeout),  # type: ignore[arg-type]  # it is only called
+                # Unless told otherwise uvicorn believes any proxy on this machine, and so whatever a client has it pass on.
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=settings.proxies,
                 log_config=None,
                 access_log=False,  # service.api.request_log has more to tell
                 timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,

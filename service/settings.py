@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     )
     rate_limit: str = Field("", description="requests that each key (without keys: each address) may send: 10/second;300/minute")
     max_open: int = Field(0, ge=0, description="requests that each may have open at a time, streams among them; 0: any number")
+    trusted_proxies: str = Field(
+        "",
+        description="proxies whose X-Forwarded-For and X-Forwarded-Proto tell the client's address and scheme: addresses or "
+        "networks, separated by commas or blanks; * for all",
+    )
     cors_origins: str = Field(
         "", description="origins whose pages may call, as https://example.org, separated by commas or blanks; * for all"
     )
@@ -95,6 +100,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"{given!r} is no rate; one is 10/second or 300/minute, several are separated by ;") from None
         return given
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, given: str) -> str:
+        for proxy in _listed(given):
+            try:
+                _ = proxy == "*" or ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(f"{proxy!r} is no address or network; one is 192.0.2.1 or 192.0.2.0/24") from None
+        return given
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, given: str) -> str:
@@ -123,6 +138,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"{self.api_keys_file}: {error}") from error
             keys += [key for line in lines if (key := line.partition("#")[0].strip())]
         return keys
+
+    @property
+    def proxies(self) -> list[str]:
+        """Who is believed about the client; ["*"]: everybody."""
+        proxies = _listed(self.trusted_proxies)
+        return ["*"] if "*" in proxies else proxies
 
     @property
     def origins(self) -> list[str]:

@@ -51,8 +51,9 @@ def test_a_file_that_holds_no_key_or_is_not_there_leaves_nothing_open(tmp_path: 
     [
         ("rate_limit", "10", "is no rate"), ("rate_limit", "ten/second", "is no rate"), ("rate_limit", "5/second; x", "is no rate"),
         ("cors_origins", "example.org", "is no origin"), ("cors_origins", "https://example.org/page", "is no origin"),
+        ("trusted_proxies", "nginx", "is no address"), ("trusted_proxies", "10.0.0.1/8", "is no address"),
     ],
 )  # fmt: skip
-def test_what_is_no_rate_or_no_origin_is_said_with_what_would_be(field: str, value: str, said: str) -> None:
+def test_what_is_no_rate_origin_or_address_is_said_with_what_would_be(field: str, value: str, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Settings.model_validate({field: value})
