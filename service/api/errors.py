@@ -89,9 +89,9 @@ def translated(error: Exception) -> ApiError:
                 return ApiError(
                     422, "invalid_json", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
                 )
-            # Less the part of the request and pydantic's names for the branches of a union.
-            parts = [str(part) for part in first["loc"][1:] if not re.search(r"[\[-]", str(part))]
-            place = ".".join(parts) or None
+            # Less the part of the request, and below the field pydantic's names for the branches of a union.
+            parts = [str(part) for part in first["loc"][1:]]
+            place = ".".join(parts[:1] + [part for part in parts[1:] if not re.search(r"[\[-]", part)]) or None
             return ApiError(422, "invalid_value", f"{place}: {first['msg']}" if place else first["msg"], param=place)
         case HTTPException(status_code=400):  # FastAPI's word for a body that it could not decode
             return ApiError(422, "invalid_json", "the body could not be decoded as JSON in UTF-8")
