@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service.generation.engine import EngineFailed, EngineStopped
 from service.generation.scheduler import QueueFull
@@ -24,6 +25,7 @@ class StreamEnded(Exception):
     """The client has had all of the stream that it wants to go on with: 204."""
 
 
+LEFT = 499  # as nginx has it: nobody is there to be answered, but the log and the metrics say so
 STATUSES = {
     401: "the server has API keys, and none of them came with the request (`missing_api_key`, `invalid_api_key`)",
     404: "no model of that name is served (`model_not_found`), or it has no such file (`not_found`)",
@@ -102,11 +104,13 @@ def translated(error: Exception) -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    async def answer(_: Request, error: Exception) -> JSONResponse:
+    async def answer(_: Request, error: Exception) -> Response:
+        if isinstance(error.__cause__, ClientDisconnect):  # which FastAPI takes for a body that it can't parse
+            return Response(status_code=LEFT)
         return translated(error).response()
 
     async def nothing(_: Request, error: Exception) -> Response:
-        return Response(status_code=204 if isinstance(error, StreamEnded) else 499)
+        return Response(status_code=204 if isinstance(error, StreamEnded) else LEFT)
 
     for kind in (
         ApiError,

@@ -1,7 +1,11 @@
 """What a caller is told of a request that went wrong."""
 
+import socket
+
 import httpx
 import pytest
+
+from tests.support import wait_until
 
 
 @pytest.mark.parametrize(
@@ -10,7 +14,6 @@ import pytest
         ("/generate", {"start_string": "a", "num-generate": 5}, "num-generate"),
         ("/generate", {"start_string": "a", "stop": ["a", 1]}, "stop.1"),
         ("/v1/completions", {"prompt": ["a", 1]}, "prompt"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a", "x-y": 1}]}, "messages.0"),
         ("/generate", [], None),
     ],
 )
@@ -20,3 +23,17 @@ def test_the_field_that_is_wrong_is_named(client: httpx.Client, path: str, body:
     error = response.json()["error"]
     assert error["param"] == param
     assert param is None or error["message"].startswith(f"{param}: ")
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_fault_of_its_body(client: httpx.Client) -> None:
+    def answered(status: int) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        name = f'folio_http_responses_total{{status="{status}"}} '
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    left, refused = answered(499), answered(422)
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
+        head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head + b'{"start_string": ')
+    wait_until(lambda: answered(499) == left + 1)
+    assert answered(422) == refused
