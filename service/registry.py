@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from service.chat import ChatTemplate
 from service.generation.choice import Unsupported
+from service.generation.decoder import Precision
 from service.generation.engine import Engine
 from service.memory import give_back
 from trainer import artifact
@@ -39,6 +40,8 @@ class Model:
     config: VersionConfig
     vocabulary: Vocabulary
     engine: Engine
+    engine_name: str  # as in "openvino"
+    precision: Precision
     chat: ChatTemplate
 
 
@@ -150,6 +153,7 @@ class Registry:
         try:
             version = read_own(path)
             engine = self._open_engine(version)
+            engine_name, precision = engine.decoder.name, engine.decoder.precision
             engine.start()
         except Exception as error:
             # Whatever one version does, an older one or another model can still be served.
@@ -160,7 +164,7 @@ class Registry:
             self._refuse(path, reason, files if at_fault else None, exc_info=not expected)
             return None
         log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
-        return Model(path, version.config, Vocabulary(version.config.vocabulary), engine, chat)
+        return Model(path, version.config, Vocabulary(version.config.vocabulary), engine, engine_name, precision, chat)
 
     def _refuse(self, path: Path, reason: str, files: object | None, *, exc_info: bool = False) -> None:
         if path not in self._refused or self._refused[path].reason != reason:

@@ -53,7 +53,7 @@ def _file(model: Model, name: str) -> Path:
 
 
 def _card(model: Model, registry: Registry) -> dict[str, object]:
-    config, decoder = model.config, model.engine.decoder
+    config = model.config
 
     def link(name: str) -> str | None:
         return f"/models/{config.name}/{name}" if (model.path / name).is_file() else None
@@ -64,8 +64,8 @@ def _card(model: Model, registry: Registry) -> dict[str, object]:
         ),
         "default": registry.is_default(model),
         "vocabulary_size": len(config.vocabulary),
-        "engine": decoder.name,
-        "precision": decoder.precision,
+        "engine": model.engine_name,
+        "precision": model.precision,
         "scores": config.scores.model_dump(),
         "loss": link(LOSS),
         "sample": link(SAMPLE),

@@ -82,9 +82,9 @@ class Answer:
 
     @property
     def fields(self) -> dict[str, Any]:
-        config, decoder = self.model.config, self.model.engine.decoder
-        fingerprint = f"{config.version}-{weights_of(self.model)}-{decoder.name}-{decoder.precision}"
-        return {"id": self.id, "created": self.created, "model": config.name, "system_fingerprint": fingerprint}
+        model = self.model
+        fingerprint = f"{model.config.version}-{weights_of(model)}-{model.engine_name}-{model.precision}"
+        return {"id": self.id, "created": self.created, "model": model.config.name, "system_fingerprint": fingerprint}
 
     @property
     def usage(self) -> TokenUsage:

@@ -52,8 +52,8 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
     return ScoreResponse(
         model=model.config.name,
         version=model.config.version,
-        engine=model.engine.decoder.name,
-        precision=model.engine.decoder.precision,
+        engine=model.engine_name,
+        precision=model.precision,
         text=text,
         scored_characters=len(values),
         logprobs=[None, *values.tolist()] if text else [],

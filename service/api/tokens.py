@@ -78,9 +78,8 @@ def weights_of(model: Model) -> str:
 
 def digest(model: Model, body: BaseModel) -> str:
     """Of all that a text depends on but the version and the seed."""
-    decoder = model.engine.decoder
     asked = body.model_dump(mode="json", exclude={"seed", "stream", "pace"})
-    return hashlib.sha256(json.dumps([asked, decoder.name, decoder.precision]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([asked, model.engine_name, model.precision]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

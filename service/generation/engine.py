@@ -53,7 +53,8 @@ class Engine:
     ) -> None:
         """queue_limit: generations that may wait for a slot; chunk and call_seconds: most steps in a call, and about how
         long it may take; prompt_cache: bytes for prompts' states."""
-        self.decoder, self._loop, self._observer = decoder, loop, observer
+        self.decoder, self._loop, self._observer = decoder, loop, observer  # the decoder is there until the thread ends
+        self.slots = decoder.slots
         self.prompts = PromptCache(prompt_cache)
         self._scheduler = Scheduler(decoder.slots, queue_limit, self.prompts)
         self._speed = Speed(chunk, call_seconds)
@@ -92,7 +93,7 @@ class Engine:
     @property
     def capacity(self) -> int:
         """Generations that it can have at the same time, those that wait counted."""
-        return self.decoder.slots + self.queue_limit
+        return self.slots + self.queue_limit
 
     @property
     def queue_limit(self) -> int:
@@ -147,6 +148,8 @@ class Engine:
             log.exception("the engine's thread died")
             self.failed = True
             self._end(f"the engine failed: {error!r}", EngineFailed)
+        finally:
+            del self.decoder  # whoever still reads what was generated, slowly perhaps, is not to keep the weights
 
     def _on_loop(self, outputs: list[Output], error: Exception | None = None, rows: int = 0) -> None:
         """Delivers on the event loop, with one wake-up for all; a loop that has closed has no readers left."""

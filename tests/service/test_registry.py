@@ -2,7 +2,7 @@ import logging
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +16,8 @@ from trainer.artifact import ArtifactError, Version
 
 
 class FakeEngine:
+    decoder = SimpleNamespace(name="fake", precision="f32")
+
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False
         self.failed = False

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -247,5 +248,21 @@ def test_what_waits_for_a_slow_reader_is_four_bytes_a_character() -> None:
             assert len(await read_all(quick)) == 50_001
             assert sys.getsizeof(slow._unread) < 50_000 * 4 * 1.25
             assert await read_all(slow) == list(range(1, 50_001))
+
+    run(test)
+
+
+def test_an_engine_that_has_ended_keeps_no_decoder() -> None:
+    async def test() -> None:
+        decoder = Counter(1)
+        held = weakref.ref(decoder)
+        async with running(decoder) as engine:
+            del decoder
+            one = generation(0)
+            engine.submit(one)
+            assert (await read(one))[0] == 1
+            assert held() is not None
+        assert engine.stopped
+        assert held() is None
 
     run(test)
