@@ -1,19 +1,12 @@
 """/generate: a start string continued, as one JSON answer or as server-sent events."""
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
 from fastapi import APIRouter, Request, Response
 
-from service.api.errors import ClientLeft, documented
-from service.api.pacing import Reader
+from service.api.errors import documented
 from service.api.running import Running, Taken, TakenByQuery, logprobs_of
 from service.api.schemas import GenerateResponse
-from service.api.streaming import EventStream, described, events_of, left
-from service.generation.request import Piece, concatenated
+from service.api.streaming import EventStream, described, events_of, unless_left
 
-T = TypeVar("T")
 router = APIRouter(tags=["generation"])
 
 STREAM = described('texts as `{"text"}`, then `done` with the answer less its text, or `error` with the error')
@@ -31,7 +24,7 @@ async def generate(running: Taken, request: Request) -> GenerateResponse | Respo
     """Continues start_string, drawing each next character from the model's distribution at the temperature."""
     if running.streams:
         return _stream(running)
-    piece = await unless_left(read_all(running.reader), request)
+    piece = await unless_left(running.reader.read_all(), request.receive)
     vocabulary, done = running.model.vocabulary, running.done()
     text = vocabulary.decode(piece.characters)
     found = piece.log_probabilities
@@ -52,28 +45,3 @@ async def generate_by_query(running: TakenByQuery) -> Response:
 
 def _stream(running: Running) -> Response:
     return EventStream(events_of(running), running.generation.wake)
-
-
-async def unless_left(work: Coroutine[Any, Any, T], request: Request) -> T:
-    """What `work` gives. Raises what it raises, or ClientLeft as soon as the client has."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(left(request.receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientLeft
-        return await working
-    finally:
-        working.cancel()
-        leaving.cancel()
-
-
-async def read_all(reader: Reader) -> Piece:
-    """All of a generation. Raises what ended it."""
-    characters: list[int] = []
-    probabilities = []
-    while not reader.ended:
-        piece = await reader.read()
-        characters += piece.characters
-        if piece.log_probabilities is not None:
-            probabilities.append(piece.log_probabilities)
-    return Piece(characters, concatenated(probabilities) if probabilities else None)

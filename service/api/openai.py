@@ -16,7 +16,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError, documented, translated
-from service.api.generate import read_all, unless_left
 from service.api.openai_schemas import (
     ChatChoice,
     ChatCompletion,
@@ -35,11 +34,11 @@ from service.api.openai_schemas import (
     TokenUsage,
     TopLogprob,
 )
-from service.api.pacing import Reader
+from service.api.reader import Reader
 from service.api.request_log import Work, note
 from service.api.running import check_length, check_logprobs, drawn_seed, possible, read_text, sampling_of, submitted
 from service.api.schemas import MAX_SEED
-from service.api.streaming import COMMENT, EventStream, described, event
+from service.api.streaming import COMMENT, EventStream, described, event, unless_left
 from service.api.tokens import weights_of
 from service.generation.engine import EngineStopped
 from service.generation.request import Generation, Piece, Prompt, concatenated
@@ -178,7 +177,7 @@ async def complete(answer: Annotated[Answer, Depends(_begun_completion)], reques
     """Continues each prompt n times."""
     if answer.body.stream:
         return EventStream(_events(answer, _completion_part), answer.wake)
-    pieces = await unless_left(_read(answer), request)
+    pieces = await unless_left(_read(answer), request.receive)
     choices = [
         _completion_choice(answer, i, piece, 0, choice.finish_reason)
         for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
@@ -195,7 +194,7 @@ async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request
     """Writes what the assistant says next, the messages rendered by the model's template: a play, unless it has another."""
     if answer.body.stream:
         return EventStream(_events(answer, _chat_part), answer.wake)
-    pieces = await unless_left(_read(answer), request)
+    pieces = await unless_left(_read(answer), request.receive)
     choices = [
         ChatChoice(
             index=i,
@@ -226,7 +225,7 @@ def _served(model: Model) -> ServedModel:
 
 async def _read(answer: Answer) -> list[Piece]:
     """Every choice's characters. Raises what ended one of them."""
-    return await asyncio.gather(*(read_all(choice.reader) for choice in answer.choices))
+    return await asyncio.gather(*(choice.reader.read_all() for choice in answer.choices))
 
 
 async def _events(

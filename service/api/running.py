@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
-from service.api.pacing import Reader
+from service.api.reader import Reader
 from service.api.request_log import Work, note
 from service.api.schemas import (
     MAX_SEED,

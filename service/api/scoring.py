@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request
 
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import documented
-from service.api.generate import read_all, unless_left
-from service.api.pacing import Reader
+from service.api.reader import Reader
 from service.api.request_log import Work, note
 from service.api.running import check_length, logprobs_of, read_text, submitted
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
+from service.api.streaming import unless_left
 from service.generation.decoder import LogProbabilities
 from service.generation.request import Generation, Prompt, concatenated
 from service.generation.sampling import Sampling
@@ -36,7 +36,7 @@ async def score(body: ScoreRequest, request: Request, registry: CurrentRegistry,
     generation = Generation(prompt, 0, Sampling(), seed=0, likeliest=ALTERNATIVES if body.surprising else 0)
     with submitted(model.engine, generation):
         note(request, Work(model, [generation], [text]))
-        await unless_left(read_all(Reader(generation)), request)
+        await unless_left(Reader(generation).read_all(), request.receive)
     return _scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising)
 
 

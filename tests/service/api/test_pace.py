@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api import pacing
-from service.api.pacing import Reader
+from service.api import reader as reading
+from service.api.reader import Reader
 from service.generation.request import Generation, Piece, Prompt
 from service.generation.sampling import Sampling
 from service.settings import Settings
@@ -40,7 +40,7 @@ def test_a_paced_reader_gets_so_many_characters_a_second_and_none_before_it_is_d
     pace: float, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, count = Clock(late), max(20, int(pace * 2))
-    monkeypatch.setattr(pacing, "asyncio", clock)
+    monkeypatch.setattr(reading, "asyncio", clock)
     generation = Generation(Prompt(np.zeros(1, np.int32)), count, Sampling(), seed=0)
     generation.deliver(Piece([1] * count), "length")
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from service.generation.engine import EngineStopped
-from service.generation.request import Generation, Piece, cut
+from service.generation.request import Generation, Piece, concatenated, cut
 
 TICK = 0.01  # seconds: a paced reader gets no more than one piece in each
 LONGEST = 10.0  # seconds that a paced reader waits at a stretch, so that a stream can be kept alive
@@ -39,6 +39,15 @@ class Reader:
         piece = await self._due(self._pace)
         self.ended = self._finished and not self._pending.characters
         return piece
+
+    async def read_all(self) -> Piece:
+        """All that is left. Raises what ended the generation."""
+        pieces = []
+        while not self.ended:
+            pieces.append(await self.read())
+        probabilities = [piece.log_probabilities for piece in pieces if piece.log_probabilities is not None]
+        characters = [character for piece in pieces for character in piece.characters]
+        return Piece(characters, concatenated(probabilities) if probabilities else None)
 
     async def _next(self) -> Piece:
         while True:
