@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
+        loop, metrics = asyncio.get_running_loop(), Metrics()
 
         def open_engine(version: Version) -> Engine:
             name = choose() if settings.decoder == "auto" else settings.decoder
@@ -51,11 +51,9 @@ def create_app(settings: Settings) -> FastAPI:
                 observer=metrics.of(version.config.name),
             )
 
-        metrics = app.state.metrics = Metrics(lambda: registry)
-        app.state.settings = settings
-        app.state.registry = registry = Registry(
-            settings.models_dir, settings.default_model, open_engine, loop.call_soon_threadsafe
-        )
+        registry = Registry(settings.models_dir, settings.default_model, open_engine, loop.call_soon_threadsafe)
+        metrics.watch(registry)
+        app.state.settings, app.state.registry, app.state.metrics = settings, registry, metrics
         watching = asyncio.create_task(asyncio.to_thread(registry.watch, settings.watch))
         try:
             yield

@@ -1,11 +1,10 @@
 """Prometheus metrics, named after vLLM's with `folio_` for `vllm:`, so that its dashboards need little change.
 
-Knows engines and generations; of HTTP, statuses only. A token is a character. The label `model_name` is on all but what is of
-the process.
+Knows engines and generations; of HTTP, statuses only. A token is a character. All but process-wide metrics carry `model_name`.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,13 +19,12 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counts what engines do and, when asked, tells what is served by the registry then."""
+    """Counts what engines do, and reports at each scrape what the registry serves."""
 
-    def __init__(self, registry: Callable[[], Registry | None]) -> None:
+    def __init__(self) -> None:
         self._metrics = CollectorRegistry()
         ProcessCollector(registry=self._metrics)
         GCCollector(registry=self._metrics)
-        self._metrics.register(Serving(registry))
         self._responses = Counter("folio_http_responses", "Answers by HTTP status.", ["status"], registry=self._metrics)
         for status in (200, 401, 404, 422, 429, 500, 503):
             self._responses.labels(status)  # there from the start: Prometheus does not see a counter rise that begins above 0
@@ -47,6 +45,9 @@ class Metrics:
         self.decode = histogram("request_decode_time_seconds", "From the first character to the last.", LATENCIES)
         self.whole = histogram("e2e_request_latency_seconds", "From taking a request to its end.", LATENCIES)
         self.rows = histogram("batch_size", "Requests that a call of the decoder advanced.", SIZES)
+
+    def watch(self, registry: Registry) -> None:
+        self._metrics.register(Serving(registry))
 
     def of(self, model_name: str) -> "ModelMetrics":
         return ModelMetrics(self, model_name)
@@ -76,13 +77,11 @@ class ModelMetrics:
     def called(self, rows: int) -> None:
         self._rows.observe(rows)
 
-    def delivered(self, generation: Generation, characters: int) -> None:
-        now = time.perf_counter()
+    def delivered(self, generation: Generation, characters: int, now: float) -> None:
         if generation.delivered is None:
             self._first.observe(now - generation.created)
         else:
             self._gap.observe((now - generation.delivered) / characters)
-        generation.delivered = now
         self._generation_tokens.inc(characters)
 
     def ended(self, generation: Generation, reason: FinishReason) -> None:
@@ -100,17 +99,10 @@ class ModelMetrics:
 class Serving(Collector):
     """What holds at the moment of a scrape."""
 
-    def __init__(self, registry: Callable[[], Registry | None]) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: there may be no registry yet."""
-        return []
-
     def collect(self) -> Iterable[Metric]:
-        registry = self._registry()
-        if registry is None:
-            return
         label = ["model_name"]
         running = GaugeMetricFamily("folio_num_requests_running", "Requests that have a slot.", labels=label)
         waiting = GaugeMetricFamily("folio_num_requests_waiting", "Requests that wait for a slot.", labels=label)
@@ -122,7 +114,7 @@ class Serving(Collector):
         info = GaugeMetricFamily(
             "folio_version_info", "1 for the version that serves.", labels=["model_name", "version", "engine", "precision"]
         )
-        for model in registry.loaded:
+        for model in self._registry.loaded:
             name, engine = [model.config.name], model.engine
             running.add_metric(name, engine.running)
             waiting.add_metric(name, engine.waiting)
@@ -133,5 +125,5 @@ class Serving(Collector):
             found.add_metric(name, engine.prompts.hits)
             info.add_metric([*name, str(model.config.version), model.engine_name, model.precision], 1)
         yield from (running, waiting, limit, slots, usage, asked, found, info)
-        yield CounterMetricFamily("folio_load_failures", "Versions refused.", value=registry.refusals)
-        yield GaugeMetricFamily("folio_refused", "Versions refused now that would be served.", value=len(registry.refused))
+        yield CounterMetricFamily("folio_load_failures", "Versions refused.", value=self._registry.refusals)
+        yield GaugeMetricFamily("folio_refused", "Versions refused now that would be served.", value=len(self._registry.refused))

@@ -31,8 +31,8 @@ class Observer(Protocol):
     def called(self, rows: int) -> None:
         """A call has advanced that many generations."""
 
-    def delivered(self, generation: Generation, characters: int) -> None:
-        """A generation's reader can read that many more, at least one."""
+    def delivered(self, generation: Generation, characters: int, now: float) -> None:
+        """A generation's reader can read that many more, at least one; `generation.delivered` is still the time before this."""
 
     def ended(self, generation: Generation, reason: FinishReason) -> None: ...
 
@@ -169,7 +169,9 @@ class Engine:
 
     def _observe(self, generation: Generation, characters: int, reason: FinishReason | None) -> None:
         if self._observer and characters:
-            self._observer.delivered(generation, characters)
+            now = time.perf_counter()
+            self._observer.delivered(generation, characters, now)
+            generation.delivered = now
         if self._observer and reason:
             self._observer.ended(generation, reason)
 

@@ -82,7 +82,7 @@ class Generation:
     admitted: float | None = None
     first: float | None = None  # first character drawn
     finished: float | None = None
-    delivered: float | None = None  # the last characters, to its reader
+    delivered: float | None = None  # the last characters, to its reader, where somebody observes
 
     finish_reason: FinishReason | None = None
     error: Exception | None = None
