@@ -124,13 +124,14 @@ def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
     own = {"slots": 1, "api_keys": "", "api_keys_file": None, "rate_limit": "", "tracing": False}  # whatever a server is told
     settings = Settings.model_validate(own if models_dir is None else own | {"models_dir": models_dir})
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1))
+        app = create_app(settings)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            while "being loaded" in httpx.get(f"{address}/readyz", timeout=60, trust_env=False).text:
-                time.sleep(0.05)
+            httpx.get(f"{address}/healthz", timeout=60, trust_env=False)  # answered once the application has begun
+            app.state.registry.looked.wait()
             yield address
         finally:
             server.should_exit = True

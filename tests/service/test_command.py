@@ -53,6 +53,7 @@ def test_what_is_wrong_is_said(client: httpx.Client, tmp_path: Path) -> None:
         (["a1", "--url", client.base_url], "'1' at position 1"),
         (["a", "--url", client.base_url, "--temperature", "-1"], "temperature"),
         (["a", "--models-dir", tmp_path], "no published version"),
+        (["a", "--models-dir", tmp_path / "being loaded"], "being loaded: No such file"),
         (["a", "--url", "http://127.0.0.1:9"], "127.0.0.1:9"),
         (["a", "--url", "http://[::1"], "http://[::1"),
         (["a", "--url", f"{client.base_url}/absent"], "Not Found"),
