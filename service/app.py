@@ -14,7 +14,7 @@ from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
 from service.api import errors, generate, models, openai, page, probes, scoring
 from service.api.access import Access
-from service.api.limits import BodyLimit
+from service.api.body_limit import BodyLimit
 from service.api.request_log import RequestLog
 from service.generation.choice import choose, open_decoder
 from service.generation.engine import Engine

@@ -30,7 +30,7 @@ STATUSES = {
     401: "the server has API keys, and none of them came with the request (`missing_api_key`, `invalid_api_key`)",
     404: "no model of that name is served (`model_not_found`), or it has no such file (`not_found`)",
     410: "the version that an event's id or a state token is of is not served any more (`version_gone`)",
-    413: "the body is longer than the server allows (`http_413`)",
+    413: "the body is longer than the server allows (`body_too_long`)",
     422: "a field is not right: `param` names it, `message` says what would be (`invalid_value`, `unknown_characters`, `too_long`, "
     "`invalid_json`, `invalid_state`, `invalid_event_id`, `other_request`, `too_many`)",
     429: "too many are waiting (`queue_full`), or this client has asked too often (`rate_limited`) or has too much open "
@@ -51,21 +51,21 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class ApiError(Exception):
-    """An answer other than 2xx: its status and what its body says."""
+class ApiError(HTTPException):
+    """An answer other than 2xx: its status and what its body says.
+
+    An HTTPException because FastAPI lets no other exception through where it reads a body: it makes a 400 of it.
+    """
 
     def __init__(
         self, status: int, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, headers
-        kind = (
-            "invalid_request_error" if status < 500 and status != 429 else "rate_limit_error" if status == 429 else "server_error"
-        )
+        super().__init__(status, message, headers)
+        kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
         self.body = ErrorBody(error=ErrorDetail(code=code, message=_sendable(message), type=kind, param=param and _sendable(param)))
 
     def response(self) -> JSONResponse:
-        return JSONResponse(self.body.model_dump(), self.status, self.headers)
+        return JSONResponse(self.body.model_dump(), self.status_code, self.headers)
 
 
 def translated(error: Exception) -> ApiError:
@@ -112,15 +112,7 @@ def install(app: FastAPI) -> None:
     async def nothing(_: Request, error: Exception) -> Response:
         return Response(status_code=204 if isinstance(error, StreamEnded) else LEFT)
 
-    for kind in (
-        ApiError,
-        UnknownModel,
-        NotReady,
-        QueueFull,
-        EngineStopped,
-        RequestValidationError,
-        HTTPException,
-    ):
+    for kind in (HTTPException, UnknownModel, NotReady, QueueFull, EngineStopped, RequestValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(StreamEnded, nothing)
     app.add_exception_handler(ClientLeft, nothing)

@@ -37,3 +37,14 @@ def test_a_client_that_leaves_while_it_sends_is_no_fault_of_its_body(client: htt
         connection.sendall(head + b'{"start_string": ')
     wait_until(lambda: answered(499) == left + 1)
     assert answered(422) == refused
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_that_is_too_long_is_said_to_be(client: httpx.Client, declared: bool) -> None:
+    body = b" " * 2_000_001
+    response = client.post("/generate", content=body if declared else iter([body]), headers={"Content-Type": "application/json"})
+    assert response.status_code == 413
+    assert response.json()["error"] == {
+        "code": "body_too_long", "message": "the body is longer than the 2,000,000 bytes allowed here",
+        "type": "invalid_request_error", "param": None,
+    }  # fmt: skip

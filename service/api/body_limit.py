@@ -3,10 +3,9 @@
 FastAPI's own limit answers a declared length with plain text; here every error has one shape.
 """
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import translated
+from service.api.errors import ApiError
 
 
 class BodyLimit:
@@ -23,7 +22,7 @@ class BodyLimit:
         headers = dict(scope["headers"])
         declared = int(headers.get(b"content-length", b"0"))  # digits, or the server would have refused it
         received, unread, answering = 0, declared > 0 or b"transfer-encoding" in headers, False
-        too_long = HTTPException(413, f"the body is longer than the {self._limit:,} bytes allowed here")
+        too_long = ApiError(413, "body_too_long", f"the body is longer than the {self._limit:,} bytes allowed here")
 
         async def limited() -> Message:
             nonlocal received, unread
@@ -44,6 +43,6 @@ class BodyLimit:
             await send(message)
 
         if declared > self._limit:
-            await translated(too_long).response()(scope, receive, closing)
+            await too_long.response()(scope, receive, closing)
         else:
             await self._app(scope, limited, closing)
