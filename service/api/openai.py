@@ -176,7 +176,7 @@ def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, se
 async def complete(answer: Annotated[Answer, Depends(_begun_completion)], request: Request) -> Completion | Response:
     """Continues each prompt n times."""
     if answer.body.stream:
-        return EventStream(_events(answer, _completion_part), answer.wake)
+        return EventStream(_events(answer, "text_completion", _completion_part), answer.wake)
     pieces = await unless_left(_read(answer), request.receive)
     choices = [
         _completion_choice(answer, i, piece, 0, choice.finish_reason)
@@ -193,7 +193,7 @@ async def complete(answer: Annotated[Answer, Depends(_begun_completion)], reques
 async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request) -> ChatCompletion | Response:
     """Writes what the assistant says next, the messages rendered by the model's template: a play, unless it has another."""
     if answer.body.stream:
-        return EventStream(_events(answer, _chat_part), answer.wake)
+        return EventStream(_events(answer, "chat.completion.chunk", _chat_part), answer.wake)
     pieces = await unless_left(_read(answer), request.receive)
     choices = [
         ChatChoice(
@@ -229,11 +229,15 @@ async def _read(answer: Answer) -> list[Piece]:
 
 
 async def _events(
-    answer: Answer, part: Callable[[Answer, int, Piece, int, FinishReason | None], dict[str, Any]]
+    answer: Answer, kind: str, part: Callable[[Answer, int, Piece, int, FinishReason | None], dict[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
     """The choices' parts as they come, then what was counted if that is wanted, then [DONE], whatever happens."""
+    head, offsets = {"object": kind, **answer.fields}, [0] * len(answer.choices)
     counted: dict[str, Any] = {"usage": None} if answer.body.include_usage else {}
-    offsets = [0] * len(answer.choices)
+
+    def event_with(choices: list[dict[str, Any]], counted: dict[str, Any]) -> bytes:
+        return event(json.dumps({**head, "choices": choices, **counted}, ensure_ascii=False))
+
     try:
         async with aclosing(_merged(answer)) as pieces:
             async for i, piece, ended in pieces:
@@ -241,11 +245,10 @@ async def _events(
                     yield COMMENT
                     continue
                 reason = answer.choices[i].finish_reason if ended else None
-                yield event(json.dumps(part(answer, i, piece, offsets[i], reason) | counted, ensure_ascii=False))
+                yield event_with([part(answer, i, piece, offsets[i], reason)], counted)
                 offsets[i] += len(piece.characters)
         if counted:
-            last = part(answer, 0, Piece([]), 1, None) | {"choices": [], "usage": answer.usage.model_dump()}
-            yield event(json.dumps(last, ensure_ascii=False))
+            yield event_with([], {"usage": answer.usage.model_dump()})
     except Exception as error:
         if not isinstance(error, EngineStopped):
             log.exception("stream %s failed", answer.id)
@@ -279,8 +282,7 @@ async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Piece, bool], Non
 
 
 def _completion_part(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> dict[str, Any]:
-    choice = _completion_choice(answer, i, piece, offset, finish_reason)
-    return Completion(choices=[choice], **answer.fields).model_dump(exclude={"usage"})
+    return _completion_choice(answer, i, piece, offset, finish_reason).model_dump()
 
 
 def _completion_choice(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
@@ -327,8 +329,7 @@ def _chat_part(answer: Answer, i: int, piece: Piece, offset: int, finish_reason:
     if not offset:
         delta = {"role": "assistant", "content": "", **delta}
     logprobs = _chat_logprobs(answer.model.vocabulary, piece)
-    choice = {"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": finish_reason}
-    return {"object": "chat.completion.chunk", **answer.fields, "choices": [choice]}
+    return {"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": finish_reason}
 
 
 def _chat_logprobs(vocabulary: Vocabulary, piece: Piece) -> ChatLogprobs | None:

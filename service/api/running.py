@@ -68,7 +68,7 @@ class Running:
             seed=generation.seed,
             finish_reason=reason,
             usage=Usage(prompt_characters=len(self.start_string), generated_characters=generation.generated),
-            timings=timings(generation),
+            timings=timings(generation, generation.finished),
             state=self._token() if self.request.return_state else None,
         )
 
@@ -79,9 +79,7 @@ class Running:
         return StateToken(generation.seed, drawn, state, ids).encode(self.model, self.secret)
 
 
-def timings(generation: Generation) -> Timings:
-    """Of one that has ended."""
-    finished = generation.finished or time.perf_counter()
+def timings(generation: Generation, finished: float) -> Timings:
     admitted = generation.admitted or finished  # its time may be up while it waits
     first = generation.first or finished
     return Timings(

@@ -17,7 +17,7 @@ class QueueFull(Exception):
     """All slots are taken and the waiting queue is at its limit; in about `seconds` all that is here will be done."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"too many are waiting; all that is here will be done in about {seconds:.1f} s")
+        super().__init__(seconds)
         self.seconds = seconds
 
 
