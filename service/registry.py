@@ -42,6 +42,7 @@ class Model:
     engine: Engine
     engine_name: str  # as in "openvino"
     precision: Precision
+    files: frozenset[str]  # names in its folder, when it was loaded
     chat: ChatTemplate
 
 
@@ -153,7 +154,16 @@ class Registry:
         try:
             version = read_own(path)
             engine = self._open_engine(version)
-            engine_name, precision = engine.decoder.name, engine.decoder.precision
+            model = Model(
+                path=path,
+                config=version.config,
+                vocabulary=Vocabulary(version.config.vocabulary),
+                engine=engine,
+                engine_name=engine.decoder.name,
+                precision=engine.decoder.precision,
+                files=frozenset(file.name for file in path.iterdir()),
+                chat=chat,
+            )
             engine.start()
         except Exception as error:
             # Whatever one version does, an older one or another model can still be served.
@@ -164,7 +174,7 @@ class Registry:
             self._refuse(path, reason, files if at_fault else None, exc_info=not expected)
             return None
         log.info("serving %s, %s parameters", path, f"{version.config.parameters:,}")
-        return Model(path, version.config, Vocabulary(version.config.vocabulary), engine, engine_name, precision, chat)
+        return model
 
     def _refuse(self, path: Path, reason: str, files: object | None, *, exc_info: bool = False) -> None:
         if path not in self._refused or self._refused[path].reason != reason:

@@ -1,5 +1,6 @@
 """/models: what is served, all that is known of it, its loss curve and samples."""
 
+import asyncio
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -35,7 +36,7 @@ async def model(name: str, registry: CurrentRegistry) -> ModelDetails:
 )
 async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
     """The losses of the training run, by epoch."""
-    return FileResponse(_file(registry.get(name), LOSS), media_type="image/png")
+    return FileResponse(await _file(registry.get(name), LOSS), media_type="image/png")
 
 
 @router.get(
@@ -43,20 +44,21 @@ async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
 )
 async def sample(name: str, registry: CurrentRegistry) -> FileResponse:
     """Texts of the model, as it was when it was published."""
-    return FileResponse(_file(registry.get(name), SAMPLE), media_type="text/plain; charset=utf-8")
+    return FileResponse(await _file(registry.get(name), SAMPLE), media_type="text/plain; charset=utf-8")
 
 
-def _file(model: Model, name: str) -> Path:
-    if not (model.path / name).is_file():
+async def _file(model: Model, name: str) -> Path:
+    path = model.path / name
+    if not await asyncio.to_thread(path.is_file):  # looked for now: the volume may be lost
         raise ApiError(404, "not_found", f"version {model.config.version} of {model.config.name} has no {name}")
-    return model.path / name
+    return path
 
 
 def _card(model: Model, registry: Registry) -> dict[str, object]:
     config = model.config
 
     def link(name: str) -> str | None:
-        return f"/models/{config.name}/{name}" if (model.path / name).is_file() else None
+        return f"/models/{config.name}/{name}" if name in model.files else None
 
     return {
         **config.model_dump(

@@ -10,6 +10,7 @@ from service.api.errors import ApiError
 router = APIRouter(include_in_schema=False)
 
 WEB = Path(__file__).parent.parent / "web"
+PARTS = frozenset(path.name for path in WEB.iterdir())
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -27,6 +28,6 @@ async def page() -> FileResponse:
 
 @router.get("/web/{name}")
 async def part(name: str) -> FileResponse:
-    if name not in {path.name for path in WEB.iterdir()}:
+    if name not in PARTS:
         raise ApiError(404, "not_found", f"the page has no {name}")
     return FileResponse(WEB / name, headers=HEADERS)

@@ -73,3 +73,13 @@ def test_a_template_that_is_none_refuses_its_model_with_a_word(tmp_path: Path, c
     with run_server(create_app(Settings(models_dir=tmp_path))) as address:
         wait_until(lambda: "no model can be served" in httpx.get(f"{address}/readyz").text)
         assert "chat.json" in httpx.get(f"{address}/models").json()["error"]["message"]
+
+
+def test_a_models_card_needs_no_look_into_its_folder_and_a_lost_file_is_not_found(tmp_path: Path) -> None:
+    publish(tmp_path, "tiny", {"loss.png": b"\x89PNG...", "sample.txt": b"To be"})
+    with serving(Settings(models_dir=tmp_path, watch=0)) as (_, client):
+        before = client.get("/models").json()
+        (tmp_path / "tiny").rename(tmp_path / ".tiny")
+        assert client.get("/models").json() == before
+        response = client.get("/models/tiny/loss.png")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
