@@ -56,8 +56,7 @@ class OpenVINODecoder:
         for row, start in batch.starts.items():
             states[row] = 0 if start is None else start
         size = next(size for size in self._plain if size >= count)
-        # The rows that pad a batch cost what others do: with many of them the graph for any batch is the faster one.
-        if batch.plain and 4 * (size - count) <= max(size, 4):
+        if batch.plain and worth_padding(count, size):
             arguments = [
                 padded(states, size, 0),
                 padded(batch.inputs, size, 0),
@@ -107,6 +106,14 @@ def has_bf16() -> bool:
 def batch_sizes(slots: int) -> list[int]:
     """1, 2, 4, 8 and `slots`. Between those a graph for one size gains too little over the one for any to be worth its memory."""
     return sorted({size for size in (1, 2, 4, 8) if size < slots} | {slots})
+
+
+def worth_padding(count: int, size: int) -> bool:
+    """A plain batch of `count` rows is faster padded to a graph for `size` than in the graph for any number.
+
+    The rows that pad it cost what others do: they may be a quarter of all, or one.
+    """
+    return size - count <= max(size / 4, 1)
 
 
 def padded(values: NDArray[Any], size: int, axis: int) -> NDArray[Any]:

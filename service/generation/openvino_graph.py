@@ -85,12 +85,12 @@ def plain_loop(network: Network) -> ov.Model:
     (states [B, states, units], inputs [B], forced and uniforms [K, B], 1 / temperature [B, 1]) -> (chosen [K, B], states).
     """
     loop = Loop()
-    states = carried_states(loop, network)
+    states = [loop.carried(first) for first in first_states(loop, network)]
     character = loop.carried(loop.input([-1], np.int32))
     forced, uniform = loop.each([-1], np.int32), loop.each([-1], np.float32)
     inverse_temperature = loop.invariant([-1, 1], np.float32)
     after, logits = network.step(character, states)
-    chosen = choose(forced, draw(weights_of(logits, inverse_temperature), uniform, network.vocabulary))
+    chosen = choose(forced, draw(unnormalized(logits, inverse_temperature), uniform, network.vocabulary))
     (stacked,), last = loop.run(each=[chosen], carried=[*after, chosen])
     return graph(loop, [stacked, stack(last[:-1])])
 
@@ -103,17 +103,18 @@ def full_loop(network: Network) -> ov.Model:
     [K, B, N]; theirs [K, B, N]; states; copies of states).
     """
     loop = Loop()
-    states = carried_states(loop, network)
+    firsts = first_states(loop, network)
+    states = [loop.carried(first) for first in firsts]
     character = loop.carried(loop.input([-1], np.int32))
     forced, uniform = loop.each([-1], np.int32), loop.each([-1], np.float32)
     inverse_temperature = loop.invariant([-1, 1], np.float32)
     bias, restricted = loop.invariant([-1, network.vocabulary], np.float32), loop.invariant([], bool)
     top_k, top_p, min_p = (loop.invariant([-1, 1], dtype) for dtype in (np.int32, np.float32, np.float32))
     log_probabilities, keep = loop.invariant([], bool), loop.invariant([-1, 1], np.int64)
-    copies = [loop.carried(first) for first in loop.firsts[: network.states]]
+    copies = [loop.carried(first) for first in firsts]
 
     after, logits = network.step(character, states)
-    weights = weights_of(op.add(logits, bias), inverse_temperature)
+    weights = unnormalized(op.add(logits, bias), inverse_temperature)
     (weights,) = when(restricted, [weights, top_k, top_p, min_p], kept_weights, lambda weights, *_: [weights])
     chosen = choose(forced, draw(weights, uniform, network.vocabulary))
     own, likeliest, values = when(log_probabilities, [logits, chosen], log_probabilities_of, nothing_of)
@@ -124,8 +125,8 @@ def full_loop(network: Network) -> ov.Model:
     return graph(loop, [*stacked, stack(last[: network.states]), stack(last[network.states + 1 :])])
 
 
-def weights_of(logits: Any, inverse_temperature: Any) -> Any:
-    """What the characters' probabilities are in proportion to, [B, vocabulary]: the likeliest has 1."""
+def unnormalized(logits: Any, inverse_temperature: Any) -> Any:
+    """The characters' probabilities but for a factor, [B, vocabulary]: the likeliest has 1."""
     return op.exp(op.multiply(op.subtract(logits, op.reduce_max(logits, ints(1), True)), inverse_temperature))
 
 
@@ -152,6 +153,7 @@ def draw(weights: Any, uniform: Any, size: int) -> Any:
 
 
 def choose(forced: Any, drawn: Any) -> Any:
+    """What is forced [B] where it is not negative, else what was drawn [B]."""
     return op.select(op.greater_equal(forced, op.constant(np.int32(0))), forced, drawn)
 
 
@@ -177,7 +179,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.inputs: list[Any] = []
-        self.firsts: list[Any] = []  # what each carried value is at first
+        self._firsts: list[Any] = []  # what each carried value is at first
         self._parameters: list[Any] = []
         self._step: Any = None
         self._carried: list[Any] = []
@@ -196,7 +198,7 @@ class Loop:
     def carried(self, first: Any) -> Any:
         """What each step hands to the next; at first a value of the graph."""
         self._carried.append(self._parameter(first.get_output_partial_shape(0), first.get_output_element_type(0)))
-        self.firsts.append(first)
+        self._firsts.append(first)
         return self._carried[-1]
 
     def each(self, shape: Sequence[int], dtype: type) -> Any:
@@ -219,7 +221,7 @@ class Loop:
         loop.set_function(ov.Model(results, self._parameters))
         step = -1 if self._step is None else self._parameters.index(self._step)
         loop.set_special_body_ports([step, len(results) - 1])
-        for parameter, first, value in zip(self._carried, self.firsts, values[: len(carried)], strict=True):
+        for parameter, first, value in zip(self._carried, self._firsts, values[: len(carried)], strict=True):
             loop.set_merged_input(parameter, first.output(0), value)
         for parameter, outer in self._each:
             loop.set_sliced_input(parameter, outer.output(0), 0, 1, 1, -1, 0)
@@ -233,10 +235,10 @@ class Loop:
         return self._parameters[-1]
 
 
-def carried_states(loop: Loop, network: Network) -> list[Any]:
-    """All layers' states, each [B, units], from the graph's input [B, states, units]."""
+def first_states(loop: Loop, network: Network) -> list[Any]:
+    """All layers' states before the first step, each [B, units]: the parts of a new input of the graph, [B, states, units]."""
     states, axis = loop.input([-1, network.states, network.units], np.float32), op.constant(np.int64(1))
-    return [loop.carried(op.gather(states, op.constant(np.int64(i)), axis)) for i in range(network.states)]
+    return [op.gather(states, op.constant(np.int64(i)), axis) for i in range(network.states)]
 
 
 def stack(states: Sequence[Any]) -> Any:
@@ -245,6 +247,7 @@ def stack(states: Sequence[Any]) -> Any:
 
 
 def graph(loop: Loop, outputs: Sequence[Any]) -> ov.Model:
+    """The graph of a loop that has been run: its inputs in the order they were asked for, these outputs."""
     return ov.Model([op.result(output) for output in outputs], loop.inputs)
 
 
@@ -273,6 +276,7 @@ def vocabulary_of(rows: Any) -> int:
 
 
 def columns(tensor: Any, start: int, stop: int) -> Any:
+    """Columns start to stop (not included) of [B, columns]."""
     return op.slice(tensor, ints(start), ints(stop), ints(1), ints(1))
 
 

@@ -38,6 +38,20 @@ class TensorFlowDecoder:
         # On a CPU the product of one row is a fifth faster with its kernel transposed, that of many half as fast.
         kernels = [name for name in tensors if name.startswith("rnn.") and name.endswith("kernel")]
         self._transposed = {} if gpus else {name: tf.constant(np.ascontiguousarray(tensors[name].T)) for name in kernels}
+        self._inputs = {  # of `_loop`, in its order
+            "slots": tf.TensorSpec([None], tf.int32),
+            "inputs": tf.TensorSpec([None], tf.int32),
+            "forced": tf.TensorSpec([None, None], tf.int32),
+            "uniforms": tf.TensorSpec([None, None], tf.float32),
+            "keep": tf.TensorSpec([None], tf.int32),
+            "rows": tf.TensorSpec([None], tf.int32),
+            "starts": tf.TensorSpec([None, *self._state.shape[1:]], tf.float32),
+            "inverse_temperatures": tf.TensorSpec([None, 1], tf.float32),
+            "bias": tf.TensorSpec([None, len(architecture.vocabulary)], tf.float32),
+            "top_k": tf.TensorSpec([None, 1], tf.int32),
+            "top_p": tf.TensorSpec([None, 1], tf.float32),
+            "min_p": tf.TensorSpec([None, 1], tf.float32),
+        }
         self._graphs: dict[tuple[bool, bool, bool], Any] = {}
 
     def decode(self, batch: Batch) -> Decoded:
@@ -45,11 +59,18 @@ class TensorFlowDecoder:
         starts = np.zeros((len(batch.starts), *self._state.shape[1:]), np.float32)
         for start, state in zip(starts, batch.starts.values(), strict=True):
             start[:] = 0 if state is None else state
+        arguments = {
+            "slots": batch.slots,
+            "inputs": batch.inputs,
+            "forced": batch.forced,
+            "uniforms": batch.uniforms,
+            "keep": batch.keep,
+            "rows": list(batch.starts),
+            "starts": starts,
+            **vars(SamplingArrays.of(batch.sampling, len(self._architecture.vocabulary))),
+        }
         chosen, copies, log_probabilities = self._graph(restricted, wanted, len(batch.slots) == 1)(
-            *(tf.constant(array) for array in (batch.slots, batch.inputs, batch.forced, batch.uniforms, batch.keep)),
-            tf.constant(list(batch.starts), tf.int32),
-            tf.constant(starts),
-            *(tf.constant(a) for a in vars(SamplingArrays.of(batch.sampling, len(self._architecture.vocabulary))).values()),
+            *(tf.constant(arguments[name], spec.dtype) for name, spec in self._inputs.items())
         )
         return Decoded(
             chosen.numpy(),
@@ -65,14 +86,7 @@ class TensorFlowDecoder:
         key = restricted, log_probabilities, single
         if key not in self._graphs:
             loop = partial(self._loop, restricted=restricted, log_probabilities=log_probabilities, single=single)
-            column, vocabulary = [None, 1], len(self._architecture.vocabulary)
-            shapes = [
-                *(([None], tf.int32), ([None], tf.int32), ([None, None], tf.int32), ([None, None], tf.float32), ([None], tf.int32)),
-                *(([None], tf.int32), ([None, *self._state.shape[1:]], tf.float32)),
-                *((column, tf.float32), ([None, vocabulary], tf.float32)),
-                *((column, tf.int32), (column, tf.float32), (column, tf.float32)),
-            ]
-            self._graphs[key] = tf.function(loop, input_signature=[tf.TensorSpec(*shape) for shape in shapes])
+            self._graphs[key] = tf.function(loop, input_signature=list(self._inputs.values()))
         return self._graphs[key]
 
     def _loop(
@@ -84,9 +98,12 @@ class TensorFlowDecoder:
         keep: tf.Tensor,
         rows: tf.Tensor,
         starts: tf.Tensor,
-        inverse_temperature: tf.Tensor,
+        inverse_temperatures: tf.Tensor,
         bias: tf.Tensor,
-        *limits: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        min_p: tf.Tensor,
+        *,
         restricted: bool,
         log_probabilities: bool,
         single: bool,
@@ -98,9 +115,9 @@ class TensorFlowDecoder:
         def advance(k: tf.Tensor, character: tf.Tensor, states: Any, copies: Any, stacks: Any) -> Any:
             copies = tuple(tf.where((keep == k)[:, None], s, copy) for s, copy in zip(states, copies, strict=True))
             states, logits = self._step(character, states, single)
-            weights = weights_of(logits + bias if restricted else logits, inverse_temperature)
+            weights = unnormalized(logits + bias if restricted else logits, inverse_temperatures)
             if restricted:
-                weights = kept_weights(weights, *limits)
+                weights = kept_weights(weights, top_k, top_p, min_p)
             character = tf.where(forced[k] >= 0, forced[k], draw(weights, uniforms[k]))
             values = [character, *(log_probabilities_of(logits, character) if log_probabilities else [])]
             stacks = tuple(stack.write(k, value) for stack, value in zip(stacks, values, strict=True))
@@ -155,9 +172,9 @@ def lstm_step(x: tf.Tensor, g: tf.Tensor, states: Sequence[tf.Tensor], _bias: tf
     return [tf.sigmoid(o) * tf.tanh(c), c]
 
 
-def weights_of(logits: tf.Tensor, inverse_temperature: tf.Tensor) -> tf.Tensor:
-    """What the characters' probabilities are in proportion to, [B, vocabulary]: the likeliest has 1."""
-    return tf.exp((logits - tf.reduce_max(logits, axis=1, keepdims=True)) * inverse_temperature)
+def unnormalized(logits: tf.Tensor, inverse_temperatures: tf.Tensor) -> tf.Tensor:
+    """The characters' probabilities but for a factor, [B, vocabulary]: the likeliest has 1."""
+    return tf.exp((logits - tf.reduce_max(logits, axis=1, keepdims=True)) * inverse_temperatures)
 
 
 def kept_weights(weights: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, min_p: tf.Tensor) -> tf.Tensor:
