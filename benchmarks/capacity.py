@@ -30,8 +30,8 @@ from benchmarks.measure import START
 from benchmarks.server import Server, running
 from benchmarks.systems import shipped
 from benchmarks.table import table
-from service.generation.choice import choose, open_decoder
 from service.generation.decoder import Batch, Decoder
+from service.generation.decoders import choose, open_decoder
 from service.generation.sampling import Sampling
 from trainer.artifact import WEIGHTS, Architecture, Version
 from trainer.vocabulary import Vocabulary

@@ -16,7 +16,7 @@ from service.api import errors, generate, models, openai, page, probes, scoring
 from service.api.access import Access
 from service.api.body_limit import BodyLimit
 from service.api.request_log import RequestLog
-from service.generation.choice import choose, open_decoder
+from service.generation.decoders import choose, open_decoder
 from service.generation.engine import Engine
 from service.metrics import Metrics
 from service.registry import Registry

@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.chat import ChatTemplate
-from service.generation.choice import Unsupported
 from service.generation.decoder import Precision
+from service.generation.decoders import Unsupported
 from service.generation.engine import Engine
 from service.memory import give_back
 from trainer import artifact

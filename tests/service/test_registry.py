@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service import registry as registry_module
-from service.generation.choice import Unsupported
+from service.generation.decoders import Unsupported
 from service.registry import NotReady, Registry, UnknownModel
 from tests.support import Publish, wait_until
 from trainer import artifact

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.generation.choice import DecoderName, open_decoder
 from service.generation.decoder import Batch
+from service.generation.decoders import DecoderName, open_decoder
 from service.generation.openvino_decoder import OpenVINODecoder
 from service.generation.tensorflow_decoder import TensorFlowDecoder
 from service.settings import Settings

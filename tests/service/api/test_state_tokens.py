@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.generation.choice import precisions
 from service.generation.decoder import Precision
+from service.generation.decoders import precisions
 from service.settings import Settings
 from tests.support import ARCHITECTURE, config, random_tensors, serving, stream
 from trainer import artifact

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 import trainer
-from service.generation.choice import choose, precisions
 from service.generation.decoder import LIKELIEST, Batch, Decoded, Decoder, Precision
+from service.generation.decoders import choose, precisions
 from service.generation.openvino_decoder import OpenVINODecoder, batch_sizes
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt
@@ -377,7 +377,7 @@ def test_a_large_vocabulary_is_no_fault(make: MakeDecoder) -> None:
 @pytest.mark.skipif(choose() != "openvino", reason="this machine has a GPU")
 def test_without_a_gpu_a_version_is_served_with_no_tensorflow_and_no_telemetry_in_the_process() -> None:
     program = (
-        "import sys; from pathlib import Path; from service.app import create_app; from service.generation.choice import *;"
+        "import sys; from pathlib import Path; from service.app import create_app; from service.generation.decoders import *;"
         "from trainer import artifact; version = artifact.read(Path(sys.argv[1]));"
         "open_decoder(version, choose(), None, slots=2);"
         "print(*(name for name in ('openvino', 'openvino_telemetry', 'tensorflow') if sys.modules.get(name)))"
