@@ -31,7 +31,7 @@ async def generate(running: Taken, request: Request) -> GenerateResponse | Respo
     return GenerateResponse.model_validate(
         {
             **done.model_dump(),
-            "text": text if running.request.echo is False else running.start_string + text,
+            "text": text if running.body.echo is False else running.start_string + text,
             "logprobs": found and logprobs_of(vocabulary, piece.characters, found),
         }
     )

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
+from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, sampling_of, stop_ids, submitted
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError, documented, translated
 from service.api.openai_schemas import (
@@ -35,11 +36,10 @@ from service.api.openai_schemas import (
     TopLogprob,
 )
 from service.api.reader import Reader
-from service.api.request_log import Work, note
-from service.api.running import check_length, check_logprobs, drawn_seed, possible, read_text, sampling_of, submitted
+from service.api.request_log import Work
 from service.api.schemas import MAX_SEED
 from service.api.streaming import COMMENT, EventStream, described, event, unless_left
-from service.api.tokens import weights_of
+from service.api.tokens import weights_digest
 from service.generation.engine import EngineStopped
 from service.generation.request import Generation, Piece, Prompt, concatenated
 from service.registry import Model, Registry
@@ -82,7 +82,7 @@ class Answer:
     @property
     def fields(self) -> dict[str, Any]:
         model = self.model
-        fingerprint = f"{model.config.version}-{weights_of(model)}-{model.engine_name}-{model.precision}"
+        fingerprint = f"{model.config.version}-{weights_digest(model)}-{model.engine_name}-{model.precision}"
         return {"id": self.id, "created": self.created, "model": model.config.name, "system_fingerprint": fingerprint}
 
     @property
@@ -162,13 +162,11 @@ def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, se
                 num_generate=asked.most,
                 sampling=sampling,
                 seed=(seed + i) % (MAX_SEED + 1),
-                stop=possible(asked.stop, vocabulary),
+                stop=stop_ids(asked.stop, vocabulary),
                 likeliest=asked.logprobs,
             )
             choices.append(Choice(read, generation, Reader(generation, pace=body.pace, over=lambda: registry.ended)))
-    generations = [choice.generation for choice in choices]
-    with submitted(model.engine, *generations):
-        note(request, Work(model, generations, asked.prompts))
+    with submitted(request, Work(model, [choice.generation for choice in choices], asked.prompts)):
         yield Answer(body, asked, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices)
 
 

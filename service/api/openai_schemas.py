@@ -16,7 +16,7 @@ Unserved = Annotated[None, Field(description="not served: leave it out or null")
 Zero = Annotated[float, Field(ge=0, le=0, description="not served: 0 or left out")]
 
 
-class Taken(BaseModel):
+class RequestBody(BaseModel):
     """What is taken: null counts as not given, and what is not known is refused."""
 
     model_config = ConfigDict(extra="forbid")
@@ -27,12 +27,12 @@ class Taken(BaseModel):
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-class StreamOptions(Taken):
+class StreamOptions(RequestBody):
     include_usage: bool = False
     include_obfuscation: bool = Field(False, description="taken and not needed: nothing here is secret")
 
 
-class Sampled(Taken):
+class Sampled(RequestBody):
     """What both operations take."""
 
     model: str | None = Field(None, description="a model's name; the default one when not given")
@@ -74,7 +74,7 @@ class CompletionRequest(Sampled):
     on_unknown: OnUnknown = "error"
 
 
-class TextPart(Taken):
+class TextPart(RequestBody):
     type: Literal["text"]
     text: str
 
@@ -86,13 +86,13 @@ def _joined(value: Any) -> Any:
     return "" if value is None else value
 
 
-class Message(Taken):
+class Message(RequestBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[str, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart] | None)] = ""
     name: str | None = Field(None, description="the speaker's name, instead of the role's")
 
 
-class TextFormat(Taken):
+class TextFormat(RequestBody):
     type: Literal["text"]
 
 

@@ -85,14 +85,14 @@ class RequestLog:
             fields["key"] = state["key"]
         line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
         if work:
-            fields |= _told(work)
+            fields |= work_fields(work)
             line += OF_WORK.format_map(fields)
             if self._log_prompts:
                 fields["prompts"] = list(work.prompts)
         log.log(level, "%s", line, extra=fields)
 
 
-def _told(work: Work) -> dict[str, Any]:
+def work_fields(work: Work) -> dict[str, Any]:
     """Times are those of the slowest of its generations."""
     config, generations = work.model.config, work.generations
     prompts = {id(generation.prompt): len(generation.prompt.ids) for generation in generations}

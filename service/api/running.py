@@ -1,6 +1,5 @@
 """A request that has been taken: its generation, and what is said of it when it has ended."""
 
-import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -10,47 +9,38 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, Header, Query, Request
-from numpy.typing import NDArray
 
+from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, sampling_of, stop_ids, submitted
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
 from service.api.reader import Reader
-from service.api.request_log import Work, note
-from service.api.schemas import (
-    MAX_SEED,
-    Done,
-    GenerateQuery,
-    GenerateRequest,
-    Timings,
-    Usage,
-)
-from service.api.tokens import EventId, StateToken, digest, weights_of
+from service.api.request_log import Work
+from service.api.schemas import Done, GenerateQuery, GenerateRequest, Timings, Usage
+from service.api.tokens import EventId, StateToken, digest, weights_digest
 from service.generation.decoder import LogProbabilities
-from service.generation.engine import Engine
 from service.generation.request import Generation, Prompt
-from service.generation.sampling import Sampling
 from service.registry import Model, Registry
 from service.settings import Settings
-from trainer.vocabulary import UnknownCharacters, Vocabulary
+from trainer.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class Running:
     """One generation for one client."""
 
-    request: GenerateRequest
+    body: GenerateRequest
     streams: bool  # the answer is a stream
     start_string: str  # as it is read
     model: Model
     generation: Generation
     reader: Reader
-    event: EventId  # of the last event that the client has had already, if it had any
-    resumed: bool  # it had
+    position: EventId  # of the last event the client received, or event 0
+    resumed: bool  # the client is resuming
     secret: str = field(repr=False)  # that tokens are signed with
 
     @property
     def id(self) -> str:
-        return self.event.request
+        return self.position.request
 
     def done(self) -> Done:
         """What is said of a generation that has ended by itself."""
@@ -69,7 +59,7 @@ class Running:
             finish_reason=reason,
             usage=Usage(prompt_characters=len(self.start_string), generated_characters=generation.generated),
             timings=timings(generation, generation.finished),
-            state=self._token() if self.request.return_state else None,
+            state=self._token() if self.body.return_state else None,
         )
 
     def _token(self) -> str:
@@ -160,82 +150,17 @@ def _running(
         num_generate=body.num_generate,
         sampling=sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters),
         seed=drawn_seed() if seed is None else seed,
-        stop=possible(body.stop, vocabulary),
+        stop=stop_ids(body.stop, vocabulary),
         likeliest=body.logprobs,
         deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
-        owed=cut.sent if cut else 0,
+        already_sent=cut.sent if cut else 0,
         drawn_before=drawn_before,
         returns_state=body.return_state,
     )
-    event = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_of(model), generation.seed, 0)
-    reader = Reader(generation, skip=event.sent, pace=body.pace, over=lambda: registry.ended)
-    with submitted(model.engine, generation):
-        note(request, Work(model, [generation], [start_string]))
-        yield Running(body, streams, start_string, model, generation, reader, event, cut is not None, secret)
-
-
-@contextmanager
-def submitted(engine: Engine, *generations: Generation) -> Iterator[None]:
-    """All of them are with the engine, or none; afterwards none is. Raises QueueFull or EngineStopped."""
-    engine.submit(*generations)
-    try:
-        yield
-    finally:
-        for generation in generations:
-            engine.cancel(generation)
-
-
-def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
-    """Raises ApiError for more of them than this server tells in one answer."""
-    if logprobs is not None:
-        check_length("logprobs", characters * (logprobs + 1), settings.max_logprobs, "values")
-
-
-def check_length(field: str, given: int, limit: int, unit: str = "characters") -> None:
-    """Raises ApiError for more than this server allows."""
-    if given > limit:
-        raise ApiError(422, "too_long", f"{field}: {given:,} {unit} are more than the {limit:,} allowed here", param=field)
-
-
-def drawn_seed() -> int:
-    return secrets.randbelow(MAX_SEED + 1)
-
-
-def sampling_of(
-    vocabulary: Vocabulary,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    min_p: float,
-    allowed_characters: str | None,
-) -> Sampling:
-    """Raises ApiError for allowed characters that the vocabulary lacks."""
-    allowed = None
-    if allowed_characters is not None:
-        allowed = np.zeros(len(vocabulary), bool)
-        allowed[read_text(vocabulary, allowed_characters, "error", "allowed_characters")[1]] = True
-    return Sampling(temperature, top_k, top_p, min_p, allowed)
-
-
-def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:
-    """(The text as it is read, its ids [characters]). Raises ApiError for unknown characters if they are an error."""
-    try:
-        return text, vocabulary.encode(text)
-    except UnknownCharacters as error:
-        if on_unknown == "error":
-            raise ApiError(422, "unknown_characters", str(error), param=field) from None
-        if on_unknown == "replace" and " " not in vocabulary.characters:
-            message = f"{field}: unknown characters can't be taken for spaces: the vocabulary has none; skip leaves them out"
-            raise ApiError(422, "unknown_characters", message, param="on_unknown") from None
-        places, instead = {place for place, _ in error.places}, " " if on_unknown == "replace" else ""
-        known = "".join(instead if i in places else character for i, character in enumerate(text))
-        return known, vocabulary.encode(known)
-
-
-def possible(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
-    """The stop strings' ids, without those that hold a character which the model lacks: they can't come."""
-    known = set(vocabulary.characters) if stop else set()
-    return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]
+    position = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_digest(model), generation.seed, 0)
+    reader = Reader(generation, skip=position.sent, pace=body.pace, over=lambda: registry.ended)
+    with submitted(request, Work(model, [generation], [start_string])):
+        yield Running(body, streams, start_string, model, generation, reader, position, cut is not None, secret)
 
 
 def logprobs_of(vocabulary: Vocabulary, characters: Sequence[int], p: LogProbabilities) -> list[dict[str, Any]]:

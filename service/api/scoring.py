@@ -5,11 +5,12 @@ import math
 import numpy as np
 from fastapi import APIRouter, Request
 
+from service.api.asking import check_length, read_text, submitted
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import documented
 from service.api.reader import Reader
-from service.api.request_log import Work, note
-from service.api.running import check_length, logprobs_of, read_text, submitted
+from service.api.request_log import Work
+from service.api.running import logprobs_of
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
 from service.api.streaming import unless_left
 from service.generation.decoder import LogProbabilities
@@ -34,8 +35,7 @@ async def score(body: ScoreRequest, request: Request, registry: CurrentRegistry,
         return _scored(model, text, ids, None, 0)
     prompt = Prompt(ids, scored=True)
     generation = Generation(prompt, 0, Sampling(), seed=0, likeliest=ALTERNATIVES if body.surprising else 0)
-    with submitted(model.engine, generation):
-        note(request, Work(model, [generation], [text]))
+    with submitted(request, Work(model, [generation], [text])):
         await unless_left(Reader(generation).read_all(), request.receive)
     return _scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising)
 

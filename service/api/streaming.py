@@ -90,9 +90,9 @@ async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
 async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
     """Unnamed events with the text, then `done` with the answer less its text, or `error`; each with an id."""
     reader, vocabulary = running.reader, running.model.vocabulary
-    prefix, sent = running.event.prefix, running.event.sent
+    prefix, sent = running.position.prefix, running.position.sent
     try:
-        if running.request.echo and not running.resumed:
+        if running.body.echo and not running.resumed:
             yield event(_text(running.start_string), id=f"{prefix}0")
         while not reader.ended:
             piece = await reader.read()

@@ -53,7 +53,7 @@ class EventId:
 
     def check(self, model: Model, asked: str, seed: int | None) -> None:
         """Raises ApiError: 410 where the version is not served any more, 422 for the id of another request; or StreamEnded."""
-        if self.weights != weights_of(model):
+        if self.weights != weights_digest(model):
             raise ApiError(
                 410,
                 "version_gone",
@@ -72,7 +72,7 @@ class EventId:
             raise StreamEnded
 
 
-def weights_of(model: Model) -> str:
+def weights_digest(model: Model) -> str:
     return model.config.sha256.weights[:12]
 
 
@@ -95,7 +95,7 @@ class StateToken:
         head = {
             "model": model.config.name,
             "version": model.config.version,
-            "weights": weights_of(model),
+            "weights": weights_digest(model),
             "seed": self.seed,
             "drawn": self.drawn,
             "ids": list(self.ids),
@@ -120,7 +120,7 @@ class StateToken:
         config = model.config
         if head.model != config.name:
             raise ApiError(422, "invalid_state", f"state: of model {head.model}, not of {config.name}", param="state")
-        if head.weights != weights_of(model):
+        if head.weights != weights_digest(model):
             raise ApiError(
                 410,
                 "version_gone",

@@ -69,7 +69,7 @@ class Generation:
     stop: Sequence[Sequence[int]] = ()  # ids of each stop string
     likeliest: int | None = None  # characters a position to give log-probabilities of, besides the chosen one; None: none at all
     deadline: float | None = None
-    owed: int = 0  # characters that it generates whatever the time: its reader has had them before
+    already_sent: int = 0  # characters that it generates whatever the time: its reader has had them before
     drawn_before: int = 0  # uniforms of the seed that were used before this began
     returns_state: bool = False  # `memory` is wanted when it has ended
 

@@ -193,7 +193,7 @@ class Scheduler:
 
     def _expired(self, now: float) -> list[Output]:
         everybody = [*self.running.values(), *self.waiting]
-        expired = [g for g in everybody if g.deadline is not None and g.deadline <= now and g.generated >= g.owed]
+        expired = [g for g in everybody if g.deadline is not None and g.deadline <= now and g.generated >= g.already_sent]
         for generation in expired:
             self._finish(generation, now)
         return [Output(generation, generation.release(), "time") for generation in expired]

@@ -230,7 +230,7 @@ def test_a_deadline_ends_a_generation_that_runs_and_one_that_waits() -> None:
 
 def test_a_deadline_takes_nothing_that_the_reader_has_had_before() -> None:
     scheduler = made(slots=1, queue_limit=0)
-    scheduler.add(generation(num_generate=1000, deadline=0.0, owed=40))
+    scheduler.add(generation(num_generate=1000, deadline=0.0, already_sent=40))
     outputs: list[Output] = []
     while not outputs or not outputs[-1].reason:
         outputs += turn(scheduler)[1]

@@ -1,0 +1,85 @@
+"""A request's fields as the engine takes them, and the limits that hold for all that generate or score."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+
+from service.api.errors import ApiError
+from service.api.request_log import Work, note
+from service.api.schemas import MAX_SEED
+from service.generation.sampling import Sampling
+from service.settings import Settings
+from trainer.vocabulary import UnknownCharacters, Vocabulary
+
+
+@contextmanager
+def submitted(request: Request, work: Work) -> Iterator[None]:
+    """All of a request's generations are with the engine, or none, and logged with it; afterwards none is.
+
+    Raises QueueFull or EngineStopped.
+    """
+    engine = work.model.engine
+    engine.submit(*work.generations)
+    try:
+        note(request, work)
+        yield
+    finally:
+        for generation in work.generations:
+            engine.cancel(generation)
+
+
+def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
+    """Raises ApiError for more of them than this server tells in one answer."""
+    if logprobs is not None:
+        check_length("logprobs", characters * (logprobs + 1), settings.max_logprobs, "values")
+
+
+def check_length(field: str, given: int, limit: int, unit: str = "characters") -> None:
+    """Raises ApiError for more than this server allows."""
+    if given > limit:
+        raise ApiError(422, "too_long", f"{field}: {given:,} {unit} are more than the {limit:,} allowed here", param=field)
+
+
+def drawn_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def sampling_of(
+    vocabulary: Vocabulary,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    min_p: float,
+    allowed_characters: str | None,
+) -> Sampling:
+    """Raises ApiError for allowed characters that the vocabulary lacks."""
+    allowed = None
+    if allowed_characters is not None:
+        allowed = np.zeros(len(vocabulary), bool)
+        allowed[read_text(vocabulary, allowed_characters, "error", "allowed_characters")[1]] = True
+    return Sampling(temperature, top_k, top_p, min_p, allowed)
+
+
+def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:
+    """(The text as it is read, its ids [characters]). Raises ApiError for unknown characters if they are an error."""
+    try:
+        return text, vocabulary.encode(text)
+    except UnknownCharacters as error:
+        if on_unknown == "error":
+            raise ApiError(422, "unknown_characters", str(error), param=field) from None
+        if on_unknown == "replace" and " " not in vocabulary.characters:
+            message = f"{field}: unknown characters can't be taken for spaces: the vocabulary has none; skip leaves them out"
+            raise ApiError(422, "unknown_characters", message, param="on_unknown") from None
+        places, instead = {place for place, _ in error.places}, " " if on_unknown == "replace" else ""
+        known = "".join(instead if i in places else character for i, character in enumerate(text))
+        return known, vocabulary.encode(known)
+
+
+def stop_ids(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
+    """The stop strings' ids, without those that hold a character which the model lacks: they can't come."""
+    known = set(vocabulary.characters) if stop else set()
+    return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]
