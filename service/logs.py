@@ -1,4 +1,4 @@
-"""The log: plain lines on a terminal, a JSON object a line elsewhere; each with the id of the request it belongs to."""
+"""The log: plain lines on a terminal; elsewhere a JSON object a line, with the id of the request it belongs to."""
 
 import logging
 import sys

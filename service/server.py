@@ -1,4 +1,4 @@
-"""Uvicorn as it is wanted here: patient with streams and not with clients that stall, and going down in order."""
+"""Uvicorn as it is wanted here: patient with streams, not with clients that stall, and orderly when it stops."""
 
 import asyncio
 import logging
@@ -25,25 +25,25 @@ STOPPING = "the server is shutting down"
 
 
 class Connection(HttpToolsProtocol):
-    """Is closed when a request does not arrive whole in `patience` seconds, or as long nothing of an answer is taken."""
+    """Closed when a request has not fully arrived within `patience` seconds, or the client has read nothing for that long."""
 
     def __init__(self, *arguments: Any, patience: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._patience = patience
         self._deadline: asyncio.TimerHandle | None = None
-        self._arriving = False  # a request has begun to, and is not whole
+        self._arriving = False  # a request has begun to arrive, and has not ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in what it extends
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family in (socket.AF_INET, socket.AF_INET6):
-            # The kernel ends a connection whose other end takes nothing, be it gone without a word or not reading.
+            # The kernel closes a connection whose other end reads nothing, whether it is gone or just not reading.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ceil(self._patience * 1000))
         self._expect()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # What is no beginning of a request, as an empty line, ends uvicorn's own patience with a connection that was kept.
+        # Bytes that begin no request (an empty line) cancel uvicorn's keep-alive timer; start ours.
         if not self._answering and self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self._expect()
 
@@ -60,7 +60,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._arriving and not self.transport.is_closing():  # the next one, which was not read on while this one was answered
+        if self._arriving and not self.transport.is_closing():  # the next one: it was not read on while this one was answered
             self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -70,7 +70,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._deadline is None:
             super().shutdown()
-        else:  # what has not arrived yet is not waited for
+        else:  # a request that has not fully arrived is not waited for
             self.transport.close()
 
     @property
@@ -90,8 +90,8 @@ class Connection(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """One application, until SIGTERM or Ctrl-C; a second one ends the process at once.
 
-    First /readyz says 503, so that no more is sent here; then nothing more is taken; what streams has its grace, and what is
-    left of it ends with an error event.
+    First /readyz says 503, so that no more is sent here; then no more is accepted; open streams have their grace, and those
+    that are left then end with an error event.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
                 host=settings.listens_on,
                 port=settings.port,
                 http=partial(Connection, patience=settings.request_timeout),  # type: ignore[arg-type]  # it is only called
-                # Unless told otherwise uvicorn believes any proxy on this machine, and so whatever a client has it pass on.
+                # By default uvicorn trusts any proxy on this machine, and so whatever a client makes it pass on.
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=settings.proxies,
                 log_config=None,
@@ -142,7 +142,7 @@ class Server(uvicorn.Server):
 
 
 def allow_many_connections() -> None:
-    """Each is a file: as many as the system allows, not as it allows at first."""
+    """Each connection is a file descriptor: raise the soft limit to the hard one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS names no limit, and then allows less
+    with suppress(ValueError, OSError):  # macOS reports no limit, but allows less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,6 +1,6 @@
 """The loop: admit, decode, deliver, in a thread of its own; and its async face.
 
-One call of the decoder advances everybody who has a slot; what it chose is handed to their readers on the event loop.
+One call of the decoder advances everybody who has a slot; the characters it chose are handed to their readers on the event loop.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ class EngineFailed(EngineStopped):
 
 
 class Observer(Protocol):
-    """Is told, on the event loop, what an engine does."""
+    """Hears, on the event loop, what an engine does."""
 
     def called(self, rows: int) -> None:
-        """A call has advanced that many generations."""
+        """A call has advanced this many generations."""
 
     def delivered(self, generation: Generation, characters: int, now: float) -> None:
-        """A generation's reader can read that many more, at least one; `generation.delivered` is still the time before this."""
+        """A generation's reader can read so many more, at least one, from `now` on; `generation.delivered` is the time before."""
 
     def ended(self, generation: Generation, reason: FinishReason) -> None: ...
 
@@ -67,7 +67,7 @@ class Engine:
         self._thread.start()
 
     def end(self, why: str) -> None:
-        """Ends every generation with EngineStopped and takes no more; returns at once."""
+        """Ends every generation with EngineStopped and accepts no more; returns at once."""
         self._end(why, EngineStopped)
 
     def _end(self, why: str, error: type[EngineStopped]) -> None:
@@ -80,7 +80,7 @@ class Engine:
         self._on_loop([Output(generation, Piece([]), "error") for generation in everybody], error(why))
 
     def end_if_idle(self, why: str) -> None:
-        """The same, unless somebody has a slot or waits for one."""
+        """The same, unless a generation has a slot or waits for one."""
         with self._work:
             idle = not self._scheduler.running and not self._scheduler.waiting
         if idle:
@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def capacity(self) -> int:
-        """Generations that it can have at the same time, those that wait counted."""
+        """Generations that it can have at the same time, including those that wait."""
         return self.slots + self.queue_limit
 
     @property
@@ -152,7 +152,7 @@ class Engine:
             del self.decoder  # whoever still reads what was generated, slowly perhaps, is not to keep the weights
 
     def _on_loop(self, outputs: list[Output], error: Exception | None = None, rows: int = 0) -> None:
-        """Delivers on the event loop, with one wake-up for all; a loop that has closed has no readers left."""
+        """Delivers on the event loop, with one wake-up for all; once that is closed there are no readers left."""
 
         def deliver() -> None:
             for generation, piece, reason in outputs:

@@ -44,7 +44,7 @@ class Prompt:
     ids: NDArray[np.int32]
     shared: bool = False
     start: State | None = None  # what the network remembers before the first of them; None: nothing
-    scored: bool = False  # wanted: what the network says of all but the first, with as many others as its reader's `likeliest`
+    scored: bool = False  # log-probabilities are needed of all but the first, and of as many others as its reader's `likeliest`
     state: State | None = None
     reader: "Generation | None" = None
     log_probabilities: list[LogProbabilities] = field(default_factory=list)  # where scored, as read so far
@@ -67,15 +67,15 @@ class Generation:
     sampling: Sampling
     seed: int
     stop: Sequence[Sequence[int]] = ()  # ids of each stop string
-    likeliest: int | None = None  # characters a position to give log-probabilities of, besides the chosen one; None: none at all
+    likeliest: int | None = None  # how many characters get log-probabilities at each place, besides the chosen one; None: none does
     deadline: float | None = None
-    already_sent: int = 0  # characters that it generates whatever the time: its reader has had them before
+    already_sent: int = 0  # characters that its reader had from an earlier stream: they are generated again whatever the deadline
     drawn_before: int = 0  # uniforms of the seed that were used before this began
-    returns_state: bool = False  # `memory` is wanted when it has ended
+    returns_state: bool = False  # its `memory` is needed when it has ended
 
     status: Status = Status.WAITING
     position: int = 0  # prompt characters given to the network so far
-    drawn: int = 0  # characters that the network has chosen, those of stop strings and those held back among them
+    drawn: int = 0  # characters that the network has chosen, including those of stop strings and those held back
     generated: int = 0  # characters passed on to the reader
     last: int = -1  # the network's next input, once it has had one
     created: float = field(default_factory=time.perf_counter)
@@ -122,14 +122,14 @@ class Generation:
         return uniforms
 
     def begin(self, state: State | None) -> None:
-        """It has got a slot and goes on from that state (None: of nothing) with its next input."""
+        """It has a slot now, and goes on from that state (None: nothing read yet) with its next input."""
         if self.returns_state:
             self._anchor, self._since = state, [self.last if self.position else int(self.prompt.ids[0])]
 
     def advance(self, state: State | None, chosen: Sequence[int]) -> None:
-        """The network has chosen that much after its next input, before which it remembered `state`, where that was kept.
+        """The network has chosen these after its next input, before which its state was `state`, if that was kept.
 
-        To be told before `add` is. Held back characters may yet be taken away, so the anchor must not lie behind them.
+        Call it before `add`. Characters that are held back may yet be dropped, so the anchor must not lie behind them.
         """
         if state is not None and not self._held.characters:
             self._anchor, self._since = state, self._since[-1:]
@@ -137,14 +137,14 @@ class Generation:
 
     @property
     def memory(self) -> tuple[State | None, list[int]]:
-        """Where another can go on after this one's text: (what the network remembered; the ids to read from there on)."""
+        """Where another can go on after this one's text: (the network's state; the ids to read from there on)."""
         ids = self._since[: len(self._since) - (self.drawn - self.generated)]
         return self._anchor, ids + self.prompt.ids[self.position :].tolist()  # time may have ended it while it was reading
 
     def add(self, drawn: Piece) -> tuple[Piece, FinishReason | None]:
-        """Takes what the network drew; what of it can be passed on, and the reason if that was the end.
+        """Takes what the network drew; returns what of it can be passed on, and the reason if that was the end.
 
-        What may be the beginning of a stop string is held back until it is clear that it is none.
+        What may be the beginning of a stop string is held back until it is clear that it is not.
         """
         self.drawn += len(drawn.characters)
         if not self.stop:
@@ -165,13 +165,13 @@ class Generation:
         return cut(pending, 0, end), reason
 
     def release(self) -> Piece:
-        """What was held back, when no more is to come."""
+        """What was held back, when no more will come."""
         held, self._held = self._held, Piece([])
         self.generated += len(held.characters)
         return held
 
     def deliver(self, piece: Piece, reason: FinishReason | None, error: Exception | None = None) -> None:
-        """Hands the reader what was generated, and at the end why it ended. On the event loop only."""
+        """Hands its reader what was generated, and at the end why it ended. On the event loop only."""
         if self.finish_reason is not None:  # cancelled while a call was under way
             return
         self._unread.extend(piece.characters)
@@ -182,14 +182,14 @@ class Generation:
             self._arrived.set()
 
     def wake(self) -> None:
-        """Makes a read that waits return, though there is nothing to read."""
+        """Makes a waiting `read` return, though there is nothing to read."""
         self._arrived.set()
 
     async def read(self) -> Piece:
         """All that was generated since the last call, at least one character; none at the end, or when woken.
 
-        A slow reader gets more at a time; what waits for it is bounded by num_generate. Raises the error that ended it,
-        after what came before it has been read.
+        A slow reader gets more at a time; what waits for it is bounded by num_generate. Raises the error that ended the
+        generation, once all that came before it has been read.
         """
         await self._arrived.wait()
         characters, self._unread = self._unread, array("i")
@@ -202,6 +202,7 @@ class Generation:
 
 
 def joined(a: Piece, b: Piece) -> Piece:
+    """The characters of both, and the log-probabilities if both have them."""
     if not a.characters:
         return b
     if a.log_probabilities is None or b.log_probabilities is None:
@@ -210,6 +211,7 @@ def joined(a: Piece, b: Piece) -> Piece:
 
 
 def cut(piece: Piece, start: int, end: int) -> Piece:
+    """Its characters from start to end (not included)."""
     if end - start == len(piece.characters):
         return piece
     p = piece.log_probabilities
@@ -218,6 +220,7 @@ def cut(piece: Piece, start: int, end: int) -> Piece:
 
 
 def concatenated(parts: Sequence[LogProbabilities]) -> LogProbabilities:
+    """Those of consecutive characters, [n, ...] each, as one: [sum of n, ...]. They all have the same N."""
     return LogProbabilities(
         np.concatenate([part.chosen for part in parts]),
         np.concatenate([part.likeliest for part in parts]),

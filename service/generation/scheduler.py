@@ -1,4 +1,7 @@
-"""Who runs: the waiting queue, the slots, and what the next call does for each. Pure: no model, no threads, no clock but times."""
+"""Who runs: the waiting queue, the slots, and what the next call does for each.
+
+Knows no model and no threads; reads the clock only to stamp times and check deadlines.
+"""
 
 import time
 from collections import deque
@@ -14,7 +17,7 @@ from service.generation.request import FinishReason, Generation, Piece, Status
 
 
 class QueueFull(Exception):
-    """All slots are taken and the waiting queue is at its limit; in about `seconds` all that is here will be done."""
+    """All slots are taken and the waiting queue is at its limit; in about `seconds` all of it will be done."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -23,12 +26,12 @@ class QueueFull(Exception):
 
 @dataclass(frozen=True)
 class Share:
-    """What one generation has of a scheduled call: `forced` steps reading its prompt, then `sampled` ones it keeps."""
+    """One generation's part of a scheduled call: `forced` steps that read its prompt, then `sampled` ones that it keeps."""
 
     generation: Generation
     forced: int
     sampled: int
-    keeps_prompt: bool  # the state that is kept is the one its prompt leaves
+    keeps_prompt: bool  # the state to keep is the one its prompt leaves
 
 
 class Output(NamedTuple):
@@ -40,7 +43,7 @@ class Output(NamedTuple):
 
 
 class Scheduler:
-    """Gives slots to generations, first come first served. `schedule`, then `update` with what the call gave, in turns."""
+    """Gives slots to generations, first come first served. `schedule` and `update`, with what the call gave, take turns."""
 
     def __init__(self, slots: int, queue_limit: int, prompts: PromptCache) -> None:
         self.queue_limit, self.prompts = queue_limit, prompts
@@ -50,14 +53,15 @@ class Scheduler:
         self._shares: list[Share] = []
 
     def has_room(self, count: int) -> bool:
-        """That many more would not wait behind more than the limit."""
+        """That many more would find a slot or a place in the queue."""
         return len(self.waiting) + count <= self.queue_limit + len(self._free)
 
     def add(self, *generations: Generation) -> None:
+        """Queues them; whether there is room is for the caller to check."""
         self.waiting.extend(generations)
 
     def remove(self, generation: Generation) -> None:
-        """Takes it off the queue or its slot; what a call under way does for it is dropped."""
+        """Takes it out of the queue or its slot; what a call under way does for it is dropped."""
         if generation.status is Status.WAITING:
             self.waiting.remove(generation)
         for slot, running in list(self.running.items()):
@@ -70,19 +74,19 @@ class Scheduler:
 
     @property
     def expected(self) -> int:
-        """How many the next call will have, about: those that share a prompt may have to wait."""
+        """About how many the next call will have: those that share a prompt may have to wait."""
         return min(len(self.running) + len(self.waiting), len(self.running) + len(self._free))
 
     @property
     def work(self) -> int:
-        """Characters still to be read or generated for all that are here."""
+        """Characters still to be read or generated for all that run or wait."""
         return sum(g.unread_prompt + g.remaining for g in (*self.running.values(), *self.waiting))
 
     def schedule(self, longest: int) -> Batch | None:
-        """The next call, of at most `longest` steps, or None when nobody is here.
+        """The next call, of at most `longest` steps, or None when there is nothing to do.
 
-        It ends at the first character of those who wait for theirs, so that it leaves at once (at the last of those
-        within its reach, so that many newcomers are not as many short calls), and no later than anybody needs.
+        It ends where newcomers get their first character, so that they have it at once: at the last of those within reach,
+        so that many newcomers do not make as many short calls. It is no longer than anybody needs.
         """
         starting = self._admit()
         if not self.running:
@@ -126,9 +130,9 @@ class Scheduler:
         )
 
     def update(self, decoded: Decoded) -> list[Output]:
-        """Moves on everybody in the last scheduled call, of which `decoded` came; what there is for whom.
+        """Applies `decoded` to the generations of the last call and returns their outputs.
 
-        Who has ended is finished and its slot free; so are those whose deadline has passed, waiting ones too.
+        Ended or expired ones give up their slots.
         """
         now, outputs = time.perf_counter(), []
         for b, (share, chosen) in enumerate(zip(self._shares, decoded.chosen.T.tolist(), strict=True)):
@@ -161,7 +165,7 @@ class Scheduler:
         return outputs + self._expired(now)
 
     def _admit(self) -> Mapping[Generation, State | None]:
-        """Gives the free slots away; who got one, and the state each starts from."""
+        """Gives away the free slots; returns who got one, and the state each starts from."""
         starting: dict[Generation, State | None] = {}
         if not self._free:
             return starting
@@ -178,7 +182,7 @@ class Scheduler:
                 prompt.state = self.prompts.get(prompt.ids)
             if prompt.state is None and len(prompt.ids) > 1:
                 prompt.reader = generation
-                prompt.log_probabilities.clear()  # one that left may have begun
+                prompt.log_probabilities.clear()  # one that has left may have begun to read it
             elif prompt.state is not None:
                 generation.position, generation.last = len(prompt.ids), int(prompt.ids[-1])
             starting[generation] = prompt.start if prompt.state is None else prompt.state
@@ -186,7 +190,7 @@ class Scheduler:
         return starting
 
     def _keeps(self, generation: Generation) -> bool:
-        """The state after its prompt will be wanted, and is not there yet."""
+        """The state after its prompt will be needed, and is not there yet."""
         prompt = generation.prompt
         cached = self.prompts.limit > 0 and prompt.start is None
         return prompt.reader is generation and prompt.state is None and (prompt.shared or cached)
