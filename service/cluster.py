@@ -1,7 +1,7 @@
 """The service on a Ray cluster: `serve run service.cluster:app`, with the extra `cluster`. The same application, in replicas.
 
-Each replica has an engine of its own, which batches by itself (Ray's batches can't be joined while they run). All share one
-models folder and know nothing of each other: an event's id and a state token are taken by any.
+Each replica has an engine of its own, which does its own batching (Ray's batches can't be joined while they run). All share one
+models folder and know nothing of each other: any of them takes any event's id and state token.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Replicas(BaseModel):
 
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(8, ge=1)
-    target_ongoing_requests: float = Field(32, gt=0)  # of each, which replicas are added and removed for
+    target_ongoing_requests: float = Field(32, gt=0)  # per replica; the autoscaler's target
     cpus: float = Field(1, ge=0)
     gpus: float = Field(0, ge=0)
 
@@ -46,16 +46,16 @@ class Replica:
         return self._app
 
     def check_health(self) -> None:
-        """Raises what Ray replaces a replica for: an engine is dead, and no refresh has put another in its place."""
+        """Raises, so that Ray replaces the replica, while an engine is dead and no refresh has put another in its place."""
         self._app.state.registry.check_alive()
 
 
 def app(replicas: Replicas) -> Application:
-    """What `serve run` starts. Settings come from SERVICE_* variables where it runs; all replicas get them, one secret too."""
+    """What `serve run` starts. Settings are the SERVICE_* variables where it runs; all replicas get the same, and one secret."""
     settings = Settings()
     deployed = serve.deployment(
         name="folio",
-        # More than an engine takes, and any number on the way: it is the engine that says 429, for it knows when to come again.
+        # More than an engine takes, and no limit on the way to it: the engine is to answer 429, for it knows when to try again.
         max_ongoing_requests=2 * (settings.slots + settings.queue_limit),
         max_queued_requests=-1,
         autoscaling_config=AutoscalingConfig(
@@ -71,7 +71,7 @@ def app(replicas: Replicas) -> Application:
 
 
 def _loaded(lifespan: Callable[[Any], AbstractAsyncContextManager[Any]]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """The application's lifespan, but begun only when models are loaded: Ray then sends requests."""
+    """The application's lifespan, but not begun until models are loaded: only then does Ray send requests."""
 
     @asynccontextmanager
     async def loaded(app: FastAPI) -> AsyncIterator[None]:

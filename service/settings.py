@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(None, description="a file with more of them, one in each line; # begins a comment")
     without_keys: bool = Field(
-        False, description="listens wider than on loopback though there are no keys: for anybody who reaches it"
+        False, description="listen beyond loopback without API keys: anyone who can reach the port may use it"
     )
     rate_limit: str = Field("", description="requests that each key (without keys: each address) may send: 10/second;300/minute")
     max_open: int = Field(0, ge=0, description="requests that each may have open at a time, streams among them; 0: any number")

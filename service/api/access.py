@@ -1,6 +1,6 @@
 """Who may ask, and how much: API keys, a rate for each, and a number of requests open at a time.
 
-Free for all are the page, the probes, and the document of the API: they tell nothing of models or load.
+Free for all are the page, the probes, and the API's documentation: they tell nothing about models or load.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ FREE = re.compile(r"/(web/.*|healthz|readyz|docs|redoc|openapi\.json|static-offl
 
 
 class Access:
-    """Raw ASGI middleware. A client is a key, or where there are no keys an address."""
+    """Raw ASGI middleware. A client is a key, or an address where there are no keys."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], rate_limit: str, max_open: int) -> None:
-        """rate_limit: as `limits` writes it, "" for none; max_open: requests of a client at a time, 0 for any number."""
+        """rate_limit: in the notation of `limits`, "" for none; max_open: requests of a client at a time, 0 for any number."""
         self._app, self._max_open = app, max_open
         self._keys = [_digest(key) for key in keys]
         self._rates: list[RateLimitItem] = parse_many(rate_limit) if rate_limit else []
-        # Counted by the clock's windows, so that a clock that jumps, whichever way, is in another window and locks nobody out.
+        # Windows follow the wall clock: after a jump clients start in a fresh window, so none is locked out.
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._open: Counter[str] = Counter()
 
@@ -54,7 +54,7 @@ class Access:
                 del self._open[client]
 
     def _client(self, scope: Scope) -> str:
-        """Raises ApiError for a key that is none of ours, or missing."""
+        """Raises ApiError for a missing or unknown key."""
         if not self._keys:
             return scope["client"][0] if scope["client"] else ""
         headers = Headers(scope=scope)
@@ -64,7 +64,7 @@ class Access:
             message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
             raise ApiError(401, "missing_api_key", message, headers={"WWW-Authenticate": 'Bearer realm="folio"'})
         digest = _digest(given)
-        # Digests, and all of them, so that the time taken tells nothing of the keys.
+        # Digests are compared, and always all of them, so that the time it takes tells nothing about the keys.
         if not sum([hmac.compare_digest(digest, key) for key in self._keys]):
             challenge = {"WWW-Authenticate": 'Bearer realm="folio", error="invalid_token"'}
             raise ApiError(401, "invalid_api_key", "the API key is none of this server's", headers=challenge)

@@ -33,7 +33,7 @@ def submitted(request: Request, work: Work) -> Iterator[None]:
 
 
 def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
-    """Raises ApiError for more of them than this server tells in one answer."""
+    """Raises ApiError for more log-probabilities than this server puts into one answer."""
     if logprobs is not None:
         check_length("logprobs", characters * (logprobs + 1), settings.max_logprobs, "values")
 
@@ -65,7 +65,7 @@ def sampling_of(
 
 
 def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:
-    """(The text as it is read, its ids [characters]). Raises ApiError for unknown characters if they are an error."""
+    """(The text without what is skipped, its ids [characters]). Raises ApiError for unknown characters if they are an error."""
     try:
         return text, vocabulary.encode(text)
     except UnknownCharacters as error:
@@ -80,6 +80,6 @@ def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) ->
 
 
 def stop_ids(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
-    """The stop strings' ids, without those that hold a character which the model lacks: they can't come."""
+    """Each stop string's ids, except of those with a character that the model lacks: they can't occur."""
     known = set(vocabulary.characters) if stop else set()
     return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]

@@ -30,14 +30,14 @@ class BodyLimit:
             received += len(message.get("body", b""))
             unread = message.get("more_body", False)
             if received > self._limit:
-                if answering:  # to somebody who did not ask for the body
+                if answering:  # what is answering has not asked for the body
                     return {"type": "http.disconnect"}
                 raise too_long
             return message
 
         async def closing(message: Message) -> None:
             nonlocal answering
-            if unread and message["type"] == "http.response.start":  # else the server would read the rest and drop it
+            if unread and message["type"] == "http.response.start":  # or the server would read the rest only to drop it
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             answering = True
             await send(message)

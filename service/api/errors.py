@@ -18,11 +18,11 @@ from service.registry import NotReady, UnknownModel
 
 
 class ClientLeft(Exception):
-    """Nobody reads the answer any more."""
+    """The client left before the answer."""
 
 
 class StreamEnded(Exception):
-    """The client has had all of the stream that it wants to go on with: 204."""
+    """The stream to resume had already ended: 204."""
 
 
 LEFT = 499  # as nginx has it: nobody is there to be answered, but the log and the metrics say so
@@ -69,7 +69,7 @@ class ApiError(HTTPException):
 
 
 def translated(error: Exception) -> ApiError:
-    """What a caller is told of an exception from anywhere below: each has its status in this one place."""
+    """What a caller is told of an exception from anywhere below: the one place where each has its status."""
     match error:
         case ApiError():
             return error
@@ -91,7 +91,7 @@ def translated(error: Exception) -> ApiError:
                 return ApiError(
                     422, "invalid_json", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
                 )
-            # Less the part of the request, and below the field pydantic's names for the branches of a union.
+            # Without the part of the request and, below the field, pydantic's names for the branches of a union.
             parts = [str(part) for part in first["loc"][1:]]
             place = ".".join(parts[:1] + [part for part in parts[1:] if not re.search(r"[\[-]", part)]) or None
             return ApiError(422, "invalid_value", f"{place}: {first['msg']}" if place else first["msg"], param=place)
@@ -124,5 +124,5 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _sendable(text: str) -> str:
-    """Lone surrogates can't be sent as UTF-8: show them escaped."""
+    """The text with lone surrogates escaped: they can't be sent as UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

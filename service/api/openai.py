@@ -1,4 +1,4 @@
-"""OpenAI's operations over the same engine, so that its clients work as they are: a token is a character."""
+"""OpenAI's operations on the same engine, so that its clients work unchanged: a token is a character."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request began: its choices, and what all parts of the answer say."""
+    """What a request began: its choices, and what every part of the answer says."""
 
     body: Sampled
     asked: "Asked"
@@ -92,7 +92,7 @@ class Answer:
         return TokenUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
     def wake(self) -> None:
-        """Makes one of those that are not at their end give a comment."""
+        """Makes one of the choices that have not ended give a comment."""
         for choice in self.choices:
             if not choice.reader.ended:
                 choice.generation.wake()
@@ -123,7 +123,7 @@ async def _begun_chat(
 
 @dataclass(frozen=True)
 class Asked:
-    """Where the two operations differ in what they ask of the engine."""
+    """What the two operations ask of the engine, each from its own fields."""
 
     kind: str  # which the answer's id begins with
     prompts: Sequence[str]
@@ -138,7 +138,7 @@ class Asked:
 
 @contextmanager
 def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, settings: Settings) -> Iterator[Answer]:
-    """Hands all of a request's continuations to the engine at once, or none; they are cancelled however the answer ends."""
+    """Hands all of a request's continuations to the engine, or none; whatever ends the answer, they are cancelled."""
     model = registry.get(body.model)
     count, most = len(asked.prompts) * body.n, min(settings.max_choices, model.engine.capacity)
     if count > most:
@@ -229,7 +229,7 @@ async def _read(answer: Answer) -> list[Piece]:
 async def _events(
     answer: Answer, kind: str, part: Callable[[Answer, int, Piece, int, FinishReason | None], dict[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
-    """The choices' parts as they come, then what was counted if that is wanted, then [DONE], whatever happens."""
+    """The choices' parts as they come, then the counts if they are wanted, then [DONE], whatever happens."""
     head, offsets = {"object": kind, **answer.fields}, [0] * len(answer.choices)
     counted: dict[str, Any] = {"usage": None} if answer.body.include_usage else {}
 
@@ -255,7 +255,7 @@ async def _events(
 
 
 async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Piece, bool], None]:
-    """(Choice, what came for it, whether that was its end) of all choices, in the order of coming. Raises what ended one."""
+    """(Choice, what came for it, whether that was its end) of all choices, in order of arrival. Raises what ended one."""
     arrived: asyncio.Queue[tuple[int, Piece, bool] | Exception] = asyncio.Queue()
 
     async def follow(i: int, reader: Reader) -> None:
@@ -297,7 +297,7 @@ def _completion_choice(answer: Answer, i: int, piece: Piece, offset: int, finish
 
 
 def _with_prompts(logprobs: CompletionLogprobs, choice: Choice, vocabulary: Vocabulary) -> CompletionLogprobs:
-    """The prompt's before the continuation's; its first character has none, for nothing is before it."""
+    """The prompt's before the continuation's; its first character has none, for nothing comes before it."""
     prompt = choice.generation.prompt
     parts = prompt.log_probabilities
     read = Piece(prompt.ids[1:].tolist(), concatenated(parts) if parts else None)
@@ -348,7 +348,7 @@ def _chat_logprobs(vocabulary: Vocabulary, piece: Piece) -> ChatLogprobs | None:
 
 
 def _values(vocabulary: Vocabulary, piece: Piece) -> tuple[list[float], list[list[tuple[str, float]]]]:
-    """(Log-probability of each character, the likeliest in its place with theirs)."""
+    """(Log-probability of each character, the likeliest at its place with theirs)."""
     p = piece.log_probabilities
     if p is None:
         return [], []

@@ -1,4 +1,4 @@
-"""What OpenAI's operations take and give, as far as a character model can, and a few fields more.
+"""What OpenAI's operations take and give, as far as a character model can, and a few more fields.
 
 What can't be served is refused.
 """
@@ -17,7 +17,7 @@ Zero = Annotated[float, Field(ge=0, le=0, description="not served: 0 or left out
 
 
 class RequestBody(BaseModel):
-    """What is taken: null counts as not given, and what is not known is refused."""
+    """A body: null counts as not given, and unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 

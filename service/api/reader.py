@@ -1,4 +1,4 @@
-"""A generation read as its client is to get it: without what a resumed stream has had already, and no faster than asked."""
+"""A generation as its client should get it: without what came before a resumed stream was cut, and no faster than asked."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from service.generation.engine import EngineStopped
 from service.generation.request import Generation, Piece, concatenated, cut
 
-TICK = 0.01  # seconds: a paced reader gets no more than one piece in each
-LONGEST = 10.0  # seconds that a paced reader waits at a stretch, so that a stream can be kept alive
-NAP = 0.25  # seconds after which one that waits looks whether all is over
+TICK = 0.01  # seconds: a paced reader gets at most one piece in each
+LONGEST = 10.0  # seconds that a paced reader waits at a stretch, so that its stream can be kept alive
+NAP = 0.25  # seconds after which a waiting one looks whether everything is over
 
 
 class Reader:
     """Reads one generation; `skip` characters are left out, and `pace` is in characters a second.
 
-    The engine generates at its own speed whatever the pace: a slow answer holds no slot. over: says why all is to end, if
-    it is, though the generation itself has ended long ago.
+    The engine generates at its own speed whatever the pace: a slow answer holds no slot. over: says why everything ends, once
+    it does, though the generation itself may have ended long before.
     """
 
     def __init__(
@@ -26,11 +26,11 @@ class Reader:
         self._pending = Piece([])
         self._released = 0
         self._start: float | None = None  # when the first character was released, by the loop's clock
-        self._finished = False  # nothing comes any more but what is pending
+        self._finished = False  # nothing comes after what is pending
         self.ended = False  # nothing comes any more
 
     async def read(self) -> Piece:
-        """The next characters; none when woken, or at the end. Raises what ended the generation, after what came before it."""
+        """The next characters; none when woken, or at the end. Raises what ended the generation, after all before it is read."""
         if self._pace is None:
             return await self._next()
         if not self._pending.characters:
@@ -61,7 +61,7 @@ class Reader:
                 return piece
 
     async def _due(self, pace: float) -> Piece:
-        """Of what is pending as much as is due by now, and at least one character if it is due soon."""
+        """As much of what is pending as is due by now, and at least one character if it is due soon."""
         if not self._pending.characters:
             return self._pending
         loop = asyncio.get_running_loop()

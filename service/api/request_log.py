@@ -1,4 +1,4 @@
-"""One line a request: what was asked, what came of it, how long it took; never the text, unless that is asked for.
+"""One line for each request: what was asked, what came of it, how long it took; never the text, unless that is asked for.
 
 Answers are counted here too, for the metrics.
 """
@@ -25,7 +25,7 @@ OF_WORK = " by {model} {version}, {prompt_characters:,} + {generated_characters:
 
 @dataclass(frozen=True)
 class Work:
-    """What a request had an engine do."""
+    """What a request gave an engine to do."""
 
     model: Model
     generations: Sequence[Generation]
@@ -38,7 +38,7 @@ def note(request: Request, work: Work) -> None:
 
 
 class RequestLog:
-    """Raw ASGI middleware. What nothing below has answered is answered 500 here, and logged with its trace."""
+    """Raw ASGI middleware. An exception that nothing below has answered is answered 500 here, and logged with its trace."""
 
     def __init__(self, app: ASGIApp, log_prompts: bool) -> None:
         self._app, self._log_prompts = app, log_prompts

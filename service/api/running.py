@@ -43,11 +43,11 @@ class Running:
         return self.position.request
 
     def done(self) -> Done:
-        """What is said of a generation that has ended by itself."""
+        """What is said of a generation that was not cut short."""
         config, generation = self.model.config, self.generation
         reason = generation.finish_reason
         if generation.finished is None or reason is None or reason in ("cancelled", "error"):
-            raise RuntimeError(f"{self.id} has not ended by itself")
+            raise RuntimeError(f"{self.id} has not ended, or was cut short")
         return Done(
             id=self.id,
             model=config.name,
@@ -70,7 +70,7 @@ class Running:
 
 
 def timings(generation: Generation, finished: float) -> Timings:
-    admitted = generation.admitted or finished  # its time may be up while it waits
+    admitted = generation.admitted or finished  # its time may run out while it waits
     first = generation.first or finished
     return Timings(
         queue_ms=_milliseconds(admitted - generation.created),
@@ -91,9 +91,9 @@ async def taken(
     last_event_id: LastEventId = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> AsyncIterator[Running]:
-    """Checks a request and hands it to the engine before the answer starts, so that whatever is wrong has its status.
+    """Checks a request and hands it to the engine before the answer starts, so that whatever is wrong has its own status.
 
-    However the answer ends, sent, failed or its reader gone, the slot is free again.
+    However the answer ends, sent, failed or its reader gone, the slot is free afterwards.
     """
     streams = body.stream or "text/event-stream" in accept
     with _running(request, body, streams, last_event_id, registry, settings) as running:
@@ -164,7 +164,7 @@ def _running(
 
 
 def logprobs_of(vocabulary: Vocabulary, characters: Sequence[int], p: LogProbabilities) -> list[dict[str, Any]]:
-    """One for each of the ids, in the form of `CharacterLogprob`: plain, for there may be many."""
+    """One for each of the ids, in the form of `CharacterLogprob` but as plain dictionaries, for there may be many."""
     names = vocabulary.characters
     return [
         {

@@ -1,4 +1,4 @@
-"""Server-sent events: how they are sent, and a running generation as such."""
+"""Server-sent events: how they are sent, and a running generation as a stream of them."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
 
 
 async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
-    """Unnamed events with the text, then `done` with the answer less its text, or `error`; each with an id."""
+    """Unnamed events with the text, then `done` with the answer without its text, or `error`; each with an id."""
     reader, vocabulary = running.reader, running.model.vocabulary
     prefix, sent = running.position.prefix, running.position.sent
     try:
@@ -114,7 +114,7 @@ async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
 
 
 def event(data: str, name: str | None = None, *, id: str | None = None) -> bytes:  # noqa: A002 - the field's name
-    """One event; data without line ends, as JSON has none."""
+    """One event; its data must have no line ends: JSON has none."""
     named, identified = f"event: {name}\n" if name else "", f"id: {id}\n" if id else ""
     return f"{named}data: {data}\n{identified}\n".encode()
 

@@ -1,8 +1,8 @@
 """What clients carry so that any replica can go on: the ids of a stream's events, and state tokens.
 
-A text depends on its request, its seed and the version alone, so an event's id need only name these and how much has been
-sent: what came before is generated again and left out. A state token holds what the network remembers of a text, so nothing
-is generated again; it is signed, for a network computes with what it holds.
+A text depends only on its request, its seed and the version, so an event's id need only name these and how much has been
+sent: what came before is generated again and skipped. A state token holds what the network remembers of a text, so nothing
+is generated again; it is signed, because its content is fed to the network unchecked.
 """
 
 import base64
@@ -27,10 +27,10 @@ EVENT_ID = re.compile(r"([0-9a-f]{32})-([0-9a-f]{12})-([0-9]{1,9})-([0-9a-f]{12}
 
 @dataclass(frozen=True)
 class EventId:
-    """Of an event of a stream: `sent` characters of the answer came with it and those before it; `end`: there are no more."""
+    """A stream's event: `sent` characters of the answer came with it and those before it; `end`: there are no more."""
 
     request: str  # the answer's id
-    asked: str  # digest of what was asked for, engine and precision among it
+    asked: str  # digest of what was asked for, including engine and precision
     version: int
     weights: str  # the beginning of their SHA-256
     seed: int
@@ -52,7 +52,7 @@ class EventId:
         return cls(request, asked, int(version), weights, int(seed), int(sent), end is not None)
 
     def check(self, model: Model, asked: str, seed: int | None) -> None:
-        """Raises ApiError: 410 where the version is not served any more, 422 for the id of another request; or StreamEnded."""
+        """Raises ApiError: 410 if the version is no longer served, 422 for another request's id; or StreamEnded."""
         if self.weights != weights_digest(model):
             raise ApiError(
                 410,
@@ -77,14 +77,14 @@ def weights_digest(model: Model) -> str:
 
 
 def digest(model: Model, body: BaseModel) -> str:
-    """Of all that a text depends on but the version and the seed."""
+    """Of everything a text depends on except the version and the seed."""
     asked = body.model_dump(mode="json", exclude={"seed", "stream", "pace"})
     return hashlib.sha256(json.dumps([asked, model.engine_name, model.precision]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class StateToken:
-    """Where a text can be gone on from: what the network remembers (None: nothing), and the ids it is to read from there on."""
+    """Where a text can be continued: what the network remembers (None: nothing), and the ids to read from there on."""
 
     seed: int
     drawn: int  # uniforms of the seed that have been used
@@ -106,7 +106,7 @@ class StateToken:
 
     @classmethod
     def decode(cls, text: str, model: Model, secret: str) -> "StateToken":
-        """Raises ApiError: 410 where the version is not served any more, 422 for all that this service did not sign."""
+        """Raises ApiError: 410 if the version is no longer served, 422 for anything that this service did not sign."""
         try:
             data = base64.b64decode(text.encode("ascii"), b"-_", validate=True)
         except (binascii.Error, UnicodeEncodeError):

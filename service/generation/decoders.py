@@ -15,7 +15,7 @@ DecoderName = Literal["openvino", "tensorflow"]
 
 
 class Unsupported(Exception):
-    """This machine or this decoder has no such precision; the message says what there is."""
+    """This decoder has no such precision on this machine; the message says which it has."""
 
 
 def choose() -> DecoderName:
@@ -32,7 +32,7 @@ def choose() -> DecoderName:
 
 
 def precisions(name: DecoderName) -> list[Precision]:
-    """Those that the decoder has on this machine, the one to take first: bf16 where the CPU computes in it, else f32."""
+    """Those that the decoder has on this machine, its default first: bf16 where the CPU computes in it, else f32."""
     if name == "tensorflow":
         return ["f32"]
     from service.generation.openvino_decoder import has_bf16
@@ -44,7 +44,7 @@ def open_decoder(version: Version, name: DecoderName, precision: Precision | Non
     """The decoder `name` for a version, warmed. precision None takes the first of `precisions`; raises Unsupported."""
     available = precisions(name)
     if precision is not None and precision not in available:
-        raise Unsupported(f"precision {precision} is not to be had from {name} on this machine; there are: {', '.join(available)}")
+        raise Unsupported(f"{name} does not support precision {precision} on this machine; there are: {', '.join(available)}")
     decoder: Decoder
     if name == "openvino":
         from service.generation.openvino_decoder import OpenVINODecoder
@@ -54,7 +54,7 @@ def open_decoder(version: Version, name: DecoderName, precision: Precision | Non
         from service.generation.tensorflow_decoder import TensorFlowDecoder
 
         decoder = TensorFlowDecoder(version.config, version.tensors, slots)
-    # Whatever a first request meets, alone or among others, has been built and run once.
+    # So that whatever a first request needs, alone or among others, has been built and run once.
     for rows, keep, sampling in product((1, slots), (-1, 0), (Sampling(), Sampling(top_k=1))):
         decoder.decode(
             Batch(
