@@ -30,7 +30,7 @@ REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service. It listens at once; models load beside it, and /readyz says when they serve. Raises TracingMissing."""
+    """The service. It listens at once, while models are loaded; /readyz says when they serve. Raises TracingMissing."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             registry.end("the server is shutting down")
-            await asyncio.wait([watching])  # which raises nothing, so that the engines are waited for whatever it ended with
+            await asyncio.wait([watching])  # does not raise: the engines are waited for however the watching ended
             await asyncio.to_thread(registry.close)
             await asyncio.to_thread(end_tracing)
 

@@ -30,7 +30,7 @@ def generate(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     fields = {name: value for name, value in vars(options).items() if name not in ("url", "models_dir") and value is not None}
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack what a text has
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack some of a text's characters
     try:
         content = json.dumps({**fields, "stream": True, "echo": True}, allow_nan=False)
         content.encode()
@@ -49,17 +49,17 @@ def generate(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except ValidationError as error:
         return _fail("; ".join(f"SERVICE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()))
-    except BrokenPipeError:  # whoever read has had enough
+    except BrokenPipeError:  # whoever reads the output has had enough
         sys.stderr.close()
         return 0
 
 
 class Unreachable(Exception):
-    """There is no server, or not one of these."""
+    """There is no server, or it is not one of ours."""
 
 
 def _continue(address: str, content: str) -> int:
-    """Streams one generation; one that is cut is gone on with after the last event that came whole."""
+    """Streams one generation; a stream that is cut is resumed after the last event that came whole."""
     headers = {"Content-Type": "application/json"}
     if KEY in os.environ:
         headers["Authorization"] = f"Bearer {os.environ[KEY]}"
@@ -93,7 +93,7 @@ def _continue(address: str, content: str) -> int:
 
 
 def _events(chunks: Iterator[bytes]) -> Iterator[tuple[str, Any, str]]:
-    """(Name, data, id) of each event. Split at line feeds only: text may hold what else counts as a line's end."""
+    """(Name, data, id) of each event. Split at line feeds only: text may hold other line ends."""
     rest = b""
     for chunk in chunks:
         *blocks, rest = (rest + chunk).split(b"\n\n")
@@ -116,12 +116,12 @@ def _receipt(done: dict[str, Any]) -> int:
 
 @contextmanager
 def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
-    """The address of the server that was named or is there, or of one in this process for as long as it is needed."""
+    """The address of the server that was named or is running, or else of one in this process for as long as it is needed."""
     if url or (models_dir is None and _answers(ADDRESS)):
         yield url or ADDRESS
         return
     logging.disable(logging.WARNING)
-    own = {"slots": 1, "api_keys": "", "api_keys_file": None, "rate_limit": "", "tracing": False}  # whatever a server is told
+    own = {"slots": 1, "api_keys": "", "api_keys_file": None, "rate_limit": "", "tracing": False}  # whatever SERVICE_* says
     settings = Settings.model_validate(own if models_dir is None else own | {"models_dir": models_dir})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         app = create_app(settings)
@@ -130,7 +130,7 @@ def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
         thread.start()
         try:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            httpx.get(f"{address}/healthz", timeout=60, trust_env=False)  # answered once the application has begun
+            httpx.get(f"{address}/healthz", timeout=60, trust_env=False)  # answered once the application has its registry
             app.state.registry.looked.wait()
             yield address
         finally:

@@ -27,7 +27,7 @@ class Metrics:
         GCCollector(registry=self._metrics)
         self._responses = Counter("folio_http_responses", "Answers by HTTP status.", ["status"], registry=self._metrics)
         for status in (200, 401, 404, 422, 429, 500, 503):
-            self._responses.labels(status)  # there from the start: Prometheus does not see a counter rise that begins above 0
+            self._responses.labels(status)  # from the start: Prometheus does not see the rise of a counter that begins above 0
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"folio_{name}", text, ["model_name", *labels], registry=self._metrics)
@@ -61,7 +61,7 @@ class Metrics:
 
 
 class ModelMetrics:
-    """What an engine tells of its work; see `service.generation.engine.Observer`."""
+    """What one model's engine does; see `service.generation.engine.Observer`."""
 
     def __init__(self, metrics: Metrics, model_name: str) -> None:
         self._prompt_tokens = metrics.prompt_tokens.labels(model_name)
@@ -97,7 +97,7 @@ class ModelMetrics:
 
 
 class Serving(Collector):
-    """What holds at the moment of a scrape."""
+    """What is true at the moment of a scrape."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

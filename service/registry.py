@@ -55,11 +55,11 @@ class Refused:
 
 
 class Registry:
-    """The models of a folder, kept up with it: `refresh`, or `watch`, off the event loop.
+    """The models of a folder, kept up to date with it by `refresh` or `watch`, off the event loop.
 
     A new version is loaded and warmed beside the one that serves, then takes all new requests; the old one is freed when it
-    has ended its last. What can't be loaded is refused, and tried again when its files have changed, or at the next refresh
-    where it was something else that failed.
+    has ended its last. A version that can't be loaded is refused, and tried again when its files have changed; or at the next
+    refresh, if its files were not to blame.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Registry:
         open_engine: Callable[[Version], Engine],
         on_loop: Callable[[Callable[[], None]], object] = lambda function: function(),
     ) -> None:
-        """on_loop: calls a function where requests are taken, on the event loop."""
+        """on_loop: calls a function on the event loop, where requests are taken."""
         self._models_dir, self._default, self._open_engine, self._on_loop = models_dir, default_model, open_engine, on_loop
         # `refresh`, in a thread, never changes these two but puts new ones in their place: who reads one sees all of it.
         self._models: Mapping[str, Model] = {}
@@ -77,14 +77,14 @@ class Registry:
         self._replaced: list[Model] = []  # with what they are still generating
         self._lock = threading.Lock()  # so that `end` misses no engine that `refresh` is just adding
         self._ended = threading.Event()
-        self.looked = threading.Event()  # once: what can be served is loaded
+        self.looked = threading.Event()  # has refreshed once: what can be served is loaded
         self._gone = False
         self._draining: str | None = None
         self.refusals = 0  # so far
         self.not_ready: str | None = "models are being loaded"
 
     def watch(self, seconds: float) -> None:
-        """Refreshes until the registry is ended, with so long a pause each time; 0: once. Whatever fails, the next may not."""
+        """Refreshes at once, then after every so many seconds until the registry is ended; 0: only once."""
         while True:
             try:
                 self.refresh()
@@ -104,7 +104,7 @@ class Registry:
             missing = "" if folders else f"{self._models_dir} holds no published version"
         except OSError as error:
             folders, missing = [], f"{self._models_dir}: {error.strerror or error}"
-        if not folders and self._models:  # a volume that is lost, rather than all models removed at once
+        if not folders and self._models:  # more likely a lost volume than all models removed at once
             if not self._gone:
                 log.warning("%s; what is loaded is served on", missing)
             self._gone = True
@@ -118,7 +118,7 @@ class Registry:
         self._conclude(missing or "; ".join(self.refused) or "none is published")
 
     def _conclude(self, reason: str) -> None:
-        """Is ready if anything is served, else not, for that reason."""
+        """Ready if anything is served; if not, that is why."""
         with self._lock:
             if self._ended.is_set():
                 return
@@ -127,7 +127,7 @@ class Registry:
             log.error("%s", self.not_ready)
 
     def _refresh_model(self, folder: Path) -> list[Path]:
-        """Serves the best of a model's versions that can be; returns those that would come before it, all refused."""
+        """Serves the best of a model's versions that can be loaded; returns those that would come before it, all refused."""
         try:
             paths, chat = candidates(folder), chat_template(folder)
         except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ class Registry:
         return paths
 
     def _load(self, path: Path, files: object, chat: ChatTemplate) -> Model | None:
-        """files: what they were before, so that a change while they are read counts as one."""
+        """files: as they were before, so that a change while they are read is seen by the next refresh."""
         try:
             version = read_own(path)
             engine = self._open_engine(version)
@@ -166,7 +166,7 @@ class Registry:
             )
             engine.start()
         except Exception as error:
-            # Whatever one version does, an older one or another model can still be served.
+            # Whatever is wrong with one version, an older one or another model can still be served.
             expected = isinstance(error, ArtifactError | Unsupported)
             reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error if expected else repr(error)}"
             # A file that can't be read just now, or memory that others hold, is not the version's fault.
@@ -194,7 +194,7 @@ class Registry:
             self._models = models
 
     def _free_replaced(self) -> None:
-        """Ends the engines that have nothing left to do. Whoever got one from `get` has submitted to it by then: on the loop."""
+        """Ends the replaced engines that have nothing left to do: on the loop, where a request gets one and submits in one step."""
         freed = False
         for model in list(self._replaced):
             if model.engine.stopped:
@@ -203,22 +203,22 @@ class Registry:
                 freed = True
             else:
                 self._on_loop(partial(model.engine.end_if_idle, f"{model.path} was replaced"))
-            del model  # or it would still be there below
+            del model  # or its memory would not be free below
         if freed:
             give_back()
 
     @property
     def refused(self) -> list[str]:
-        """Why versions are not served that would be."""
+        """Why versions that would be served are not."""
         return [refused.reason for refused in self._refused.values()]
 
     @property
     def ended(self) -> str | None:
-        """Why, once it is."""
+        """Why it has ended, once it has."""
         return self.not_ready if self._ended.is_set() else None
 
     def check_ready(self) -> None:
-        """Raises NotReady until models are served, from `drain` on, and while an engine is dead."""
+        """Raises NotReady until models are served, after `drain`, and while an engine is dead."""
         if why := self.not_ready or self._draining:
             raise NotReady(why)
         self.check_alive()
@@ -251,15 +251,15 @@ class Registry:
 
     @property
     def loaded(self) -> list[Model]:
-        """The same, none while there are none."""
+        """The same, but none before there are any."""
         return sorted(self._models.values(), key=lambda model: model.config.name)
 
     def is_default(self, model: Model) -> bool:
-        """Requests that name no model get it."""
+        """Requests that name no model get this one."""
         return model.config.name == self._default or len(self._models) == 1
 
     def drain(self, why: str) -> None:
-        """Is not ready any more, but serves whoever asks."""
+        """No longer ready, but still serving whoever asks."""
         self._draining = why
 
     def end(self, why: str) -> None:
@@ -277,7 +277,7 @@ class Registry:
 
 
 def read_own(path: Path) -> Version:
-    """A version as `artifact.read` has it; one that was published under another name or number is refused too."""
+    """A version by `artifact.read`; one that was published under another name or number is an ArtifactError too."""
     version = artifact.read(path)
     published = f"{version.config.name}/{version.config.version}"
     if published != f"{path.parent.name}/{path.name}":
@@ -308,7 +308,7 @@ def candidates(model: Path) -> list[Path]:
 
 
 def chat_template(model: Path) -> ChatTemplate:
-    """The one that the model's folder holds, else a play's. Raises OSError or ValueError where it can't be read."""
+    """The template in the model's folder, or a play's if there is none. Raises OSError or ValueError if it can't be read."""
     try:
         return ChatTemplate.model_validate_json((model / CHAT).read_bytes())
     except FileNotFoundError:

@@ -105,7 +105,8 @@ class Settings(BaseSettings):
     def _are_addresses(cls, given: str) -> str:
         for proxy in _listed(given):
             try:
-                _ = proxy == "*" or ipaddress.ip_network(proxy)
+                if proxy != "*":
+                    ipaddress.ip_network(proxy)
             except ValueError:
                 raise ValueError(f"{proxy!r} is no address or network; one is 192.0.2.1 or 192.0.2.0/24") from None
         return given

@@ -1,7 +1,7 @@
 """The decoder on OpenVINO, for CPUs, with no TensorFlow in the process.
 
-States lie on the host: a few KB a slot, gathered for a call and put back after it. There are two graphs (`openvino_graph`).
-The plain one knows temperatures alone and is compiled for some batch sizes; the full one takes any batch and can do
+States are on the host: a few KB a slot, gathered for a call and put back after it. There are two graphs (`openvino_graph`).
+The plain one knows temperatures only and is compiled for some batch sizes; the full one takes any batch and can do
 everything. A row gets the same bits from both, so a request that asks for more changes nothing for its neighbours.
 """
 
@@ -104,20 +104,20 @@ def has_bf16() -> bool:
 
 
 def batch_sizes(slots: int) -> list[int]:
-    """1, 2, 4, 8 and `slots`. Between those a graph for one size gains too little over the one for any to be worth its memory."""
+    """1, 2, 4, 8 and `slots`. Between those, a graph for one size gains too little over the one for any to be worth its memory."""
     return sorted({size for size in (1, 2, 4, 8) if size < slots} | {slots})
 
 
 def worth_padding(count: int, size: int) -> bool:
-    """A plain batch of `count` rows is faster padded to a graph for `size` than in the graph for any number.
+    """`count` rows are faster padded to a graph for `size` than in the graph for any number of rows.
 
-    The rows that pad it cost what others do: they may be a quarter of all, or one.
+    A padding row costs what any other does: they may be a quarter of all, or a single one.
     """
     return size - count <= max(size / 4, 1)
 
 
 def padded(values: NDArray[Any], size: int, axis: int) -> NDArray[Any]:
-    """Zeros added at the end of an axis up to `size`."""
+    """The values with zeros added at the end of an axis, up to `size`."""
     if values.shape[axis] == size:
         return values
     return np.pad(values, [(0, size - length if i == axis else 0) for i, length in enumerate(values.shape)])

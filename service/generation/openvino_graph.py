@@ -17,7 +17,7 @@ from trainer.artifact import Architecture, Tensors
 
 
 class Network:
-    """A version's network as graph nodes; the loops made from it share its weights."""
+    """A version's network as graph nodes; all loops made from it share its weights."""
 
     def __init__(self, architecture: Architecture, tensors: Tensors, precision: Precision) -> None:
         self.states = STATES[architecture.cell] * architecture.layers
@@ -25,7 +25,7 @@ class Network:
         self._cell, self._per_layer = (gru_step, 1) if architecture.cell == "gru" else (lstm_step, 2)
         self._table, self._tensors = input_table(tensors), tensors
         kernels = [f"rnn.{i}.{kernel}" for i in range(architecture.layers) for kernel in ("kernel", "recurrent_kernel")]
-        # The first kernel is in the table; the output's is small, and its rounding would go straight into the logits.
+        # The first kernel is in the table; the output's is small, and rounding it would go straight into the logits.
         self._rounded = {name: rounded(tensors[name]) for name in kernels[1:]} if precision == "int8" else {}
         self._layers = architecture.layers
 
@@ -96,9 +96,9 @@ def plain_loop(network: Network) -> ov.Model:
 
 
 def full_loop(network: Network) -> ov.Model:
-    """Everything `Batch` can ask for.
+    """Everything that `Batch` can ask for.
 
-    The plain loop's inputs, then: bias [B, vocabulary], whether anything is left out (bool), top_k, top_p and min_p [B, 1];
+    The plain loop's inputs, then: bias [B, vocabulary]; whether anything is left out (bool); top_k, top_p and min_p [B, 1];
     whether log-probabilities are wanted (bool); keep [B, 1]. -> (chosen [K, B]; its log-probability [K, B]; the likeliest
     [K, B, N]; theirs [K, B, N]; states; copies of states).
     """
@@ -175,7 +175,7 @@ def nothing_of(logits: Any, chosen: Any) -> list[Any]:
 
 
 class Loop:
-    """A loop over steps, put together input by input: `inputs` are the graph's, what the methods return is the body's."""
+    """A loop over steps, built input by input: `inputs` belong to the graph, what the methods return belongs to the body."""
 
     def __init__(self) -> None:
         self.inputs: list[Any] = []
@@ -191,12 +191,12 @@ class Loop:
         return self.inputs[-1]
 
     def step(self) -> Any:
-        """How many steps are behind the body."""
+        """How many steps have been made before this one."""
         self._step = self._parameter([], np.int64)
         return self._step
 
     def carried(self, first: Any) -> Any:
-        """What each step hands to the next; at first a value of the graph."""
+        """What each step hands to the next; the first step gets a value of the graph."""
         self._carried.append(self._parameter(first.get_output_partial_shape(0), first.get_output_element_type(0)))
         self._firsts.append(first)
         return self._carried[-1]
@@ -212,7 +212,7 @@ class Loop:
         return self._invariant[-1][0]
 
     def run(self, each: Sequence[Any], carried: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """What the steps gave of `each`, stacked to [K, ...], and what the last one hands on of `carried`."""
+        """(What all steps gave of `each`, stacked to [K, ...]; what the last step gave of `carried`)."""
         results = [op.result(value) for value in (*carried, *(op.unsqueeze(value, ints(0)) for value in each))]
         results.append(op.result(op.constant(np.array(True))))  # go on
         values = [result.input_value(0) for result in results]
@@ -252,7 +252,7 @@ def graph(loop: Loop, outputs: Sequence[Any]) -> ov.Model:
 
 
 def when(condition: Any, values: Sequence[Any], then: Callable[..., list[Any]], otherwise: Callable[..., list[Any]]) -> list[Any]:
-    """What `then` makes of the values where the condition (bool scalar) holds, else what `otherwise` does."""
+    """What `then` makes of the values if the condition (a bool scalar) holds, else what `otherwise` makes of them."""
     node, bodies = op.if_op(condition.output(0)), []
     for function in (then, otherwise):
         parameters = [op.parameter(value.get_output_partial_shape(0), value.get_output_element_type(0)) for value in values]

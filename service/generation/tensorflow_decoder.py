@@ -19,7 +19,7 @@ from trainer.artifact import Architecture, Tensors
 
 
 class TensorFlowDecoder:
-    """See `service.generation.decoder.Decoder`. States lie on the device, [slots, states, units]; float32 only."""
+    """See `service.generation.decoder.Decoder`. States are on the device, [slots, states, units]; float32 only."""
 
     name = "tensorflow"
     precision: Precision = "f32"
@@ -27,15 +27,15 @@ class TensorFlowDecoder:
     def __init__(self, architecture: Architecture, tensors: Tensors, slots: int) -> None:
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)  # others may want the rest of it
-        tf.config.experimental.enable_tensor_float_32_execution(False)  # float32 is what this says it computes in
+            tf.config.experimental.set_memory_growth(gpu, True)  # others may need the rest of it
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # it would round what is said to be float32
         self.slots = slots
         self._architecture = architecture
         self._table = tf.constant(input_table(tensors))
         self._tensors = {name: tf.constant(tensor) for name, tensor in tensors.items()}
         self._states_per_layer = STATES[architecture.cell]
         self._state = tf.Variable(tf.zeros((slots, self._states_per_layer * architecture.layers, architecture.units)))
-        # On a CPU the product of one row is a fifth faster with its kernel transposed, that of many half as fast.
+        # On a CPU one row's product is a fifth faster with the kernel transposed, that of many rows half as fast.
         kernels = [name for name in tensors if name.startswith("rnn.") and name.endswith("kernel")]
         self._transposed = {} if gpus else {name: tf.constant(np.ascontiguousarray(tensors[name].T)) for name in kernels}
         self._inputs = {  # of `_loop`, in its order
@@ -79,9 +79,9 @@ class TensorFlowDecoder:
         )
 
     def _graph(self, restricted: bool, log_probabilities: bool, single: bool) -> Any:
-        """The loop for any number of steps and rows, with what is asked of it and no more; made when first asked for.
+        """The loop for any number of steps and rows, with what is needed and no more; built when it is first needed.
 
-        Not compiled with XLA: on a CPU that gives 64 rows a tenth and one row nothing, for a compilation per shape.
+        Not compiled with XLA: on a CPU that gains a tenth for 64 rows and nothing for one, and costs a compilation per shape.
         """
         key = restricted, log_probabilities, single
         if key not in self._graphs:
@@ -191,7 +191,7 @@ def kept_weights(weights: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, min_p: 
 def draw(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
     """One id a row [B]: the first whose cumulative share of the weights [B, vocabulary] exceeds the uniform [B]."""
     cdf = tf.cumsum(weights, axis=1)
-    # A GPU sums in another order, so the CDF may rise a little where a weight is 0: that is not to be drawn.
+    # A GPU sums in another order, so the CDF may rise a little where a weight is 0: such a character must not be drawn.
     passed = (cdf > uniform[:, None] * cdf[:, -1:]) & (weights > 0)
     return tf.argmax(tf.cast(passed, tf.int32), axis=1, output_type=tf.int32)
 
