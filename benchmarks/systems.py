@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import START, log_softmax, rate_of
-from service.generation.choice import Unsupported, choose, open_decoder
 from service.generation.decoder import Batch, Decoder, Precision
+from service.generation.decoders import Unsupported, choose, open_decoder
 from service.generation.engine import Speed
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt

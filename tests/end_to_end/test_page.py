@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, 
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.generation.choice import open_decoder
+from service.generation.decoders import open_decoder
 from service.settings import Settings
 from tests.sse import events
 from tests.support import VOCABULARY, Publish, config, random_tensors, run_server, serving, wait_until

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.generation.choice import precisions
 from service.generation.decoder import Precision
+from service.generation.decoders import precisions
 from service.settings import Settings
 from tests.sse import events
 from tests.support import serving
