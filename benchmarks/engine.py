@@ -5,15 +5,16 @@ things to do has them for all. So only ratios within a run say something.
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
+from functools import partial
 from statistics import median
 from typing import Any
 
+from benchmarks.apart import Failed, opened
 from benchmarks.machine import describe
-from benchmarks.systems import SINGLE, SYSTEMS, Failed, opened
-from benchmarks.table import table
+from benchmarks.systems import SINGLE, SYSTEMS, SystemProcess
+from benchmarks.table import ratio, show
 
 CHUNK = 16  # steps a call of Folio's decoders, whatever they take
 
@@ -28,23 +29,16 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     rows = compared(rates)
-    if options.json:
-        print(json.dumps([row | {"machine": machine} for row in rows], indent=1))
-        return 0
-    print("\n".join(f"{name}: {value}" for name, value in machine.items()), end="\n\n")
-    print(
-        f"characters/s, the median of {options.rounds} rounds of {options.seconds:g} s; from lowest to highest in percent of it\n"
-    )
-    print(
-        table(["system", "streams", "characters/s", "spread %", "x tutorial", "x torch"], [list(row.values())[:6] for row in rows])
-    )
+    about = f"characters/s, the median of {options.rounds} rounds of {options.seconds:g} s; from lowest to highest in percent of it"
+    head = ["system", "streams", "characters/s", "spread %", "x tutorial", "x torch"]
+    show(rows, machine, head, about, as_json=options.json)
     return 0
 
 
 def measure(systems: list[str], streams: list[int], rounds: int, seconds: float) -> dict[tuple[str, int], list[float]]:
     """Characters/s in each round, by system and number of streams. Says on stderr which systems are left out."""
     rates = defaultdict[tuple[str, int], list[float]](list)
-    with opened(systems, chunk=CHUNK, call_seconds=3600) as (processes, missing):
+    with opened(systems, partial(SystemProcess, chunk=CHUNK, call_seconds=3600)) as (processes, missing):
         print("\n".join(missing), end="\n" if missing else "", file=sys.stderr)
         for _ in range(rounds):
             for count in streams:
@@ -63,15 +57,11 @@ def compared(rates: dict[tuple[str, int], list[float]]) -> list[dict[str, Any]]:
             "streams": streams,
             "characters_per_second": round(medians[system, streams], 1),
             "spread_percent": round(100 * (max(values) - min(values)) / medians[system, streams], 1),
-            "ratio_to_tutorial": _ratio(medians[system, streams], medians.get(("tutorial", 1))),
-            "ratio_to_torch": _ratio(medians[system, streams], medians.get(("torch", streams))),
+            "ratio_to_tutorial": ratio(medians[system, streams], medians.get(("tutorial", 1))),
+            "ratio_to_torch": ratio(medians[system, streams], medians.get(("torch", streams))),
         }
         for (system, streams), values in rates.items()
     ]
-
-
-def _ratio(value: float, other: float | None) -> float | None:
-    return round(value / other, 3) if other else None
 
 
 def _options() -> argparse.Namespace:

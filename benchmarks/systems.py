@@ -1,22 +1,16 @@
-"""What generates, behind one face: Folio's decoders, the peers, and the machine's limit. Each runs in a process of its own.
+"""What generates, behind one face: Folio's decoders, the peers, and the machine's limit. Each runs in a process of its own."""
 
-In one process the thread pools of PyTorch, TensorFlow and OpenVINO get in each other's way; apart, they are idle in their turns.
-"""
-
-import multiprocessing
 import os
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.apart import Apart, Missing
+from benchmarks.apart import Failed as Failed
 from benchmarks.measure import START, log_softmax, rate_of
 from service.generation.decoder import Batch, Decoder, Precision
 from service.generation.decoders import Unsupported, choose, open_decoder
@@ -57,14 +51,6 @@ class Network(System, Protocol):
     def log_probabilities(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """What the network says of each of the ids [characters] but the first, after those before it."""
         ...
-
-
-class Missing(Exception):
-    """A system can't run here; the message says what it lacks."""
-
-
-class Failed(Exception):
-    """A system's process died, or it is not the network it should be; the message says more."""
 
 
 def shipped() -> Version:
@@ -167,53 +153,16 @@ def open_system(name: str, *, chunk: int, call_seconds: float) -> System:
         raise Missing(str(error)) from error
 
 
-class SystemProcess:
-    """A system in a process of its own, checked to run the shipped network; it waits between measurements."""
+class SystemProcess(Apart):
+    """A system in a process of its own, checked to run the shipped network."""
 
     def __init__(self, name: str, *, chunk: int, call_seconds: float) -> None:
         """Raises Missing or Failed."""
-        self.name = name
-        spawn = multiprocessing.get_context("spawn")
-        self._connection, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_answer, args=(theirs, name, chunk, call_seconds), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._receive()  # it is ready
+        super().__init__(name, _checked, name, chunk, call_seconds)
 
     def rate(self, streams: int, seconds: float) -> float:
         """See `System.rate`. Raises Failed."""
-        self._connection.send((streams, seconds))
-        return float(self._receive())
-
-    def close(self) -> None:
-        self._connection.close()
-        self._process.join()
-
-    def _receive(self) -> Any:
-        try:
-            answer = self._connection.recv()
-        except EOFError:
-            raise Failed(f"{self.name} died") from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-@contextmanager
-def opened(names: Sequence[str], *, chunk: int, call_seconds: float) -> Iterator[tuple[list[SystemProcess], list[str]]]:
-    """The processes of those systems that can run here, and why the others can't. Raises Failed."""
-    processes: list[SystemProcess] = []
-    missing: list[str] = []
-    try:
-        for name in names:
-            try:
-                processes.append(SystemProcess(name, chunk=chunk, call_seconds=call_seconds))
-            except Missing as error:
-                missing.append(f"{name} is left out: {error}")
-        yield processes, missing
-    finally:
-        for process in processes:
-            process.close()
+        return float(self.call("rate", streams, seconds))
 
 
 def check_network(name: str, network: Network, version: Version) -> None:
@@ -241,19 +190,10 @@ def reference(version: Version, ids: NDArray[np.int32]) -> NDArray[np.float64]:
     return np.array(said)
 
 
-def _answer(connection: Connection, name: str, chunk: int, call_seconds: float) -> None:
-    """The process: opens and checks the system, says that it is ready, then sends a rate for each (streams, seconds)."""
+def _checked(name: str, chunk: int, call_seconds: float) -> System:
+    """In the process: the system. Raises Missing or Failed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        system = open_system(name, chunk=chunk, call_seconds=call_seconds)
-        if isinstance(system, Network):
-            check_network(name, system, shipped())
-        connection.send(None)
-        while True:
-            connection.send(system.rate(*connection.recv()))
-    except (EOFError, KeyboardInterrupt):
-        return  # nobody asks any more
-    except (Missing, Failed) as error:
-        connection.send(error)
-    except Exception:
-        connection.send(Failed(traceback.format_exc()))
+    system = open_system(name, chunk=chunk, call_seconds=call_seconds)
+    if isinstance(system, Network):
+        check_network(name, system, shipped())
+    return system

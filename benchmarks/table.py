@@ -1,6 +1,23 @@
-"""Rows as text in columns."""
+"""Rows as text in columns, or as JSON."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def show(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, str], head: Sequence[str], about: str, *, as_json: bool) -> None:
+    """Prints the rows, each with the machine, as JSON; or the machine, and under `about` a table of the first columns."""
+    if as_json:
+        print(json.dumps([{**row, "machine": machine} for row in rows], indent=1))
+        return
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()), end="\n\n")
+    print(about, end="\n\n")
+    print(table(head, [list(row.values())[: len(head)] for row in rows]))
+
+
+def ratio(value: float, other: float | None) -> float | None:
+    """None where there is nothing to compare with."""
+    return round(value / other, 3) if other else None
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:

@@ -1,26 +1,20 @@
 """What trains, behind one face: Folio's trainer, the peers, Folio's input alone, and TensorFlow's products alone.
 
-Each runs in a process of its own, for in one process the thread pools of PyTorch and TensorFlow get in each other's way; apart,
-they are idle in their turns. All on the CPU, each with as many threads as it takes by itself.
+Each runs in a process of its own. All on the CPU, each with as many threads as it takes by itself.
 """
 
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.systems import Failed, Missing
+from benchmarks.apart import Apart, Missing
 from trainer import corpus
 from trainer.artifact import GATES
 from trainer.config import TrainingConfig
@@ -163,51 +157,20 @@ def batches_in_memory(config: TrainingConfig, ids: NDArray[np.unsignedinteger]) 
     return cut(0), cut(1)
 
 
-class SystemProcess:
-    """A system in a process of its own; it waits between its turns."""
+class SystemProcess(Apart):
+    """A system in a process of its own."""
 
-    def __init__(self, name: str, process: ProcessPoolExecutor, cell: Cell, *, emulate_bf16: bool) -> None:
+    def __init__(self, name: str, *, cell: Cell, emulate_bf16: bool) -> None:
         """Raises Missing or Failed."""
-        self.name, self._process, self._which = name, process, (name, cell, emulate_bf16)
-        self._result(_open)  # it is ready
+        super().__init__(name, open_system, name, cell, emulate_bf16)
 
     def measure(self, batches: int) -> Measured:
         """See `System.measure`. Raises Failed."""
-        measured: Measured = self._result(_measure, batches)
+        measured: Measured = self.call("measure", batches)
         return measured
 
-    def _result(self, function: Callable[..., Any], *arguments: int) -> Any:
-        try:
-            return self._process.submit(function, *self._which, *arguments).result()
-        except BrokenProcessPool:
-            raise Failed(f"{self.name} died") from None
 
-
-@contextmanager
-def opened(names: Sequence[str], cell: Cell, *, emulate_bf16: bool) -> Iterator[tuple[list[SystemProcess], list[str]]]:
-    """The processes of those systems that can run here, and why the others can't. Raises Failed."""
-    processes: list[SystemProcess] = []
-    missing: list[str] = []
-    with ExitStack() as stack:
-        for name in names:
-            process = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-            try:
-                processes.append(SystemProcess(name, process, cell, emulate_bf16=emulate_bf16))
-            except Missing as error:
-                missing.append(f"{name} is left out: {error}")
-        yield processes, missing
-
-
-def _open(name: str, cell: Cell, emulate_bf16: bool) -> None:
-    _system(name, cell, emulate_bf16)
-
-
-def _measure(name: str, cell: Cell, emulate_bf16: bool, batches: int) -> Measured:
-    return _system(name, cell, emulate_bf16).measure(batches)
-
-
-@cache  # the process keeps it
-def _system(name: str, cell: Cell, emulate_bf16: bool) -> System:
+def open_system(name: str, cell: Cell, emulate_bf16: bool) -> System:
     """One of SYSTEMS. Raises Missing where a package or a precision is not to be had."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -5,17 +5,17 @@ the rounds counts: a machine that has other things to do has them for all. So on
 """
 
 import argparse
-import json
 import math
 import sys
 from collections import defaultdict
+from functools import partial
 from statistics import median
 from typing import Any
 
+from benchmarks.apart import Failed, opened
 from benchmarks.machine import describe
-from benchmarks.systems import Failed
-from benchmarks.table import table
-from benchmarks.trainers import SYSTEMS, WARM_UP, Cell, Measured, opened
+from benchmarks.table import ratio, show
+from benchmarks.trainers import SYSTEMS, WARM_UP, Cell, Measured, SystemProcess
 
 VOCABULARY = 65  # characters of the reference's text
 MOST_LOSS = math.log(VOCABULARY)  # nats per character: that of one who holds all characters for equally likely
@@ -32,17 +32,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     rows = compared(turns, losses, options.cell)
-    if options.json:
-        print(json.dumps([row | {"machine": machine} for row in rows], indent=1))
-        return 0
-    print("\n".join(f"{name}: {value}" for name, value in machine.items()), end="\n\n")
-    print(
-        f"characters/s, median of {options.rounds} rounds of {options.batches} batches; from lowest to highest in percent of it\n"
-    )
+    about = f"characters/s, median of {options.rounds} rounds of {options.batches} batches; from lowest to highest in percent of it"
     head = ["system", "characters/s", "spread %", "x keras", "x torch", "loss", "% of a step"]
-    print(table(head, [list(row.values())[: len(head)] for row in rows]))
+    show(rows, machine, head, about, as_json=options.json)
     for row in rows:
-        if row["gflops"]:
+        if row["gflops"] and not options.json:
             print(f"\n{row['system']}, GFLOP/s: " + ", ".join(f"{shapes} {rate:.1f}" for shapes, rate in row["gflops"].items()))
     return 0
 
@@ -56,7 +50,7 @@ def measured(
     """
     turns = defaultdict[str, list[Measured]](list)
     losses: dict[str, float] = {}
-    with opened(systems, cell, emulate_bf16=emulate_bf16) as (processes, missing):
+    with opened(systems, partial(SystemProcess, cell=cell, emulate_bf16=emulate_bf16)) as (processes, missing):
         print("\n".join(missing), end="\n" if missing else "", file=sys.stderr)
         for _ in range(rounds):
             for process in processes:
@@ -84,18 +78,14 @@ def compared(turns: dict[str, list[Measured]], losses: dict[str, float], cell: C
             "system": name if cell == "gru" or name.startswith("input") else f"{name}-{cell}",
             "characters_per_second": round(medians[name], 1),
             "spread_percent": round(100 * (max(values) - min(values)) / medians[name], 1),
-            "ratio_to_keras": None if name.startswith("input") else _ratio(medians[name], medians.get("keras")),
-            "ratio_to_torch": None if name.startswith("input") else _ratio(medians[name], medians.get("torch")),
+            "ratio_to_keras": None if name.startswith("input") else ratio(medians[name], medians.get("keras")),
+            "ratio_to_torch": None if name.startswith("input") else ratio(medians[name], medians.get("torch")),
             "loss": losses.get(name),
             "percent_of_step": _percent(medians.get("folio-f32"), medians[name]) if name.startswith("input") else None,
             "gflops": {shapes: round(median(turn.gflops[shapes] for turn in turns[name]), 1) for shapes in turns[name][0].gflops},
         }
         for name, values in rates.items()
     ]
-
-
-def _ratio(value: float, other: float | None) -> float | None:
-    return round(value / other, 3) if other else None
 
 
 def _percent(step: float | None, part: float) -> float | None:
