@@ -17,11 +17,20 @@ from tests.support import wait_until
 ROOT = Path(__file__).parents[2]
 
 
-@contextmanager
-def service(*flags: object, stderr: int | None = None, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    """`python -m service` on a free port, and a client for it; killed at the end if it is still there."""
+reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def service(
+    *flags: object, port: int | None = None, stderr: int | None = None, **variables: str
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """`python -m service`, on a free port if none is given, and a client for it; killed at the end if it is still there."""
+    port = port or free_port()
     command = [sys.executable, "-m", "service", "--port", str(port), *map(str, flags)]
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=stderr) as process:
         try:
@@ -66,8 +75,7 @@ scgi_temp_path scgi;
 @contextmanager
 def nginx(folder: Path, http: Callable[[int], str]) -> Iterator[httpx.Client]:
     """A client of an nginx that runs in the folder. http: its configuration for a port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "nginx.conf").write_text(CONFIGURATION.format(http=http(port)))
     with subprocess.Popen([str(NGINX), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]) as process:
         try:

@@ -3,19 +3,16 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.end_to_end.processes import ROOT, free_port
 from tests.support import wait_until
-
-ROOT = Path(__file__).parents[2]
 
 Compose = Callable[..., str]
 
@@ -33,8 +30,7 @@ def engine_missing() -> str | None:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.processes import ROOT, service
-from tests.support import Publish, wait_until
+from tests.end_to_end.processes import ROOT, reads_proc, service
+from tests.support import Publish, metric, wait_until
 from trainer import artifact
 
 PATIENCE = 1.0  # --request-timeout, in seconds
@@ -58,18 +58,15 @@ def connect(client: httpx.Client, sent: bytes) -> socket.socket:
 
 def busy(client: httpx.Client) -> float:
     """Requests that have a slot or wait for one."""
-    lines = client.get("/metrics").text.splitlines()
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith(("folio_num_requests_running{", "folio_num_requests_waiting{"))
-    )
+    exposition = client.get("/metrics").text
+    return metric(exposition, "folio_num_requests_running") + metric(exposition, "folio_num_requests_waiting")
 
 
 def descriptors(process: Process) -> int:
     return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
 
+@reads_proc
 def test_clients_that_vanish_leave_nothing_behind(served: tuple[Process, httpx.Client]) -> None:
     """More than have slots, in all phases of a request; some with a word and some without."""
     process, client = served
@@ -122,6 +119,7 @@ def test_half_a_request_behind_a_stream_does_not_cut_it_and_is_closed_after_it(s
     assert b"event: error" not in received
 
 
+@reads_proc
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system can't tell that nothing is read")
 def test_a_reader_that_reads_nothing_is_cut_and_frees_everything(served: tuple[Process, httpx.Client]) -> None:
     """The answer is longer than all buffers between, so that it would never end."""

@@ -1,37 +1,27 @@
 """The service behind a real nginx with its defaults: streams go through as they come, and who leaves nginx is gone here too."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.end_to_end.processes import needs_nginx, nginx, service
 from tests.sse import Event, events
-from tests.support import Publish, wait_until
+from tests.support import ENDLESS, publish, running, wait_until
 
 pytestmark = needs_nginx
 
 SERVER = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {service}; }} }}"
 
-ENDLESS: dict[str, Any] = {"start_string": "a", "num_generate": 1_000_000_000, "stream": True}
 
-
-@pytest.fixture
-def clients(tmp_path: Path, publish: Publish) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     """(Through nginx, to the service itself.)"""
-    publish()
-    folder = tmp_path / ".nginx"
-    folder.mkdir()
-    flags = ("--models-dir", tmp_path, "--max-num-generate", ENDLESS["num_generate"])
+    models, folder = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("nginx")
+    publish(models)
+    flags = ("--models-dir", models, "--max-num-generate", ENDLESS["num_generate"])
     with service(*flags) as (_, direct), nginx(folder, lambda port: SERVER.format(port=port, service=direct.base_url)) as through:
         yield through, direct
-
-
-def running(direct: httpx.Client) -> float:
-    lines = direct.get("/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("folio_num_requests_running{"))
 
 
 def test_a_streams_events_are_there_while_it_is_generated_and_who_leaves_nginx_frees_the_slot(

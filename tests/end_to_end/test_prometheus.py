@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
+from tests.end_to_end.processes import free_port
 from tests.support import Publish, serving, stream, wait_until
 
 OBSERVE = Path(__file__).parents[2] / "observe"
@@ -63,8 +63,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Ask]:
         config = config.replace(ours, here)
     (folder / CONFIG.name).write_text(config)
     shutil.copy(ALERTS, folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     options = [f"--config.file={folder / CONFIG.name}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
     log = folder / "prometheus.log"
     with (

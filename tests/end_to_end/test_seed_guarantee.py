@@ -5,14 +5,12 @@ import string
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from service.generation.decoder import Precision
 from service.generation.decoders import precisions
 from service.settings import Settings
-from tests.sse import events
-from tests.support import serving
+from tests.support import at_once, serving
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -34,22 +32,6 @@ def requests() -> list[dict[str, Any]]:
         {**KINDS[i % len(KINDS)], "start_string": STARTS[i % len(STARTS)], "num_generate": 20 + 7 * (i % 13), "seed": i}
         for i in range(64)
     ]
-
-
-async def at_once(address: str, bodies: list[dict[str, Any]], *, streamed: bool) -> list[tuple[str, str]]:
-    """Each request's text and finish reason, all sent at the same time on connections of their own."""
-
-    async def one(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, str]:
-        response = await client.post("/generate", json={**body, "stream": streamed})
-        assert response.status_code == 200, response.text
-        if not streamed:
-            return response.json()["text"], response.json()["finish_reason"]
-        *texts, done = events([response.content])
-        return body["start_string"] + "".join(event.data["text"] for event in texts), done.data["finish_reason"]
-
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
-        return await asyncio.gather(*(one(client, body) for body in bodies))
 
 
 @pytest.mark.parametrize("precision", precisions("openvino"))
