@@ -59,7 +59,7 @@ def test_variables_and_flags_have_the_same_names_and_a_term_signal_ends_it(tmp_p
 def test_a_port_that_is_taken_is_exit_code_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [sys.executable, "-m", "service", "--port", str(taken.getsockname()[1]), "--models-dir", str(tmp_path)]
-        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode == 1
     assert "address already in use" in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -67,7 +67,8 @@ def test_a_port_that_is_taken_is_exit_code_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [["--port", "99999"], ["--slots", "0"], ["--nonsense", "1"]])
 def test_settings_that_cannot_be_are_one_line_and_exit_code_2(flags: list[str]) -> None:
-    finished = subprocess.run([sys.executable, "-m", "service", *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "service", *flags]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode == 2
     last = finished.stderr.splitlines()[-1]
     assert last.startswith("python -m service: error: ")

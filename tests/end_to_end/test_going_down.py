@@ -3,7 +3,6 @@
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.processes import service
-from tests.sse import Event, events
-from tests.support import Publish, wait_until
+from tests.end_to_end.processes import reads_proc, service
+from tests.sse import events
+from tests.support import ENDLESS, Publish, running, wait_until
 
-ENDLESS: dict[str, Any] = {"start_string": "a", "num_generate": 100_000, "stream": True}
 SHORT: dict[str, Any] = {"start_string": "a", "num_generate": 5}
+LONG = ("--max-num-generate", ENDLESS["num_generate"])
 
 
 @pytest.fixture
@@ -51,34 +50,33 @@ def test_a_stream_that_ends_within_the_grace_is_whole(models: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stream_that_outlasts_the_grace_ends_with_an_error_event(models: Path, number: signal.Signals) -> None:
-    flags = ("--models-dir", models, "--shutdown-delay", 0, "--shutdown-grace", 0.2)
+    flags = ("--models-dir", models, "--shutdown-delay", 0, "--shutdown-grace", 0.2, *LONG)
     with service(*flags) as (process, client), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.post, "/generate", json=ENDLESS | {"stream": False, "pace": 1})
-        with client.stream("POST", "/generate", json=ENDLESS) as response:
+        with client.stream("POST", "/generate", json=ENDLESS | {"pace": 100}) as response:
             received = events(response.iter_bytes())
             assert next(received).name == "message"
+            wait_until(lambda: running(client) == 2)
             process.send_signal(number)
-            last = _last(received)
+            *_, last = received
         assert (last.name, last.data["error"]["code"]) == ("error", "engine_stopped")
         assert last.data["error"]["message"] == "the server is shutting down"
         assert waiting.result().status_code == 503
         assert process.wait(timeout=60) == 0
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
-def test_told_twice_it_ends_at_once(models: Path, numbers: tuple[signal.Signals, signal.Signals]) -> None:
-    first, second = numbers
+def test_told_twice_it_ends_at_once(models: Path) -> None:
     with (
-        service("--models-dir", models, "--shutdown-delay", 0, "--shutdown-grace", 1000) as (process, client),
+        service("--models-dir", models, "--shutdown-delay", 0, "--shutdown-grace", 1000, *LONG) as (process, client),
         client.stream("POST", "/generate", json=ENDLESS | {"pace": 1}) as response,
     ):
         received = response.iter_raw()  # kept: httpx closes the connection when its iterator is dropped
         next(received)
-        process.send_signal(first)
+        process.send_signal(signal.SIGTERM)
         wait_until(lambda: _refuses(client.base_url.port))  # it has been told
         assert process.poll() is None
-        process.send_signal(second)
-        assert process.wait(timeout=60) == 128 + second
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
         with pytest.raises(httpx.RemoteProtocolError):
             list(received)
 
@@ -98,6 +96,7 @@ def test_half_a_request_holds_nothing_up(models: Path) -> None:
             assert process.wait(timeout=60) == 0
 
 
+@reads_proc
 def test_without_keys_it_listens_on_loopback_only_and_says_so(models: Path) -> None:
     flags = ("--models-dir", models, "--host", "0.0.0.0", "--log-format", "plain")  # noqa: S104 - that is the question
     with service(*flags, stderr=subprocess.PIPE) as (process, client):
@@ -109,11 +108,6 @@ def test_without_keys_it_listens_on_loopback_only_and_says_so(models: Path) -> N
         assert _listening(client.base_url.port) == {"0.0.0.0"}  # noqa: S104
         assert client.get("/models").status_code == 401
         assert client.get("/models", headers={"X-API-Key": "correct-horse-battery"}).status_code == 200
-
-
-def _last(received: Iterator[Event]) -> Event:
-    *_, last = received
-    return last
 
 
 def _refuses(port: int | None) -> bool:

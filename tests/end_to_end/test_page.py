@@ -8,10 +8,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from math import exp
 from pathlib import Path
@@ -26,12 +26,14 @@ from pydantic import SecretStr
 from service.app import create_app
 from service.generation.decoders import open_decoder
 from service.settings import Settings
+from tests.end_to_end.processes import free_port, service
 from tests.sse import events
-from tests.support import VOCABULARY, Publish, config, random_tensors, run_server, serving, wait_until
-from trainer import artifact
+from tests.support import VOCABULARY, Publish, publish, run_server, serving, wait_until
 from trainer.artifact import Architecture
 
-ROOT = Path(__file__).parents[2]
+TIMEOUT = 60_000  # milliseconds for what a test waits for
+expect.set_options(timeout=TIMEOUT)
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -63,8 +65,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     scores = {"full_pass": 1.4234, "cold_256": 1.4345}
     files = {"loss.png": PNG, "sample.txt": SAMPLE.encode()}
-    artifact.publish(models, config(ARCHITECTURE, "tiny", scores=scores), random_tensors(ARCHITECTURE, seed=1), files)
-    artifact.publish(models, config(ARCHITECTURE, "other"), random_tensors(ARCHITECTURE, seed=2), {})
+    publish(models, "tiny", 1, ARCHITECTURE, files, scores=scores)
+    publish(models, "other", 2, ARCHITECTURE)
     return models
 
 
@@ -98,6 +100,7 @@ def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
 def opened(browser: Browser, address: str, path: str = "/", **options: Any) -> Iterator[Page]:
     """The page in a window of its own. Nothing it asks for may be elsewhere, and no script may fail or be refused."""
     with browser.new_context(base_url=address, permissions=["clipboard-read", "clipboard-write"], **options) as context:
+        context.set_default_timeout(TIMEOUT)
         page = context.new_page()
         elsewhere: list[str] = []
         wrong: list[str] = []
@@ -133,7 +136,7 @@ def generate(page: Page, **fields: object) -> None:
     """Fills the form, clicks, and waits for the text's end."""
     fill(page, **fields)
     press(page, "Generate")
-    expect(status(page)).to_contain_text("as many as asked for", timeout=30_000)
+    expect(status(page)).to_contain_text("as many as asked for")
 
 
 def text(page: Page) -> str:
@@ -230,7 +233,7 @@ def test_stopping_frees_the_slot_at_once_and_keeps_the_text(page: Page, client: 
 
 
 def test_a_stopped_text_goes_on_where_it_stopped(page: Page, client: httpx.Client) -> None:
-    at_pace(page, 200)
+    at_pace(page, 20)
     fill(page, start_string="a", seed=4, num_generate=500)
     press(page, "Generate")
     wait_for_text(page, 1)
@@ -347,7 +350,7 @@ def test_tinting_afterwards_asks_again_with_the_same_seed_and_changes_no_charact
 
 
 def test_tinting_a_stopped_text_and_going_on_with_it(page: Page, client: httpx.Client) -> None:
-    at_pace(page, 200)
+    at_pace(page, 20)
     fill(page, **BODY)
     press(page, "Generate")
     wait_for_text(page, 1)
@@ -463,7 +466,7 @@ def test_the_curl_command_run_by_a_shell_gives_the_text(page: Page) -> None:
     expect(status(page)).to_have_text("Command copied.")
     command = page.evaluate("navigator.clipboard.readText()")
     assert command.startswith("curl ")
-    finished = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=120)
     *texts, done = events([finished.stdout])
     assert start + "".join(event.data["text"] for event in texts) == text(page)
     assert done.data["start_string"] == start
@@ -473,7 +476,8 @@ def test_before_a_text_the_curl_command_is_what_generate_would_send(page: Page) 
     fill(page, start_string="a", num_generate=12)
     press(page, "Copy as curl")
     expect(status(page)).to_have_text("Command copied.")
-    finished = subprocess.run(["bash", "-c", page.evaluate("navigator.clipboard.readText()")], capture_output=True, check=True)
+    command = page.evaluate("navigator.clipboard.readText()")
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=120)
     *_, done = events([finished.stdout])
     assert done.data["usage"] == {"prompt_characters": 1, "generated_characters": 12}
 
@@ -649,49 +653,30 @@ def test_a_server_that_goes_away_is_told_of_and_its_successor_resumes(
     browser: Browser, tmp_path: Path, publish: Publish, ending: signal.Signals
 ) -> None:
     publish()
-    body: dict[str, Any] = {"start_string": "a", "seed": 8, "num_generate": 100_000}  # seconds: time enough to end it
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    @contextmanager
-    def service() -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-        command = [sys.executable, "-m", "service", "--port", str(port), "--models-dir", str(tmp_path), "--shutdown-grace", "0.2"]
-        with (
-            subprocess.Popen(command, cwd=ROOT) as process,
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
-        ):
-            try:
-                wait_until(lambda: ready(client))
-                yield process, client
-            finally:
-                process.kill()
-
-    with service() as (process, _), opened(browser, f"http://127.0.0.1:{port}") as page:
+    body: dict[str, Any] = {"start_string": "a", "seed": 8, "num_generate": 20_000}
+    port = free_port()
+    server = partial(service, "--models-dir", tmp_path, "--shutdown-delay", 0, "--shutdown-grace", 0.2, port=port)
+    with server() as (process, _), opened(browser, f"http://127.0.0.1:{port}") as page:
         expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        at_pace(page, 200)
         fill(page, **body)
         press(page, "Generate")
         wait_for_text(page, 20)
         process.send_signal(ending)
-        process.wait()
         expect(status(page)).to_contain_text("trying again")
+        process.wait(timeout=60)
         alert = page.get_by_role("alert")
-        expect(alert).to_contain_text("The text broke off.", timeout=20_000)
+        expect(alert).to_contain_text("The text broke off.")
         expect(alert).to_contain_text("What had come is kept")
         kept = text(page)
         assert 20 < len(kept) < len(body["start_string"]) + body["num_generate"]
-        with service() as (_, client):
+        page.unroute("**/generate")
+        with server() as (_, client):
             press(page, "Resume")
-            expect(status(page)).to_contain_text("as many as asked for", timeout=60_000)
+            expect(status(page)).to_contain_text("as many as asked for")
             expect(alert).to_be_hidden()
             assert text(page) == whole(client, **body)
             assert text(page).startswith(kept)
-
-
-def ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_a_page_that_comes_before_the_models_waits_for_them(
@@ -711,15 +696,16 @@ def test_a_page_that_comes_before_the_models_waits_for_them(
         press(page, "Generate")
         expect(status(page)).to_have_text("The server is loading its models…")
         loaded.set()
-        expect(status(page)).to_contain_text("as many as asked for", timeout=20_000)
-        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible(timeout=20_000)
+        expect(status(page)).to_contain_text("as many as asked for")
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
 
 
 def test_a_page_that_has_asked_too_often_asks_for_the_models_again(page: Page) -> None:
     error = {"code": "rate_limited", "message": "more than 1 per 1 second requests", "type": "rate_limit_error", "param": None}
-    page.route("**/models", lambda route: route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": error}), times=1)
+    page.route("**/models", lambda route: route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": error}))
     page.reload()
     expect(page.get_by_text("The server has been asked too often.")).to_be_visible()
+    page.unroute("**/models")
     expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
 
 
@@ -858,7 +844,7 @@ def test_the_curl_command_holds_no_key_but_takes_it_from_the_shell(browser: Brow
         command = page.evaluate("navigator.clipboard.readText()")
         assert KEY not in command
         environment = {**os.environ, "FOLIO_API_KEY": KEY}
-        finished = subprocess.run(["bash", "-c", command], capture_output=True, check=True, env=environment)
+        finished = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=120, env=environment)
         *texts, _ = events([finished.stdout])
         assert "It's $HOME" + "".join(event.data["text"] for event in texts) == text(page)
 
