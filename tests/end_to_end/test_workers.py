@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import StartTrainer
+from tests.end_to_end.conftest import StartTrainer, trainers
 from tests.support import wait_until
 from trainer import artifact
 from trainer.__main__ import main
@@ -43,48 +43,57 @@ def ended(workers: list[subprocess.Popen[str]]) -> list[str]:
     return outputs
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, text: Path) -> tuple[Path, list[str]]:
+    """(Models folder, what each said) of two whom nothing happens to."""
+    models = tmp_path_factory.mktemp("two")
+    with trainers() as start:
+        return models, ended(start_two(start, models, *together(text)))
+
+
+def together(text: Path) -> list[object]:
+    return ["--corpus", text, "--batch-size", "4"]
+
+
 def history(models: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((models / "play" / "1" / "training.json").read_text())["history"]
     return found
 
 
-def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path, text: Path, start: StartTrainer) -> None:
-    alone = ["--models-dir", tmp_path / "alone", "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8"]
+def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path, text: Path, two: tuple[Path, list[str]]) -> None:
+    alone = ["--models-dir", tmp_path, "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8"]
     assert main([str(part) for part in alone]) == 0
-    first, second = ended(start_two(start, tmp_path / "two", "--corpus", text, "--batch-size", "4"))
-    assert first.splitlines()[-1] == f"published {tmp_path / 'two' / 'play' / '1'}"
+    models, (first, second) = two
+    assert first.splitlines()[-1] == f"published {models / 'play' / '1'}"
     assert second.splitlines()[-1] == "trained; worker 0 publishes"
-    for one, two in zip(history(tmp_path / "alone"), history(tmp_path / "two"), strict=True):
-        np.testing.assert_allclose(two["losses"], one["losses"], atol=1e-4)
-        assert two["held_out"]["full_pass"] == pytest.approx(one["held_out"]["full_pass"], abs=1e-4)
+    for one, both in zip(history(tmp_path), history(models), strict=True):
+        np.testing.assert_allclose(both["losses"], one["losses"], atol=1e-4)
+        assert both["held_out"]["full_pass"] == pytest.approx(one["held_out"]["full_pass"], abs=1e-4)
 
 
 def test_a_worker_that_was_killed_and_started_again_goes_on_from_the_last_saved_state(
-    tmp_path: Path, text: Path, start: StartTrainer
+    tmp_path: Path, text: Path, start: StartTrainer, two: tuple[Path, list[str]]
 ) -> None:
-    options = ["--corpus", text, "--batch-size", "4"]
-    ended(start_two(start, tmp_path / "undisturbed", *options))
-    models = tmp_path / "killed"
-    chief, other = start_two(start, models, *options)
-    folder = models / "play" / ".training"
-    wait_until((folder / STATE).exists, seconds=300)
+    chief, other = start_two(start, tmp_path, *together(text))
+    folder = tmp_path / "play" / ".training"
+    wait_until((folder / STATE).exists, seconds=300)  # the first of about twenty
     other.kill()
     other.communicate()
     _, errors = chief.communicate(timeout=300)
-    assert chief.returncode == 75
     progress = load_progress(folder)
-    assert progress is not None
+    assert progress is not None, "killed too late to tell anything"
+    assert chief.returncode == 75
     assert f"another worker is gone; saved after batch {progress['batch']} of epoch {progress['epoch']}: go on with" in errors
 
-    ended(start_two(start, models, *options, "--resume"))
-    undisturbed, killed = (artifact.read(tmp_path / name / "play" / "1") for name in ("undisturbed", "killed"))
+    ended(start_two(start, tmp_path, *together(text), "--resume"))
+    undisturbed, killed = (artifact.read(models / "play" / "1") for models in (two[0], tmp_path))
     for name, tensor in undisturbed.tensors.items():
         np.testing.assert_array_equal(killed.tensors[name], tensor, err_msg=name)
 
 
 def test_workers_whose_weights_do_not_agree_stop(tmp_path: Path, text: Path, start: StartTrainer) -> None:
     """The check that those of the tests above passed, at the start and at every epoch's end: here the second has another seed."""
-    chief, other = start_two(start, tmp_path, "--corpus", text, "--batch-size", "4", other=["--seed", "1"])
+    chief, other = start_two(start, tmp_path, *together(text), other=["--seed", "1"])
     _, errors = other.communicate(timeout=300)
     assert other.returncode == 1
     assert "worker 1 is not where worker 0 is: start all with the same options on the same text" in errors
