@@ -285,8 +285,10 @@ def _published(config: TrainingConfig, history: list[dict[str, Any]]) -> Version
         newest = artifact.read(config.models_dir / config.name / str(numbers[-1])) if numbers else None
     except ArtifactError:
         return None
+    if newest is None:
+        return None
     weights = checkpoints.load(checkpoints.path(config.work_dir, best_epoch(history)))
-    same = newest is not None and all(np.array_equal(weights[name], tensor) for name, tensor in newest.tensors.items())
+    same = weights.keys() == newest.tensors.keys() and all(np.array_equal(weights[name], newest.tensors[name]) for name in weights)
     return newest if same else None
 
 

@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support import config as fields
+from tests.support import random_tensors
 from trainer import artifact, checkpoints, corpus, loop, network, report
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
@@ -188,6 +190,22 @@ def test_a_run_killed_between_publishing_and_noting_it_publishes_once(small: Sma
     again = loop.train(changed(config, epochs=1), text)
     assert again is not None
     assert again.config.version == 2, "another run publishes its own"
+
+
+@pytest.mark.parametrize("others", [3, 1], ids=["more layers", "fewer"])
+def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_shape(small: Small, others: int) -> None:
+    """One with fewer layers, though their weights be the very same, is another network too."""
+    config, text = small
+    config = changed(config, layers=2)
+    run = loop.fit(config, text)
+    learnt = checkpoints.load(checkpoints.path(config.work_dir, loop.best_epoch(run.history)))
+    shape = changed(config, layers=others).architecture(text.vocabulary.characters)
+    tensors = {**random_tensors(shape), **learnt}
+    artifact.publish(config.models_dir, fields(shape, "small"), {name: tensors[name] for name in shape.tensor_shapes}, {})
+    version = loop.train(config, text, state=checkpoints.load_state(config.work_dir))
+    assert version is not None
+    assert version.config.version == 2
+    assert version.config.layers == 2
 
 
 @pytest.mark.parametrize("save_every", [2, 100])
