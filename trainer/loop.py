@@ -37,9 +37,14 @@ def train(
 ) -> Version | None:
     """Trains a network on `text`, from `state` on if that is given, and publishes its best epoch.
 
-    Of several workers all train and one publishes: None for the others. Raises KeyboardInterrupt after the batch in which
-    `stop` was set, the run saved, or in scoring; Diverged; Parted; Apart; TooLarge when the device's memory does not suffice;
-    OSError when the run can't be saved, ArtifactError when the version can't be written.
+    Of several workers all train and one publishes: None for the others. Raises
+    - KeyboardInterrupt when `stop` is set, the run saved: after the batch under way, or in the middle of scoring;
+    - Diverged;
+    - Parted;
+    - Apart;
+    - TooLarge when the device's memory does not suffice;
+    - OSError when the run can't be saved;
+    - ArtifactError when the version can't be written.
     """
     try:
         with together():
@@ -69,7 +74,8 @@ def fit(
     while run.epoch <= config.epochs and not _given_up(run.history, config.patience):
         for inputs, targets in run.examples.epoch(run.epoch, run.batch):
             stopped = run.train(inputs, targets, stop is not None and stop.is_set())
-            if stopped or run.batch % config.save_every == 0:
+            # After the epoch's last batch too: scoring takes a while, and an interrupt in it ends the run.
+            if stopped or run.batch % config.save_every == 0 or run.batch == len(run.examples):
                 run.save()
             if stopped:
                 raise KeyboardInterrupt
@@ -139,7 +145,6 @@ class Run:
     def end_epoch(self) -> None:
         """Scores and samples the epoch's weights, notes it in the history, and leaves a checkpoint of it. Raises Apart."""
         self._since = None
-        self._check_finite()
         self.check_agreement()
         row = {
             "epoch": self.epoch,

@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,36 @@ def test_a_run_is_taken_up_bit_for_bit(small: Small, stop_at: int) -> None:
         if run.batch == 9:
             run.end_epoch()
     run.save()
+    resumed = loop.fit(config, text, state=checkpoints.load_state(config.work_dir))
+    for name, weight in whole.weights.items():
+        np.testing.assert_array_equal(resumed.weights[name].numpy(), weight.numpy(), err_msg=name)
+        np.testing.assert_array_equal(resumed.averages[name].numpy(), whole.averages[name].numpy())
+    assert [untimed(row) for row in resumed.history] == [untimed(row) for row in whole.history]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_interrupted_while_it_is_scored_has_saved_its_last_batch(
+    small: Small, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    config, text = small
+    config = changed(config, layers=2, scheduled_sampling=0.3)
+    whole = loop.fit(config, text)
+
+    scores, stop, scored = Evaluator.scores, Event(), []
+
+    def interrupted(self: Evaluator, *arguments: Any, **options: Any) -> artifact.Scores:
+        scored.append(True)
+        if len(scored) == epoch:
+            stop.set()
+        return scores(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "scores", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.fit(config, text, stop)
+    progress = checkpoints.load_progress(config.work_dir)
+    assert progress is not None
+    assert (progress["epoch"], progress["batch"]) == (epoch, len(whole.examples))
     resumed = loop.fit(config, text, state=checkpoints.load_state(config.work_dir))
     for name, weight in whole.weights.items():
         np.testing.assert_array_equal(resumed.weights[name].numpy(), weight.numpy(), err_msg=name)
