@@ -33,8 +33,8 @@ NEEDED = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # wha
 MAY_CHANGE = {"name", "models_dir", "corpus", "epochs", "learning_rate", "patience", "save_every"}  # when a run is resumed
 
 
-class NotNow(Exception):
-    """What is asked does not fit what is there: a run to resume, or one that would be lost."""
+class RunConflict(Exception):
+    """The request conflicts with the state on disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,15 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _evaluate(given[1:])
         return _train(given[1:] if given[:1] == ["train"] else given)
     except ValidationError as error:
-        return _fail(2, "; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()))
+        return _fail(2, "; ".join(_option_error(fault["loc"], fault["msg"]) for fault in error.errors()))
     except SettingsError as error:  # a list in a variable
         return _fail(2, f'{error}; a list is written as JSON: ["a.txt", "b.txt"]')
-    except (CorpusError, ClusterError, TooLarge, NotNow, Damaged) as error:
+    except (CorpusError, ClusterError, TooLarge, RunConflict, Damaged) as error:
         return _fail(2, str(error))
-    except ArtifactError as error:
-        return _fail(1, str(error))
-    except OSError as error:
-        return _fail(1, f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+    except (OSError, ArtifactError) as error:
+        return _fail(1, _io_error(error))
     except KeyboardInterrupt:
         return _fail(130, "interrupted")
 
@@ -66,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(arguments: Sequence[str]) -> int:
     from filelock import FileLock, Timeout
 
-    flags = _flags(arguments)
+    flags = _parse_flags(arguments)
     resume, fresh = flags.pop("resume", False), flags.pop("fresh", False)
     config = TrainingConfig(**flags)
     count, index = cluster_position()
@@ -76,15 +74,15 @@ def _train(arguments: Sequence[str]) -> int:
         with FileLock(mine / "lock", timeout=0):
             begun = None if fresh else checkpoints.load_progress(config.work_dir)
             if resume and (begun or count == 1):  # of several workers, one started again by its supervisor may be the first
-                return _run(_resumed(config, flags, begun), mine, checkpoints.load_state(config.work_dir))
+                return _run(_resume_config(config, flags, begun), mine, checkpoints.load_state(config.work_dir))
             if begun:
-                raise NotNow(
-                    f"a run of {config.name!r} has been interrupted in epoch {begun['epoch']} of {begun['config']['epochs']}: "
-                    "go on with --resume, or give it up with --fresh"
+                place = _name_place(begun, within=f"in epoch {begun['epoch']} of {begun['config']['epochs']}")
+                raise RunConflict(
+                    f"a run of {config.name!r} has been interrupted {place}: go on with --resume, or give it up with --fresh"
                 )
             return _run(config, mine)
     except Timeout:
-        raise NotNow(
+        raise RunConflict(
             f"another run is training {config.name!r} in {config.models_dir}; wait for it, or give another --name"
         ) from None
 
@@ -98,9 +96,9 @@ def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None =
         pass  # so that a folder that can't be written shows now
     text = corpus.read(config.corpus, folder)
     if state is not None and state.progress["workers"] != count:
-        raise NotNow(f"the interrupted run was begun with {state.progress['workers']} workers; there are {count} now")
+        raise RunConflict(f"the interrupted run was begun with {state.progress['workers']} workers; there are {count} now")
     if state is not None and state.progress["corpus"] != text.sha256:
-        raise NotNow(f"{', '.join(map(str, config.corpus))}: not the text that the interrupted run was trained on")
+        raise RunConflict(f"{', '.join(map(str, config.corpus))}: not the text that the interrupted run was trained on")
     trained_on, _ = corpus.split(text.ids, config.held_out)
     corpus.check_length(len(trained_on), count * config.batch_size, config.seq_length)
     check_memory(config, text.vocabulary.characters)
@@ -110,50 +108,61 @@ def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None =
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
 
     from trainer.loop import Diverged, train
-    from trainer.workers import Apart, Parted, Workers
+    from trainer.workers import WorkerLost, Workers, WorkersDisagree
 
     workers = Workers()  # waits for all of them, and a signal ends that at once: there is nothing to save yet
     try:
-        with _stopped_by_signals() as stop:
+        with _stop_on_signals() as stop:
             version = train(config, text, stop, state, workers)
     except Diverged as error:
-        return _fail(1, f"{error}{_kept(config, ' and a smaller --learning-rate')}")
+        return _fail(1, f"{error}{_how_to_resume(config, ', with a smaller --learning-rate')}")
+    except TooLarge as error:
+        return _fail(1, f"{error}{_how_to_resume(config)}")
     except KeyboardInterrupt:
-        return _fail(130, f"interrupted{_kept(config)}")
-    except Apart as error:
+        return _fail(130, f"interrupted{_how_to_resume(config)}")
+    except WorkersDisagree as error:
         return _fail(1, str(error))
-    except Parted:
-        return _fail(75, f"another worker is gone{_kept(config)} on every worker")
+    except WorkerLost as error:
+        return _fail(75, f"another worker is gone{_how_to_resume(config, ' on every worker')} ({error})")
     except (OSError, ArtifactError) as error:
-        where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        return _fail(1, f"{where}{_kept(config)}")
+        return _fail(1, f"{_io_error(error)}{_how_to_resume(config)}")
     print(f"published {version.path}" if version else "trained; worker 0 publishes")
     return 0
 
 
-def _resumed(config: TrainingConfig, flags: dict[str, Any], progress: dict[str, Any] | None) -> TrainingConfig:
+def _resume_config(config: TrainingConfig, flags: dict[str, Any], progress: dict[str, Any] | None) -> TrainingConfig:
     """The interrupted run's options, with those changed that may be."""
     if progress is None:
-        raise NotNow(f"{config.work_dir}: there is no interrupted run of {config.name!r} to resume")
+        raise RunConflict(f"{config.work_dir}: there is no interrupted run of {config.name!r} to resume")
     begun = progress["config"]
     variables = {name for name in TrainingConfig.model_fields if f"TRAINER_{name}".upper() in os.environ}
     asked = config.model_dump(mode="json", include=set(flags) | variables)
+    if asked.get("precision") == "auto":
+        del asked["precision"]  # asks for nothing in particular, and what it meant when the run was begun is in `begun`
     for option in sorted(asked.keys() - MAY_CHANGE):
         if asked[option] != begun[option]:
-            raise NotNow(
+            raise RunConflict(
                 f"--{option.replace('_', '-')}: the interrupted run was begun with {begun[option]}; leave it out, "
                 "or begin anew with --fresh"
             )
     return TrainingConfig(**begun | asked | {"models_dir": config.models_dir, "name": config.name})
 
 
-def _kept(config: TrainingConfig, change: str = "") -> str:
-    """What there is to go on from, and how."""
+def _how_to_resume(config: TrainingConfig, change: str = "") -> str:
+    """What an error adds: what there is to go on from, and how; change: what must be different then."""
     progress = checkpoints.load_progress(config.work_dir)
     if progress is None:
-        return "; nothing had been saved yet"
+        return f"; nothing had been saved yet{f': begin anew{change}' if change else ''}"
+    place = _name_place(progress, within=f"after batch {progress['batch']} of epoch {progress['epoch']}")
     command = ["python", "-m", "trainer", "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
-    return f"; saved after batch {progress['batch']} of epoch {progress['epoch']}: go on with `{shlex.join(command)}`{change}"
+    return f"; saved {place}: go on with `{shlex.join(command)}`{change}"
+
+
+def _name_place(progress: dict[str, Any], within: str) -> str:
+    """Where a saved run is: `within` an epoch, or else between two, or after the last."""
+    if progress["epoch"] > progress["config"]["epochs"]:
+        return "after the last epoch, not yet published"
+    return within if progress["batch"] else f"after epoch {progress['epoch'] - 1}"
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
@@ -166,7 +175,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
         "--text", type=Path, help="a UTF-8 text; what the version held out, where it was trained on the reference's"
     )
     given = parser.parse_args(arguments)
-    path = given.model if (given.model / artifact.CONFIG).exists() or not given.model.is_dir() else _newest(given.model)
+    path = given.model if (given.model / artifact.CONFIG).exists() or not given.model.is_dir() else _find_newest(given.model)
     version = artifact.read(path)
     vocabulary = Vocabulary(version.config.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
@@ -176,9 +185,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
             share = float(version.config.training.get("held_out", 0))
             text = corpus.read([corpus.SHAKESPEARE], Path(folder))
             if text.sha256 != version.config.sha256.corpus:
-                raise NotNow(f"{path}: its corpus does not come with this package; say what to score with --text FILE")
+                raise RunConflict(f"{path}: its corpus does not come with this package; say what to score with --text FILE")
             if not share:
-                raise NotNow(
+                raise RunConflict(
                     f"{path}: nothing of its corpus was held out, so no score on it is honest; give another with --text FILE"
                 )
             ids, name = corpus.split(text.ids, share)[1], f"the last {share:.0%} of {corpus.SHAKESPEARE.name}"
@@ -193,7 +202,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _newest(model: Path) -> Path:
+def _find_newest(model: Path) -> Path:
     found = artifact.versions(model)
     if not found:
         raise ArtifactError(f"{model}: no version in it")
@@ -201,8 +210,11 @@ def _newest(model: Path) -> Path:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[Event]:
-    """Set by Ctrl-C or SIGTERM: raised in the middle of TensorFlow, an interrupt can abort the process. A second one does raise."""
+def _stop_on_signals() -> Iterator[Event]:
+    """An Event set by the first SIGINT or SIGTERM: a KeyboardInterrupt raised inside TensorFlow can abort the process.
+
+    A second signal raises one.
+    """
     stop = Event()
 
     def on_signal(*_: object) -> None:
@@ -218,7 +230,7 @@ def _stopped_by_signals() -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-def _flags(arguments: Sequence[str]) -> dict[str, Any]:
+def _parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags given, as strings by field: one for each field of TrainingConfig, which checks them.
 
     Ours and not pydantic-settings's, which joins a list's values with commas and drops all but the last of a repeated flag.
@@ -238,9 +250,15 @@ def _flags(arguments: Sequence[str]) -> dict[str, Any]:
     return vars(parser.parse_args(arguments))
 
 
-def _said(place: Sequence[int | str], message: str) -> str:
+def _option_error(place: Sequence[int | str], message: str) -> str:
     option = "--" + str(place[0]).replace("_", "-") if place else ""
     return f"{option}: {message}" if option else message
+
+
+def _io_error(error: OSError | ArtifactError) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    return str(error)
 
 
 def _fail(code: int, message: str) -> int:

@@ -20,7 +20,7 @@ from trainer.config import TooLarge, TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
 from trainer.evaluation import Evaluator
 from trainer.step import Weights, optimizer_of, resolved, training_step
-from trainer.workers import Workers, together
+from trainer.workers import Workers
 
 CURVE_POINTS = 50  # recorded losses an epoch
 SAMPLE_CHARACTERS = 1000
@@ -40,14 +40,15 @@ def train(
     Of several workers all train and one publishes: None for the others. Raises
     - KeyboardInterrupt when `stop` is set, the run saved: after the batch under way, or in the middle of scoring;
     - Diverged;
-    - Parted;
-    - Apart;
+    - WorkerLost;
+    - WorkersDisagree;
     - TooLarge when the device's memory does not suffice;
     - OSError when the run can't be saved;
     - ArtifactError when the version can't be written.
     """
+    workers = workers or Workers()
     try:
-        with together():
+        with workers.raising_worker_lost():
             run = fit(config, text, stop, state, workers)
         if not run.chief:
             return None
@@ -131,9 +132,7 @@ class Run:
         loss, flag, self.states = self._step(number, tf.constant(float(stop)), self.states, inputs, targets)
         loss = float(loss)
         if not np.isfinite(loss):
-            raise Diverged(
-                f"the loss is not a number at batch {self.batch + 1} of epoch {self.epoch}; try a smaller --learning-rate"
-            )
+            raise Diverged(f"the loss is not a number at batch {self.batch + 1} of epoch {self.epoch}")
         self.batch += 1
         self.losses.append(loss)
         self._since = time.perf_counter()
@@ -143,7 +142,10 @@ class Run:
         return bool(flag > 0)
 
     def end_epoch(self) -> None:
-        """Scores and samples the epoch's weights, notes it in the history, and leaves a checkpoint of it. Raises Apart."""
+        """Scores and samples the epoch's weights, adds its row to the history, and writes its checkpoint.
+
+        Raises WorkersDisagree.
+        """
         self._since = None
         self.check_agreement()
         row = {
@@ -170,16 +172,9 @@ class Run:
         self.states = network.zero_states(self.architecture, self.config.batch_size)
 
     def check_agreement(self) -> None:
-        """Raises Apart unless this worker is where worker 0 is."""
+        """Raises WorkersDisagree unless this worker is where worker 0 is."""
         where = [self.config.model_dump(mode="json", exclude={"models_dir", "corpus"}), self.text.sha256, self.epoch, self.batch]
         self.workers.check_agreement([json.dumps(where).encode(), *(w.numpy().tobytes() for w in self.weights.values())])
-
-    def _check_finite(self) -> None:
-        """Raises Diverged: a loss is of the weights before its step, so what the last step did shows only here."""
-        if not all(np.isfinite(weight.numpy()).all() for weight in self.weights.values()):
-            raise Diverged(
-                f"a weight is not a number after batch {self.batch} of epoch {self.epoch}; try a smaller --learning-rate"
-            )
 
     def _scores(self) -> Scores:
         """The epoch's held-out scores, as the chief finds them: who goes on and who stops must agree."""
@@ -188,16 +183,18 @@ class Run:
         found = Scores(full_pass=0.0, cold_256=0.0)
         if self.chief:
             found = self._evaluator.scores(self.averages or self.weights, self.held_out, exact=False)
-        return Scores(**{name: self.workers.chiefs(score) for name, score in found.model_dump().items()})
+        return Scores(**{name: self.workers.from_chief(score) for name, score in found.model_dump().items()})
 
     def save(self) -> None:
-        """Raises Diverged rather than overwrite a good state."""
-        self._check_finite()
+        """Writes all that `restore` takes. Raises Diverged rather than overwrite a good state."""
+        # A loss is of the weights before its step: what the last step did to them shows only here.
+        if not all(np.isfinite(weight.numpy()).all() for weight in self.weights.values()):
+            raise Diverged(f"a weight is not a number after batch {self.batch} of epoch {self.epoch}")
         tensors = {f"weights/{name}": weight.numpy() for name, weight in self.weights.items()}
         tensors |= {f"averages/{name}": average.numpy() for name, average in self.averages.items()}
         tensors |= {f"optimizer/{i}": variable.numpy() for i, variable in enumerate(self.optimizer.variables)}
         for i, state in enumerate(self.states):
-            tensors |= {f"states/{i}/{j}": self.workers.rows(value).numpy() for j, value in enumerate(state)}
+            tensors |= {f"states/{i}/{j}": self.workers.gather_rows(value).numpy() for j, value in enumerate(state)}
         if not self.chief:
             return
         tensors["losses"] = np.array(self.losses, np.float64)

@@ -1,7 +1,7 @@
-"""The processes that train one network together: one of them usually, several where TF_CONFIG names a cluster.
+"""The processes that train one network together: usually one, several where TF_CONFIG names a cluster.
 
-Each has all weights and rows of its own; gradients are averaged by TensorFlow's collectives
-(`tf.distribute.MultiWorkerMirroredStrategy`), so that all take the same step. Worker 0, the chief, saves and publishes.
+Each holds all the weights and reads rows of its own; TensorFlow's collectives (`tf.distribute.MultiWorkerMirroredStrategy`)
+average the gradients, so that all take the same step. Worker 0, the chief, saves and publishes.
 """
 
 import zlib
@@ -13,36 +13,37 @@ import tensorflow as tf
 
 from trainer.config import cluster_position
 
-LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError
+COLLECTIVES_FAILED = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError
 
 
-class Parted(Exception):
-    """Another worker is gone."""
+class WorkerLost(Exception):
+    """Another worker is gone; the message is TensorFlow's."""
 
 
-class Apart(Exception):
-    """This worker is elsewhere than worker 0."""
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """Raises Parted where TensorFlow's collectives fail because another worker is gone."""
-    try:
-        yield
-    except LOST as error:
-        raise Parted from error
+class WorkersDisagree(Exception):
+    """This worker's options, text, position or weights differ from worker 0's."""
 
 
 class Workers:
-    """All workers, seen from this one. Every method but `run` is called by all of them, in the same order."""
+    """All workers, seen from this one. `mean` only inside `run`; all workers must make the same calls in the same order."""
 
     def __init__(self) -> None:
         """Waits until all workers are there. Nothing else may have used TensorFlow in this process before."""
         self.count, self.index = cluster_position()
         cluster = tf.distribute.MultiWorkerMirroredStrategy if self.count > 1 else tf.distribute.get_strategy
         self._strategy = cluster()
-        self._rows = tf.function(lambda tensor: self.run(self._gathered, tensor))
-        self._sum = tf.function(lambda tensor: self.run(self._summed, tensor))
+        self._gather = tf.function(lambda tensor: self.run(_gather, tensor))
+        self._sum = tf.function(lambda tensor: self.run(_sum, tensor))
+
+    @contextmanager
+    def raising_worker_lost(self) -> Iterator[None]:
+        """Raises WorkerLost where TensorFlow's collectives fail. One worker has none to lose: its errors stay what they are."""
+        try:
+            yield
+        except COLLECTIVES_FAILED as error:
+            if self.count == 1:
+                raise
+            raise WorkerLost(error.message.partition("\n")[0]) from error
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls `function`, in which `mean` may be used."""
@@ -55,26 +56,29 @@ class Workers:
         here = [tf.identity(tensor) for tensor in tensors]  # on this device, also what came in from outside
         return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, here))
 
-    def rows(self, tensor: tf.Tensor) -> tf.Tensor:
+    def gather_rows(self, tensor: tf.Tensor) -> tf.Tensor:
         """The workers' tensors one after the other, along the first axis."""
-        return tensor if self.count == 1 else self._rows(tensor)
+        return tensor if self.count == 1 else self._gather(tensor)
 
     def check_agreement(self, parts: Iterable[bytes]) -> None:
-        """Raises Apart unless these bytes are the chief's too."""
+        """Raises WorkersDisagree unless worker 0 calls it with the same bytes."""
         mine = 0
         for part in parts:
             mine = zlib.crc32(part, mine)
-        if mine != self.chiefs(mine):
-            raise Apart(f"worker {self.index} is not where worker 0 is: start all with the same options on the same text")
+        if mine != self.from_chief(mine):
+            raise WorkersDisagree(
+                f"worker {self.index} is not where worker 0 is: start all with the same options on the same text and, "
+                "on different CPUs, the same --precision"
+            )
 
-    def chiefs(self, value: float) -> float:
+    def from_chief(self, value: float) -> float:
         """The chief's `value`, at all workers."""
         return value if self.count == 1 else float(self._sum(tf.constant(0.0 if self.index else value, tf.float64)))
 
-    @staticmethod
-    def _gathered(tensor: tf.Tensor) -> tf.Tensor:
-        return tf.distribute.get_replica_context().all_gather(tf.identity(tensor), 0)
 
-    @staticmethod
-    def _summed(tensor: tf.Tensor) -> tf.Tensor:
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
+def _gather(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.distribute.get_replica_context().all_gather(tf.identity(tensor), 0)
+
+
+def _sum(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))

@@ -249,7 +249,7 @@ def test_a_run_that_diverges_stops_with_a_word_and_keeps_the_last_good_state(sma
         run.train(inputs, targets)
     run.save()
     state = checkpoints.load_state(config.work_dir)
-    with pytest.raises(loop.Diverged, match=r"is not a number a.* batch \d+ of epoch 1; try a smaller --learning-rate"):
+    with pytest.raises(loop.Diverged, match=r"is not a number a.* batch \d+ of epoch 1$"):
         loop.fit(changed(good, learning_rate=3e38, clip_norm=0.0, save_every=save_every), text, state=state)
     kept = checkpoints.load_state(config.work_dir)
     assert kept is not None

@@ -9,9 +9,9 @@ import pytest
 from filelock import FileLock
 
 from tests.support import Publish, config, random_tensors
-from trainer import artifact, corpus
+from trainer import artifact, checkpoints, corpus
 from trainer.__main__ import main
-from trainer.artifact import Architecture
+from trainer.artifact import Architecture, ArtifactError
 
 SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--epochs", "1"]
 
@@ -109,6 +109,91 @@ def test_a_second_run_for_the_same_model_is_told_to_wait(tmp_path: Path, text: P
     with FileLock(work / "lock"):
         assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 2
     assert "another run is training 'dao'" in capsys.readouterr().err
+
+
+def fail_to_publish(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def publish(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainer.loop.publish", publish)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["flag", "variable"])
+def test_a_run_trained_to_the_end_says_so_and_auto_asks_for_no_other_precision(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_to_publish(patch, ArtifactError("models/dao: writing a version failed: No space left on device"))
+        assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 1
+    place = "after the last epoch, not yet published"
+    assert f"No space left on device; saved {place}: go on with `python -m trainer --resume" in capsys.readouterr().err
+    assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 2
+    assert f"a run of 'dao' has been interrupted {place}: go on with --resume" in capsys.readouterr().err
+    flags = ["--precision", "auto"] if asked == "flag" else []
+    if asked == "variable":
+        monkeypatch.setenv("TRAINER_PRECISION", "auto")
+    assert run(tmp_path, "--name", "dao", "--resume", *flags) == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "place"), [(5, "in epoch 3 of 30"), (0, "after epoch 2")], ids=["within an epoch", "between two"]
+)
+def test_an_interrupted_runs_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int, place: str) -> None:
+    folder = tmp_path / "models" / "dao" / ".training"
+    folder.mkdir(parents=True)
+    checkpoints.save_state(folder, checkpoints.State({}, {"epoch": 3, "batch": batch, "config": {"epochs": 30}}))
+    assert run(tmp_path, "--name", "dao") == 2
+    assert f"a run of 'dao' has been interrupted {place}: go on with --resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_is_advised_once(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = ["--learning-rate", "3e38", "--clip-norm", "0", "--schedule", "constant", "--precision", "f32"]
+    assert run(tmp_path, "--corpus", text, *SMALL, *wild) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("of epoch 1; nothing had been saved yet: begin anew, with a smaller --learning-rate")
+    assert last.count("--learning-rate") == 1
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_on_the_way_leaves_a_word_of_what_was_saved(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tensorflow as tf
+
+    fail_to_publish(monkeypatch, tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmore"))
+    assert run(tmp_path, "--corpus", text, *SMALL) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "too small for this network and batch: OOM when allocating tensor; saved after the last epoch" in last
+    assert "go on with `python -m trainer --resume" in last
+
+
+@pytest.mark.slow
+def test_a_worker_left_alone_is_told_that_every_worker_must_go_on(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.workers import WorkerLost
+
+    fail_to_publish(monkeypatch, WorkerLost("Connection reset by peer"))
+    assert run(tmp_path, "--corpus", text, *SMALL) == 75
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "another worker is gone; saved after the last epoch" in last
+    assert last.endswith("` on every worker (Connection reset by peer)")
+
+
+def test_a_worker_left_alone_before_anything_was_saved_is_told_to_begin_anew(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.workers import WorkerLost
+
+    def train(*_: object) -> None:
+        raise WorkerLost("Connection reset by peer")
+
+    monkeypatch.setattr("trainer.loop.train", train)
+    assert run(tmp_path, "--corpus", text, *SMALL) == 75
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("gone; nothing had been saved yet: begin anew on every worker (Connection reset by peer)")
 
 
 def test_variables_are_options_too(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
