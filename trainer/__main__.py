@@ -24,7 +24,7 @@ from pydantic_settings import SettingsError
 
 from trainer import artifact, checkpoints, corpus
 from trainer.artifact import ArtifactError
-from trainer.checkpoints import Damaged
+from trainer.checkpoints import StateDamaged
 from trainer.config import RECIPES, ClusterError, TooLarge, TrainingConfig, check_disk, check_memory, cluster_position
 from trainer.corpus import CorpusError
 from trainer.vocabulary import Vocabulary
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(2, "; ".join(_option_error(fault["loc"], fault["msg"]) for fault in error.errors()))
     except SettingsError as error:  # a list in a variable
         return _fail(2, f'{error}; a list is written as JSON: ["a.txt", "b.txt"]')
-    except (CorpusError, ClusterError, TooLarge, RunConflict, Damaged) as error:
+    except (CorpusError, ClusterError, TooLarge, RunConflict, StateDamaged) as error:
         return _fail(2, str(error))
     except (OSError, ArtifactError) as error:
         return _fail(1, _io_error(error))

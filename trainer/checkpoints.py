@@ -1,7 +1,8 @@
-"""What a run leaves on the disk while it lasts, each file written beside its place and renamed into it, so always whole.
+"""What a run saves on the disk, each file written beside its place and renamed into it, so always whole.
 
 - `state.safetensors`: everything a killed run needs to go on as if nothing had happened; gone once the run has published.
-- `ckpt_<epoch>.safetensors`: the weights after each epoch, as they were scored. The best is what is published.
+- `ckpt_<epoch>.safetensors`: the weights after each epoch, as they were scored. The best is what is published; all of them
+  stay, as TensorBoard's files beside them do, until the next run of that name begins.
 """
 
 import json
@@ -15,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
-from safetensors.numpy import save as serialized
+from safetensors.numpy import save as serialize
 
 from trainer.artifact import sync, write_synced
 
 STATE, PROGRESS = "state.safetensors", "progress"
 
 
-class Damaged(ValueError):
-    """What a run goes on from can't be read."""
+class StateDamaged(ValueError):
+    """The saved state can't be read."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def save_state(folder: Path, state: State) -> None:
 
 
 def load_state(folder: Path) -> State | None:
-    """The unfinished run in `folder`, if there is one. Raises Damaged."""
-    with _opened(folder) as file:
+    """The unfinished run in `folder`, if there is one. Raises StateDamaged."""
+    with _open_state(folder) as file:
         if file is None:
             return None
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -51,19 +52,19 @@ def load_state(folder: Path) -> State | None:
 
 def load_progress(folder: Path) -> dict[str, Any] | None:
     """`State.progress` alone."""
-    with _opened(folder) as file:
+    with _open_state(folder) as file:
         return None if file is None else dict(json.loads(file.get_tensor(PROGRESS).tobytes()))
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[Any]:
+def _open_state(folder: Path) -> Iterator[Any]:
     try:
         with safe_open(folder / STATE, framework="numpy") as file:
             yield file
     except FileNotFoundError:
         yield None
     except SafetensorError as error:
-        raise Damaged(f"{folder / STATE}: damaged ({error}); begin anew with --fresh") from error
+        raise StateDamaged(f"{folder / STATE}: damaged ({error}); begin anew with --fresh") from error
 
 
 def finish(folder: Path) -> None:
@@ -85,7 +86,7 @@ def load(file: Path) -> dict[str, NDArray[np.float32]]:
 
 def clear(folder: Path) -> None:
     """Removes what an earlier run has left."""
-    finish(folder)  # first, so that there never is a state without its checkpoints
+    finish(folder)  # first, so that no state is ever left without its checkpoints
     for pattern in ("ckpt_*.safetensors", "*.part", "tensorboard/*"):
         for file in folder.glob(pattern):
             file.unlink()
@@ -94,9 +95,9 @@ def clear(folder: Path) -> None:
 def _write(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     draft = file.with_suffix(".part")
     try:
-        write_synced(draft, serialized({name: np.asarray(tensor) for name, tensor in tensors.items()}))
+        write_synced(draft, serialize({name: np.asarray(tensor) for name, tensor in tensors.items()}))
         draft.replace(file)
         sync(file.parent)
     except OSError:
-        draft.unlink(missing_ok=True)  # a full disk is not made fuller
+        draft.unlink(missing_ok=True)  # don't leave a full disk fuller
         raise

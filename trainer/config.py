@@ -106,7 +106,7 @@ class TrainingConfig(BaseSettings):
 
     @property
     def work_dir(self) -> Path:
-        """Where this model's checkpoints and encoded text lie: beside its versions, under a name no reader looks at."""
+        """Where a run of this model saves: beside its versions, under a name that no reader looks at."""
         return self.models_dir / self.name / ".training"
 
     def architecture(self, vocabulary: list[str]) -> Architecture:

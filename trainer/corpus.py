@@ -1,12 +1,13 @@
 """Text files -> ids on disk -> batches of training examples.
 
-The files are read twice in blocks and the ids lie in a memory-mapped array, so memory stays flat
-however long the text is. Knows nothing of networks.
+The files are read twice, block by block, and the ids are a memory-mapped array, so memory stays flat however long the text
+is. Knows nothing of networks.
 """
 
 import codecs
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -27,7 +28,7 @@ MOST_NAMED = 10  # unknown characters in an error
 
 
 class CorpusError(ValueError):
-    """A text can't be trained on; the message says what is wrong, where, and what would be right."""
+    """A text can't be used; the message says what is wrong, where, and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -40,37 +41,30 @@ class Corpus:
 
 
 def read(paths: Sequence[Path], folder: Path) -> Corpus:
-    """Encodes the UTF-8 files `paths`, taken as one text, into `folder`/ids.
+    """Reads the UTF-8 files `paths` as one text; its ids take the room of a file in `folder` as long as they are used.
 
     Raises CorpusError for a file that can't be read, is not UTF-8 (naming the byte), or when all are empty.
     """
-    seen = np.zeros(CODE_POINTS, bool)
-    characters, digest = 0, hashlib.sha256()
-    for block, text in _blocks(paths):
+    named = ", ".join(map(str, paths))
+    changed = CorpusError(f"{named}: changed while being read")
+    seen, digest = np.zeros(CODE_POINTS, bool), hashlib.sha256()
+    for block, text in _read_blocks(paths):
         digest.update(block)
-        points = code_points(text)
-        seen[points] = True
-        characters += len(points)
-    if not characters:
-        raise CorpusError(f"{', '.join(map(str, paths))}: no text in it")
-
-    known = np.flatnonzero(seen)
-    dtype = np.min_scalar_type(len(known) - 1)
-    id_of = np.zeros(CODE_POINTS, dtype)
-    id_of[known] = np.arange(len(known), dtype=dtype)
-    path, again = folder / "ids", hashlib.sha256()
-    with path.open("wb") as file:
-        for block, text in _blocks(paths):
-            again.update(block)
-            file.write(id_of[code_points(text)].tobytes())
-    if again.digest() != digest.digest():
-        raise CorpusError(f"{', '.join(map(str, paths))}: changed while being read")
-    ids = np.memmap(path, dtype, "r", shape=(characters,))
-    return Corpus(Vocabulary([chr(point) for point in known]), ids, digest.hexdigest())
+        seen[code_points(text)] = True
+    if not seen.any():
+        raise CorpusError(f"{named}: no text in it")
+    vocabulary = Vocabulary([chr(point) for point in np.flatnonzero(seen)])
+    try:
+        ids, sha256 = _encode(paths, vocabulary, folder)
+    except UnknownCharacters:
+        raise changed from None
+    if sha256 != digest.hexdigest():
+        raise changed
+    return Corpus(vocabulary, ids, sha256)
 
 
 def split(ids: NDArray[Any], held_out: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(what is trained on, the share `held_out` of the text, its end)."""
+    """(training part, held-out part): the last `held_out` share of the text is held out."""
     at = len(ids) - round(len(ids) * held_out)
     return ids[:at], ids[at:]
 
@@ -81,7 +75,7 @@ class Windows:
 
     The text is cut into windows of seq_length + 1 characters: inputs are all but a window's last character, targets all
     but its first. What does not fill a window or a batch is dropped. After 'Text generation with an RNN', tensorflow.org.
-    With several `workers` each has its rows of a batch of all of theirs.
+    Several `workers` share a batch of `workers * batch_size` rows.
     """
 
     ids: NDArray[np.unsignedinteger]
@@ -103,7 +97,7 @@ class Windows:
         """The epoch's batches from `start` on, (inputs, targets), each int32 [batch_size, seq_length]."""
         import tensorflow as tf
 
-        # A seed of its own for each epoch, so that any of them can be begun anywhere without the ones before.
+        # Each epoch has its own seed, so that a run can begin at any batch of any of them.
         rows = tf.data.Dataset.range(self.count).shuffle(SHUFFLE_BUFFER, seed=self.seed + number)
         return _batches(rows.batch(self.workers * self.batch_size, drop_remainder=True).skip(start), self._windows)
 
@@ -118,7 +112,7 @@ class Streams:
     """Examples that follow each other: each row of a batch goes on where the same row of the batch before ended.
 
     The text is cut into as many equal streams as a batch has rows. Each epoch cuts anew, at a place drawn from the seed:
-    what lies before it is read after the text's end. With several `workers` each has its own of all their streams.
+    what lies before it is read after the text's end. Several `workers` share the `workers * batch_size` streams.
     """
 
     ids: NDArray[np.unsignedinteger]
@@ -149,7 +143,7 @@ class Streams:
 
 
 def check_length(characters: int, rows: int, seq_length: int) -> None:
-    """Raises CorpusError when what is trained on does not fill one batch of `rows`."""
+    """Raises CorpusError when the training part does not fill one batch of `rows`."""
     needed = rows * (seq_length + 1)
     if characters < needed:
         raise CorpusError(
@@ -159,7 +153,7 @@ def check_length(characters: int, rows: int, seq_length: int) -> None:
 
 
 def _batches(keys: "tf.data.Dataset", rows: "Callable[[NDArray[np.int64]], NDArray[np.int32]]") -> "tf.data.Dataset":
-    """(inputs, targets) of the rows that `rows` gives for each key, read ahead in a thread of their own."""
+    """(inputs, targets) of the rows that `rows` gives for each key; a thread of their own reads ahead."""
     import tensorflow as tf
 
     def split_rows(key: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
@@ -169,42 +163,62 @@ def _batches(keys: "tf.data.Dataset", rows: "Callable[[NDArray[np.int64]], NDArr
     return keys.map(split_rows).prefetch(2)
 
 
-def encode(path: Path, vocabulary: Vocabulary, folder: Path) -> NDArray[np.int32]:
-    """The ids of a UTF-8 file in a vocabulary that is given, in a file of `folder`.
+def encode(path: Path, vocabulary: Vocabulary, folder: Path) -> NDArray[np.unsignedinteger]:
+    """The ids of a UTF-8 file in a given vocabulary; they take the room of a file in `folder` as long as they are used.
 
     Raises CorpusError for a file that can't be read, is not UTF-8, or holds characters that the vocabulary lacks.
     """
+    try:
+        ids, _ = _encode([path], vocabulary, folder)
+    except UnknownCharacters as error:
+        named, more = UnknownCharacters(error.places[:MOST_NAMED]), len(error.places) > MOST_NAMED
+        raise CorpusError(f"{path}: {named}{' and more' if more else ''}") from error
+    return ids
+
+
+def _encode(paths: Sequence[Path], vocabulary: Vocabulary, folder: Path) -> tuple[NDArray[np.unsignedinteger], str]:
+    """(the ids of a text, of the smallest type that holds the vocabulary; its SHA-256).
+
+    Raises UnknownCharacters once more than MOST_NAMED have been met, or at the end; CorpusError.
+    """
+    dtype, path = np.min_scalar_type(len(vocabulary) - 1), folder / "ids"
     unknown: list[tuple[int, str]] = []
-    characters = 0
-    with (folder / "encoded").open("wb") as file:
-        for _, text in _blocks([path]):
+    characters, digest = 0, hashlib.sha256()
+    with path.open("wb") as file:
+        for block, text in _read_blocks(paths):
+            digest.update(block)
             try:
-                file.write(vocabulary.encode(text).tobytes())
+                file.write(vocabulary.encode(text).astype(dtype).tobytes())
             except UnknownCharacters as error:
                 unknown += [(characters + place, character) for place, character in error.places]
             characters += len(text)
             if len(unknown) > MOST_NAMED:
                 break
     if unknown:
-        raise CorpusError(f"{path}: {UnknownCharacters(unknown[:MOST_NAMED])}{' and more' if len(unknown) > MOST_NAMED else ''}")
+        raise UnknownCharacters(unknown)
     if not characters:
-        raise CorpusError(f"{path}: no text in it")
-    return np.memmap(folder / "encoded", np.int32, "r", shape=(characters,))
+        raise CorpusError(f"{', '.join(map(str, paths))}: no text in it")
+    ids = np.memmap(path, dtype, "r", shape=(characters,))
+    with suppress(PermissionError):  # Windows keeps what is mapped
+        path.unlink()  # the map outlives the name, and nothing stays behind, however the process ends
+    return ids, digest.hexdigest()
 
 
-def _blocks(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
+def _read_blocks(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
     """Each file's bytes and the text that has become complete with them, a block at a time."""
     for path in paths:
         try:
+            if path.is_dir():
+                raise CorpusError(f"{path}: is a directory")
             if path.exists() and not path.is_file():
-                raise CorpusError(f"{path}: not a file; it is read twice, so save what it gives as one")
+                raise CorpusError(f"{path}: is not a regular file: the text is read twice, so save it to a file first")
             with path.open("rb") as file:
-                yield from _decoded(path, file)
+                yield from _decode_blocks(path, file)
         except OSError as error:
             raise CorpusError(f"{path}: {error.strerror or error}") from error
 
 
-def _decoded(path: Path, file: BinaryIO) -> Iterator[tuple[bytes, str]]:
+def _decode_blocks(path: Path, file: BinaryIO) -> Iterator[tuple[bytes, str]]:
     rest, offset = b"", 0  # bytes of a character that a block's end cut, and where they start in the file
     while block := file.read(BLOCK):
         text, used = _decode(path, rest + block, offset, final=False)

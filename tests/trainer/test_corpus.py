@@ -69,16 +69,27 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CorpusError, match="pipe: not a file"):
+    with pytest.raises(CorpusError, match="pipe: is not a regular file"):
         corpus.read([tmp_path / "pipe"], tmp_path)
+    with pytest.raises(CorpusError, match=": is a directory"):
+        corpus.read([tmp_path], tmp_path)
 
 
-def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_leave_nothing_behind(tmp_path: Path) -> None:
+    text = read(tmp_path, b"text")
+    assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
+    assert text.vocabulary.decode(text.ids) == "text"
+    assert len(corpus.encode(tmp_path / "0.txt", text.vocabulary, tmp_path)) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
+
+
+@pytest.mark.parametrize("then", ["eno", "two"])
+def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     (tmp_path / "text").write_text("one")
     min_scalar_type = np.min_scalar_type
 
     def between_the_passes(number: int) -> np.dtype[Any]:
-        (tmp_path / "text").write_text("eno")
+        (tmp_path / "text").write_text(then)
         return min_scalar_type(number)
 
     monkeypatch.setattr(np, "min_scalar_type", between_the_passes)
@@ -164,12 +175,16 @@ def test_a_text_is_encoded_in_a_vocabulary_that_is_given(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux counts it, in KiB")
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
-    """100 MB more of text must not cost even a tenth of that in memory: read in a process of its own, whose peak counts."""
+    """100 MB more of text must not cost even a tenth of that in memory: read in a process of its own, whose peak counts.
+
+    VmHWM is that process's own, in KiB; ru_maxrss would begin with the peak of whoever started it.
+    """
     program = (
-        "import resource, sys; from pathlib import Path; from trainer import corpus;"
-        "corpus.read([Path(sys.argv[1])], Path(sys.argv[2])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import re, sys; from pathlib import Path; from trainer import corpus;"
+        "corpus.read([Path(sys.argv[1])], Path(sys.argv[2]));"
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])"
     )
 
     def peak(megabytes: int) -> int:

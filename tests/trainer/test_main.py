@@ -48,7 +48,7 @@ def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_p
         (["--recipe", "none"], "error: --recipe: Input should be 'best' or 'tutorial'$"),
         (["--learning-rate", "nan"], "--learning-rate"),
         (["--layers", "1000000000"], "--layers: Input should be less than or equal to"),
-        (["--corpus", "/dev/null"], "/dev/null: not a file"),
+        (["--corpus", "/dev/null"], "/dev/null: is not a regular file"),
         (["--name", "../up"], "--name: String should match pattern"),
         (["--units", "100000", "--layers", "3"], "3 x 100,000 units .* need at least .* GiB of memory, of which there are"),
         (["--seq-length", "20000"], "short of one batch"),
