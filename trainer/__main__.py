@@ -25,8 +25,9 @@ from pydantic_settings import SettingsError
 from trainer import artifact, checkpoints, corpus
 from trainer.artifact import ArtifactError
 from trainer.checkpoints import StateDamaged
-from trainer.config import RECIPES, ClusterError, TooLarge, TrainingConfig, check_disk, check_memory, cluster_position
+from trainer.config import RECIPES, TrainingConfig
 from trainer.corpus import CorpusError
+from trainer.machine import ClusterError, Position, TooLarge, check_disk, check_memory, read_position
 from trainer.vocabulary import Vocabulary
 
 NEEDED = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # what the extra `trainer` adds to the service's packages
@@ -67,33 +68,33 @@ def _train(arguments: Sequence[str]) -> int:
     flags = _parse_flags(arguments)
     resume, fresh = flags.pop("resume", False), flags.pop("fresh", False)
     config = TrainingConfig(**flags)
-    count, index = cluster_position()
-    mine = config.work_dir / f"worker-{index}" if index else config.work_dir
-    mine.mkdir(parents=True, exist_ok=True)
+    position = read_position()
+    folder = config.work_dir / f"worker-{position.worker}" if position.worker else config.work_dir
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(mine / "lock", timeout=0):
+        with FileLock(folder / "lock", timeout=0):
             begun = None if fresh else checkpoints.load_progress(config.work_dir)
-            if resume and (begun or count == 1):  # of several workers, one started again by its supervisor may be the first
-                return _run(_resume_config(config, flags, begun), mine, checkpoints.load_state(config.work_dir))
+            if resume and (begun or position.workers == 1):  # a supervisor may say --resume to workers that have saved nothing yet
+                return _run(_resume_config(config, flags, begun), folder, position, checkpoints.load_state(config.work_dir))
             if begun:
                 place = _name_place(begun, within=f"in epoch {begun['epoch']} of {begun['config']['epochs']}")
                 raise RunConflict(
                     f"a run of {config.name!r} has been interrupted {place}: go on with --resume, or give it up with --fresh"
                 )
-            return _run(config, mine)
+            return _run(config, folder, position)
     except Timeout:
         raise RunConflict(
             f"another run is training {config.name!r} in {config.models_dir}; wait for it, or give another --name"
         ) from None
 
 
-def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None = None) -> int:
+def _run(config: TrainingConfig, folder: Path, position: Position, state: checkpoints.State | None = None) -> int:
     """Trains and publishes. `folder` is this process's alone."""
-    count, index = cluster_position()
+    count, index = position
     for draft in config.work_dir.parent.glob(f"{artifact.DRAFT}*") if not index else ():
-        shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed while it published; this one has the lock
+        shutil.rmtree(draft, ignore_errors=True)  # left by a run that was killed while it published; this one has the lock
     with tempfile.TemporaryDirectory(prefix=artifact.DRAFT, dir=config.work_dir.parent):
-        pass  # so that a folder that can't be written shows now
+        pass  # fails now, not after hours, where the folder can't be written
     text = corpus.read(config.corpus, folder)
     if state is not None and state.progress["workers"] != count:
         raise RunConflict(f"the interrupted run was begun with {state.progress['workers']} workers; there are {count} now")
@@ -110,7 +111,7 @@ def _run(config: TrainingConfig, folder: Path, state: checkpoints.State | None =
     from trainer.loop import Diverged, train
     from trainer.workers import WorkerLost, Workers, WorkersDisagree
 
-    workers = Workers()  # waits for all of them, and a signal ends that at once: there is nothing to save yet
+    workers = Workers(count, index)  # waits for all of them, and a signal ends that at once: there is nothing to save yet
     try:
         with _stop_on_signals() as stop:
             version = train(config, text, stop, state, workers)

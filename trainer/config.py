@@ -1,15 +1,12 @@
 """What a training run is asked to do: TrainingConfig, from flags, TRAINER_* variables and defaults."""
 
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from trainer.artifact import GATES, MAX_LAYERS, MAX_UNITS, Architecture, ModelName
+from trainer.artifact import MAX_LAYERS, MAX_UNITS, Architecture, ModelName
 from trainer.corpus import SHAKESPEARE
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -111,76 +108,3 @@ class TrainingConfig(BaseSettings):
 
     def architecture(self, vocabulary: list[str]) -> Architecture:
         return Architecture(cell=self.cell, layers=self.layers, units=self.units, embedding=self.embedding, vocabulary=vocabulary)
-
-    def memory(self, vocabulary: list[str]) -> int:
-        """Bytes a training step needs at least.
-
-        Each weight with its gradient, Adam's two moments and its average, and what a step keeps for the way back: for each
-        recurrent layer its inputs' product, gates and states; the logits and their gradient.
-        """
-        architecture = self.architecture(vocabulary)
-        kept = self.layers * (2 * GATES[self.cell] + 1) * self.units + 2 * len(vocabulary)
-        return 4 * ((4 + (self.averaging > 0)) * architecture.parameter_count + self.batch_size * self.seq_length * kept)
-
-
-class ClusterError(ValueError):
-    """TF_CONFIG does not say which workers there are."""
-
-
-def cluster_position() -> tuple[int, int]:
-    """(how many workers train together, which of them this process is): what TF_CONFIG says, else one alone.
-
-    Raises ClusterError.
-    """
-    if "TF_CONFIG" not in os.environ:
-        return 1, 0
-    try:
-        config = json.loads(os.environ["TF_CONFIG"])
-        addresses, task = config["cluster"]["worker"], config["task"]
-        index = int(task["index"])
-        if task["type"] != "worker" or not 0 <= index < len(addresses):
-            raise ValueError(f"task is {task}, the workers are 0 to {len(addresses) - 1}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ClusterError(
-            f"TF_CONFIG: {type(error).__name__}: {error}; expected "
-            '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        ) from error
-    return len(addresses), index
-
-
-class TooLarge(ValueError):
-    """The run does not fit this machine's memory or disk."""
-
-
-def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
-    """Raises TooLarge, before hours or the machine are lost, when a step can't fit the memory there is."""
-    needed, available = config.memory(vocabulary), _memory()
-    if needed > available:
-        raise TooLarge(
-            f"{config.layers} x {config.units:,} units with batches of {config.batch_size} x {config.seq_length} characters "
-            f"need at least {needed / 2**30:,.1f} GiB of memory, of which there are {available / 2**30:,.1f}; "
-            "take fewer --units or --layers, or a smaller --batch-size or --seq-length"
-        )
-
-
-def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
-    """Raises TooLarge, before hours are lost, when what a run saves can't fit the disk."""
-    weights = 4 * config.architecture(vocabulary).parameter_count
-    state = weights * (3 + (config.averaging > 0))
-    needed, free = 2 * state + (config.epochs + 1) * weights, shutil.disk_usage(config.work_dir).free
-    free += sum(file.stat().st_size for file in config.work_dir.glob("*.safetensors"))  # there already, or to be replaced
-    if needed > free:
-        raise TooLarge(
-            f"{config.work_dir}: {config.epochs} checkpoints and what a run goes on from need {needed / 2**20:,.0f} MiB, "
-            f"{free / 2**20:,.0f} are free; make room, or take fewer --epochs or another --models-dir"
-        )
-
-
-def _memory() -> int:
-    """Bytes of memory this process may use: the machine's, or less where its container (cgroup v2) says so."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return machine
-    return machine if limit == "max" else min(machine, int(limit))

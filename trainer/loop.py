@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from trainer import __version__, artifact, checkpoints, corpus, network, report
 from trainer.artifact import ArtifactError, Scores, Version
 from trainer.checkpoints import State
-from trainer.config import TooLarge, TrainingConfig
+from trainer.config import TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
 from trainer.evaluation import Evaluator
+from trainer.machine import TooLarge
 from trainer.step import Weights, optimizer_of, resolved, training_step
 from trainer.workers import Workers
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -11,6 +10,7 @@ import tensorflow as tf
 from trainer import dropout, network
 from trainer.artifact import Architecture
 from trainer.config import TrainingConfig
+from trainer.machine import cpu_has_bf16
 from trainer.recurrence import States
 from trainer.workers import Workers
 
@@ -106,12 +106,4 @@ def resolved(precision: Literal["auto", "f32", "bf16"]) -> Literal["f32", "bf16"
     """`auto` is bf16 on a CPU that computes in it, else f32."""
     if precision != "auto":
         return precision
-    return "bf16" if not tf.config.list_physical_devices("GPU") and _cpu_has_bf16() else "f32"
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return "bf16" if not tf.config.list_physical_devices("GPU") and cpu_has_bf16() else "f32"

@@ -11,8 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.config import cluster_position
-
 COLLECTIVES_FAILED = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError
 
 
@@ -27,9 +25,9 @@ class WorkersDisagree(Exception):
 class Workers:
     """All workers, seen from this one. `mean` only inside `run`; all workers must make the same calls in the same order."""
 
-    def __init__(self) -> None:
-        """Waits until all workers are there. Nothing else may have used TensorFlow in this process before."""
-        self.count, self.index = cluster_position()
+    def __init__(self, count: int = 1, index: int = 0) -> None:
+        """Waits until all `count` workers of TF_CONFIG are there. Nothing in this process may have used TensorFlow before."""
+        self.count, self.index = count, index
         cluster = tf.distribute.MultiWorkerMirroredStrategy if self.count > 1 else tf.distribute.get_strategy
         self._strategy = cluster()
         self._gather = tf.function(lambda tensor: self.run(_gather, tensor))
