@@ -1,6 +1,6 @@
-"""python -m trainer [train]: one run, from a text to a published version. python -m trainer evaluate: scores of one.
+"""python -m trainer [train]: one run, from a text to a published version. python -m trainer evaluate: a version's scores.
 
-Checks what it is asked before TensorFlow is imported, so that a mistake shows at once: one line, exit code 2.
+Checks its options before it imports TensorFlow, so that a mistake shows at once: one line, exit code 2.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from trainer.corpus import CorpusError
 from trainer.machine import ClusterError, Position, TooLarge, check_disk, check_memory, read_position
 from trainer.vocabulary import Vocabulary
 
-NEEDED = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # what the extra `trainer` adds to the service's packages
+NEEDED = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # the extra `trainer`
 MAY_CHANGE = {"name", "models_dir", "corpus", "epochs", "learning_rate", "patience", "save_every"}  # when a run is resumed
 
 
@@ -39,20 +39,20 @@ class RunConflict(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 failed on the way, 2 asked for what can't be done, 75 a worker gone, 130 interrupted."""
+    """Returns the exit code: 0 done, 1 failed on the way, 2 asked for the impossible, 75 another worker gone, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         return _fail(2, f"{', '.join(missing)} not installed; `make setup` brings what training needs beside serving")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack what a text has
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on instruction sets help nobody here
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a text's characters
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences TensorFlow's notes on instruction sets
     try:
         if given[:1] == ["evaluate"]:
             return _evaluate(given[1:])
         return _train(given[1:] if given[:1] == ["train"] else given)
     except ValidationError as error:
         return _fail(2, "; ".join(_option_error(fault["loc"], fault["msg"]) for fault in error.errors()))
-    except SettingsError as error:  # a list in a variable
+    except SettingsError as error:  # a variable's list that is no JSON
         return _fail(2, f'{error}; a list is written as JSON: ["a.txt", "b.txt"]')
     except (CorpusError, ClusterError, TooLarge, RunConflict, StateDamaged) as error:
         return _fail(2, str(error))
@@ -168,12 +168,18 @@ def _name_place(progress: dict[str, Any], within: str) -> str:
 
 def _evaluate(arguments: Sequence[str]) -> int:
     """Prints a version's scores on a text as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m trainer evaluate", description=_evaluate.__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer evaluate",
+        description="Print a version's scores on a text, in nats per character, as JSON.",
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--model", type=Path, required=True, help="models/<name> for its newest version, or models/<name>/<version>"
     )
     parser.add_argument(
-        "--text", type=Path, help="a UTF-8 text; what the version held out, where it was trained on the reference's"
+        "--text",
+        type=Path,
+        help="a UTF-8 text file (default, for a version trained on Shakespeare's plays: the part that was held out)",
     )
     given = parser.parse_args(arguments)
     path = given.model if (given.model / artifact.CONFIG).exists() or not given.model.is_dir() else _find_newest(given.model)
@@ -234,14 +240,19 @@ def _stop_on_signals() -> Iterator[Event]:
 def _parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
     """The flags given, as strings by field: one for each field of TrainingConfig, which checks them.
 
-    Ours and not pydantic-settings's, which joins a list's values with commas and drops all but the last of a repeated flag.
+    Not by pydantic-settings, which joins a list's values with commas and drops all but the last of a repeated flag.
     """
-    parser = argparse.ArgumentParser(prog="python -m trainer [train]", description=TrainingConfig.__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer [train]",
+        description="Train a model on text files and publish it as a version. Options not given take the recipe's value.",
+        epilog="`python -m trainer evaluate --help`: score a published version.",
+        allow_abbrev=False,
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--resume", action="store_true", default=argparse.SUPPRESS, help="go on with the interrupted run of that name"
     )
-    again.add_argument("--fresh", action="store_true", default=argparse.SUPPRESS, help="begin anew though a run was interrupted")
+    again.add_argument("--fresh", action="store_true", default=argparse.SUPPRESS, help="give up an interrupted run and begin anew")
     for name, field in TrainingConfig.model_fields.items():
         flag = "--" + name.replace("_", "-")
         of_recipe = ", ".join(f"{recipe}: {options[name]}" for recipe, options in RECIPES.items() if name in options)

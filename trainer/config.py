@@ -45,13 +45,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "patience": 0,
     },
 }
-"""What an option is where it is not given."""
+"""Each recipe's values for options not given."""
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(BaseSettings):
-    """One training run. What is not given is the recipe's."""
+    """One training run's options. Those not given take the recipe's value."""
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", frozen=True, extra="forbid")
 
@@ -61,9 +61,9 @@ class TrainingConfig(BaseSettings):
     corpus: list[Path] = Field(
         default_factory=lambda: [SHAKESPEARE],
         min_length=1,
-        description="UTF-8 text files, taken as one; the reference's if none is given",
+        description="UTF-8 text files, read as one; Shakespeare's plays, which come with this package, if none is given",
     )
-    name: ModelName = Field("shakespeare", description="the model's name: a version of it is published")
+    name: ModelName = Field("shakespeare", description="the model's name; the run publishes its next version")
     models_dir: Path = Field(Path("models"), description="where versions are published")
     cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell: gru or lstm")
     layers: int = Field(1, ge=1, le=MAX_LAYERS, description="recurrent layers")
@@ -76,29 +76,31 @@ class TrainingConfig(BaseSettings):
     batch_size: int = Field(64, ge=1, description="rows in a batch")
     epochs: int = Field(ge=1, description="passes over the text")
     learning_rate: float = Field(gt=0, allow_inf_nan=False, description="Adam's highest learning rate")
-    schedule: Literal["cosine", "constant"] = Field(description="of the learning rate, after the warm-up: cosine to 0, or constant")
+    schedule: Literal["cosine", "constant"] = Field(description="learning rate after the warm-up: cosine (falls to 0) or constant")
     warmup: Rate = Field(description="share of the run in which the learning rate rises from 0")
-    weight_decay: float = Field(ge=0, allow_inf_nan=False, description="of all but biases, times the learning rate (AdamW)")
+    weight_decay: float = Field(ge=0, allow_inf_nan=False, description="decoupled weight decay (AdamW), biases excluded")
     beta_2: Rate = Field(description="decay of Adam's second moment")
-    clip_norm: float = Field(ge=0, allow_inf_nan=False, description="longest gradient, all weights together; 0: any")
-    weight_drop: Rate = Field(description="share of each recurrent kernel left out of a batch")
-    output_dropout: Rate = Field(description="share of each layer's outputs left out, the same at every step of a row")
-    embedding_dropout: Rate = Field(description="share of the embedding's elements left out of a batch")
-    averaging: Rate = Field(description="decay of the weights' moving average, which is what is scored and published; 0: none")
+    clip_norm: float = Field(ge=0, allow_inf_nan=False, description="clip the gradient's global norm to this; 0: no clipping")
+    weight_drop: Rate = Field(description="share of each recurrent kernel dropped, the same at every step of a batch")
+    output_dropout: Rate = Field(description="share of each layer's outputs dropped, the same at every step of a row")
+    embedding_dropout: Rate = Field(description="share of the embedding's elements dropped, the same for a whole batch")
+    averaging: Rate = Field(description="decay of the weights' moving average, which is scored and published; 0: no averaging")
     scheduled_sampling: Rate = Field(
-        0.0, description="share of inputs, rising to it over the run, that are the model's own characters instead of the text's"
+        0.0, description="share of inputs replaced by the model's own characters, rising from 0 over the run"
     )
-    held_out: float = Field(ge=0, le=0.5, description="share of the text, its end, not trained on but scored each epoch")
-    patience: int = Field(ge=0, description="epochs without a better held-out score before the run stops; 0: never")
+    held_out: float = Field(
+        ge=0, le=0.5, description="share of the text, taken from its end, held out and scored each epoch; 0: none"
+    )
+    patience: int = Field(ge=0, description="stop after this many epochs without a better held-out score; 0: never")
     precision: Literal["auto", "f32", "bf16"] = Field(
-        "auto", description="of the large products: auto is bf16 on a CPU that computes in it, else f32"
+        "auto", description="operand type of the large matrix products: auto is bf16 on a CPU that computes in it, else f32"
     )
-    save_every: int = Field(100, ge=1, description="batches between saves of what --resume goes on from")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of the weights, the order and the dropout: same seed, same model")
+    save_every: int = Field(100, ge=1, description="batches between the saves that --resume goes on from")
+    seed: int = Field(0, ge=0, lt=2**31, description="seeds the weights, the batches' order and the dropout")
 
     @model_validator(mode="before")
     @classmethod
-    def _recipe_fills_in(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _fill_in_recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
         return RECIPES.get(str(given.get("recipe")), RECIPES["best"]) | given
 
     @property

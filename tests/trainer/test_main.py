@@ -81,6 +81,19 @@ def test_a_flag_that_is_none_is_exit_code_2(tmp_path: Path, capsys: pytest.Captu
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
 
 
+def test_help_says_what_each_command_does_and_what_each_option_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "Train a model on text files and publish it as a version. Options not given take the recipe's value." in said
+    assert "clip the gradient's global norm to this; 0: no clipping (best: 1.0, tutorial: 0.0)" in said
+    assert "`python -m trainer evaluate --help`: score a published version." in said
+
+
 @pytest.mark.slow
 def test_a_run_that_cannot_start_leaves_the_last_ones_checkpoints(tmp_path: Path, text: Path) -> None:
     assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
