@@ -1,7 +1,7 @@
 """A published version on disk: models/<name>/<version>/, written whole or not at all, verified before it is trusted.
 
-The one home of the format. Holds config.json (this module's `VersionConfig`) and weights.safetensors, and beside them
-whatever the trainer wants people to see. Knows nothing of TensorFlow, so that servers need none to read a version.
+The one home of the format: config.json (this module's `VersionConfig`) and weights.safetensors, and beside them whatever
+the trainer wants people to see. Knows nothing of TensorFlow, so that a server reads versions without it.
 """
 
 import hashlib
@@ -30,6 +30,8 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 DRAFT = ".publishing-"  # what the name of a version that is being written begins with
 GATES = {"gru": 3, "lstm": 4}  # columns of a kernel per unit: GRU z r h, LSTM i f c o
 
+# More than any machine can hold, and few enough that a config.json with absurd sizes is refused at once: a reader lists every
+# layer's tensors before it opens the weights. MAX_LAYERS also keeps a batch's draws apart (see trainer.dropout).
 MAX_LAYERS, MAX_UNITS = 1000, 1_000_000
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -53,7 +55,7 @@ class Architecture(BaseModel):
     vocabulary: list[str]
 
     @model_validator(mode="after")
-    def _vocabulary_is_one(self) -> Self:
+    def _check_vocabulary(self) -> Self:
         Vocabulary(self.vocabulary)
         return self
 
@@ -89,7 +91,7 @@ class Hashes(BaseModel):
 
 
 class VersionConfig(Architecture):
-    """config.json. Fields of later writers are kept, not refused: only `format` says what a reader must know."""
+    """config.json. Fields that a later release adds are kept, not refused: `format` alone says whether it can be read."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -107,12 +109,12 @@ class VersionConfig(Architecture):
 
     @field_validator("created")
     @classmethod
-    def _created_is_a_time(cls, value: str) -> str:
+    def _check_created(cls, value: str) -> str:
         datetime.fromisoformat(value)
         return value
 
     @model_validator(mode="after")
-    def _parameters_agree(self) -> Self:
+    def _check_parameters(self) -> Self:
         if self.parameters != self.parameter_count:
             raise ValueError(f"parameters is {self.parameters:,}, but these sizes make {self.parameter_count:,}")
         return self
@@ -128,7 +130,7 @@ class Version:
 
 
 def versions(model: Path) -> list[int]:
-    """Version numbers taken in the folder models/<name>, ascending, valid or not."""
+    """The version numbers taken in the folder models/<name>, ascending, whether or not the versions are valid."""
     return sorted(int(path.name) for path in model.iterdir() if is_version(path.name))
 
 
@@ -152,7 +154,7 @@ def read(path: Path) -> Version:
         tensors = load_tensors(data)
     except SafetensorError as error:
         raise ArtifactError(f"{path / WEIGHTS}: not safetensors: {error}") from error
-    except KeyError as error:  # a type that numpy lacks
+    except KeyError as error:  # safetensors' way to say that numpy lacks a type
         raise ArtifactError(f"{path / WEIGHTS}: a tensor is {error.args[0]}, expected float32") from error
     _check_tensors(path / WEIGHTS, config, tensors)
     return Version(path, config, tensors)
@@ -162,13 +164,13 @@ def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: M
     """Writes the next version of models/<config["name"]> and returns it as read back.
 
     config: the fields of VersionConfig less format, version, parameters and the weights' hash, which are filled in here.
-    extras: further files by name. All is written under a temporary name, synced, verified, then renamed: whoever looks
-    sees all of it or none. Raises ArtifactError and leaves nothing behind when that can't be done.
+    extras: further files by name. All is written under a temporary name, synced, verified, then renamed: a reader sees all
+    of it or none. Raises ArtifactError and leaves nothing behind when that can't be done.
     """
     model = models / str(config["name"])
     try:
         model.mkdir(parents=True, exist_ok=True)
-        # Not mkdtemp's 0700: a version is for whoever may read its models folder.
+        # Not mkdtemp's 0700: whoever may read the models folder may read a version.
         draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=model))
         draft.chmod(0o755)
     except OSError as error:

@@ -35,11 +35,12 @@ def output_masks(config: TrainingConfig, batch: tf.Tensor, worker: int = 0) -> l
     return [_mask(shape, config.output_dropout, config, batch, worker, 1 + config.layers + i) for i in range(config.layers)]
 
 
-OWN_CHARACTERS = 4094  # which draw: scheduled sampling's
+# Which draw: scheduled sampling's, above the masks', which are numbered from 0 to 2 * layers, for layers <= artifact.MAX_LAYERS.
+OWN_CHARACTERS = 4094
 
 
 def seed(config: TrainingConfig, batch: tf.Tensor, worker: int, which: int) -> tf.Tensor:
-    """The seed of one of a batch's draws, int64 [2]; which: below 4095, for there is a next one where two are needed."""
+    """The seed of one of a batch's draws, int64 [2]; which: below 4095, so that a draw that needs two seeds may take the next."""
     return tf.stack([tf.constant(config.seed + (worker << 32), tf.int64), tf.cast(batch, tf.int64) * 4096 + which])
 
 

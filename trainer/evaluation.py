@@ -1,10 +1,10 @@
 """Held-out nats per character: how well a network predicts a text it was not trained on.
 
-Two figures, always. `full_pass`: the state carried over the whole text from its first character on. `cold_256`: windows of
-256 characters, each from a zero state (nanoGPT's protocol); what does not fill a window is left out, unless it is the only one.
+Always two scores. `full_pass`: the state is carried over the whole text from its first character on. `cold_256`: windows of
+256 characters, each from a zero state (nanoGPT's protocol); a last window that is not full is left out, unless it is the only one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from threading import Event
@@ -25,7 +25,7 @@ WARM_UP = 1024  # characters a row reads before those it scores
 
 @dataclass(frozen=True)
 class Row:
-    """A stretch of the text read from a zero state: from `start` on, predictions first..end - 1 of the text scored."""
+    """A stretch of the text read from a zero state: reading begins at `start`, predictions first..end - 1 are scored."""
 
     start: int
     first: int
@@ -33,7 +33,7 @@ class Row:
 
 
 class Evaluator:
-    """Scores weights of one architecture; compiled once, called as often as wanted."""
+    """Scores weights of one architecture; compiled once, called any number of times."""
 
     def __init__(self, architecture: Architecture, stop: Event | None = None) -> None:
         """Once `stop` is set, scoring raises KeyboardInterrupt."""
@@ -47,36 +47,39 @@ class Evaluator:
 
         self._nats = nats
 
-    def scores(self, weights: Any, ids: NDArray[Any], *, exact: bool = True) -> Scores:
-        """Both figures for a text of at least two characters.
+    def scores(self, weights: Mapping[str, Any], ids: NDArray[Any], *, exact: bool = True) -> Scores:
+        """Both scores of a text of at least two characters; weights: arrays, tensors or variables, by published name.
 
-        Exactly, `full_pass` is one step after the other. Otherwise 64 stretches of the text are read side by side, each
-        after the 1024 characters before it: some ten times faster, and the same but for what a state keeps longer.
+        With `exact`, one row reads the whole text in order. Otherwise 64 rows read a stretch of it each, after the 1024
+        characters before it: some ten times faster, and the same but for what a state remembers from further back.
         """
+        weights = {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}  # once, not in every call
         return Scores(full_pass=self.full_pass(weights, ids, 1 if exact else ROWS), cold_256=self.cold(weights, ids))
 
-    def full_pass(self, weights: Any, ids: NDArray[Any], rows: int = 1) -> float:
+    def full_pass(self, weights: Mapping[str, Any], ids: NDArray[Any], rows: int = 1) -> float:
+        """Nats per character with the state carried, the text cut into `rows` stretches that are read side by side."""
         predictions = len(ids) - 1
         length = -(-predictions // rows)
         firsts = range(0, predictions, length)
         stretches = [Row(max(0, first - WARM_UP), first, min(first + length, predictions)) for first in firsts]
         return self._mean(weights, ids, stretches)
 
-    def cold(self, weights: Any, ids: NDArray[Any]) -> float:
+    def cold(self, weights: Mapping[str, Any], ids: NDArray[Any]) -> float:
+        """Nats per character over windows of 256, each read from a zero state."""
         predictions = len(ids) - 1
         length = min(COLD, predictions)
         firsts = range(0, predictions - length + 1, length)
         return self._mean(weights, ids, (Row(first, first, first + length) for first in firsts))
 
-    def _mean(self, weights: Any, ids: NDArray[Any], rows: Iterable[Row]) -> float:
+    def _mean(self, weights: Mapping[str, Any], ids: NDArray[Any], rows: Iterable[Row]) -> float:
         total, scored, rows = 0.0, 0, iter(rows)
         while group := list(islice(rows, ROWS)):
             total += self._sum(weights, ids, group)
             scored += sum(row.end - row.first for row in group)
         return total / scored
 
-    def _sum(self, weights: Any, ids: NDArray[Any], rows: Sequence[Row]) -> float:
-        """Nats of what `rows` score, added up in float64."""
+    def _sum(self, weights: Mapping[str, Any], ids: NDArray[Any], rows: Sequence[Row]) -> float:
+        """Nats of the predictions that `rows` score, added up in float64."""
         steps = max(row.end - row.start for row in rows)
         starts = np.array([row.start for row in rows])
         firsts, ends = np.array([row.first for row in rows]), np.array([row.end for row in rows])
