@@ -199,9 +199,9 @@ def open_system(name: str, cell: Cell, emulate_bf16: bool) -> System:
 
 def _check_precision(precision: str, emulate_bf16: bool) -> None:
     """Raises Missing for bfloat16 on a CPU that does not compute in it, unless it is to be emulated."""
-    from trainer.step import resolved
+    from trainer.step import resolve_precision
 
-    if precision == "bf16" and resolved("auto") != "bf16" and not emulate_bf16:
+    if precision == "bf16" and resolve_precision("auto") != "bf16" and not emulate_bf16:
         raise Missing("this CPU does not compute in bfloat16, and emulating it takes longer than float32; --emulate-bf16 does it")
 
 

@@ -3,15 +3,12 @@
 import json
 import platform
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from threading import Event
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from trainer import __version__, artifact, checkpoints, corpus, network, report
 from trainer.artifact import ArtifactError, Scores, Version
@@ -20,7 +17,8 @@ from trainer.config import TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
 from trainer.evaluation import Evaluator
 from trainer.machine import TooLarge
-from trainer.step import Weights, optimizer_of, resolved, training_step
+from trainer.report import EpochRow
+from trainer.step import Weights, optimizer_of, resolve_precision, training_step
 from trainer.workers import Workers
 
 CURVE_POINTS = 50  # recorded losses an epoch
@@ -53,10 +51,10 @@ def train(
             run = fit(config, text, stop, state, workers)
         if not run.chief:
             return None
-        before = _published(run.config, run.history) if state is not None else None
-        version = before or publish(run.config, text, run.history, len(run.examples), stop)
+        version = (_find_published(run) if state is not None else None) or publish(run)
     except tf.errors.ResourceExhaustedError as error:
-        raise TooLarge(f"the device's memory is too small for this network and batch: {error.message.splitlines()[0]}") from error
+        first = error.message.partition("\n")[0]
+        raise TooLarge(f"the device's memory is too small for this network and batch: {first}") from error
     checkpoints.finish(config.work_dir)
     return version
 
@@ -69,11 +67,12 @@ def fit(
     The recurrent state is set to zero at each epoch's start and carried from batch to batch within it. Windows are not
     neighbours in the text, so there that means nothing: it is the tutorial's way, kept in its recipe on purpose.
     """
+    make_deterministic(config.seed)
     run = Run(config, text, stop, workers)
     if state is not None:
         run.restore(state)
     run.check_agreement()
-    while run.epoch <= config.epochs and not _given_up(run.history, config.patience):
+    while run.epoch <= config.epochs and not _has_given_up(run.history, config.patience):
         for inputs, targets in run.examples.epoch(run.epoch, run.batch):
             stopped = run.train(inputs, targets, stop is not None and stop.is_set())
             # After the epoch's last batch too: scoring takes a while, and an interrupt in it ends the run.
@@ -86,20 +85,32 @@ def fit(
     return run
 
 
+def make_deterministic(seed: int) -> None:
+    """For the whole process: seeds Keras, which draws a new network's weights, and has TensorFlow's kernels repeat exactly."""
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
 class Run:
     """A run as it stands: what is learnt, and where it is. `save` writes all of it, `restore` takes all of it back."""
 
     def __init__(self, config: TrainingConfig, text: Corpus, stop: Event | None = None, workers: Workers | None = None) -> None:
-        """stop: see `train`; workers: this process alone unless given."""
+        """stop: see `train`; workers: this process alone unless given. Draws the first weights (see `make_deterministic`)."""
         self.workers = workers or Workers()
-        config = config.model_copy(update={"precision": resolved(config.precision)})  # so that another machine can't change it
         self.chief = self.workers.index == 0
-        keras.utils.set_random_seed(config.seed)
-        tf.config.experimental.enable_op_determinism()
+        # Settled here and saved: resumed on another machine, the run computes as it began.
+        config = config.model_copy(update={"precision": resolve_precision(config.precision)})
         self.config, self.text = config, text
         trained_on, self.held_out = corpus.split(text.ids, config.held_out)
         order = Streams if config.examples == "streams" else Windows
-        self.examples = order(trained_on, config.seq_length, config.batch_size, config.seed, self.workers.count, self.workers.index)
+        self.examples = order(
+            ids=trained_on,
+            seq_length=config.seq_length,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            workers=self.workers.count,
+            worker=self.workers.index,
+        )
         self.architecture = config.architecture(text.vocabulary.characters)
         batches = config.epochs * len(self.examples)
 
@@ -113,21 +124,22 @@ class Run:
         self.epoch, self.batch = 1, 0  # batches of this epoch that are done
         self.losses: list[float] = []  # of this epoch
         self.seconds = 0.0  # of this epoch, saving included
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochRow] = []
 
         self._step = training_step(
             config, self.architecture, self.weights, self.averages, self.optimizer, batches=batches, workers=self.workers
         )
-        self._evaluator = Evaluator(self.architecture, stop)
-        self._single = network.build(self.architecture, 1)
-        self._sampler = report.Sampler(self._single, text.vocabulary)
-        characters = self.workers.count * config.batch_size * config.seq_length
+        self.evaluator = Evaluator(self.architecture, stop)
+        # A second network, for samples: it takes the averages, or an earlier epoch's weights, and `weights` stay as they are.
+        self.single = network.build(self.architecture, 1)
+        self.sampler = report.Sampler(self.single, text.vocabulary)
+        self._characters = self.workers.count * config.batch_size * config.seq_length  # in a batch
         self._since: float | None = None  # when the batch before was done
-        self._progress = report.Progress(config.epochs, len(self.examples), characters)
+        self._progress = report.Progress(config.epochs, len(self.examples), self._characters)
         self._summary = report.summary_writer(config.work_dir / "tensorboard") if self.chief else None
 
     def train(self, inputs: tf.Tensor, targets: tf.Tensor, stop: bool = False) -> bool:
-        """One batch; returns whether a worker wants to `stop`. Raises Diverged."""
+        """Trains on one batch; returns whether a worker wants to `stop`. Raises Diverged."""
         start = self._since or time.perf_counter()
         number = tf.constant((self.epoch - 1) * len(self.examples) + self.batch)
         loss, flag, self.states = self._step(number, tf.constant(float(stop)), self.states, inputs, targets)
@@ -149,23 +161,23 @@ class Run:
         """
         self._since = None
         self.check_agreement()
-        row = {
+        row: EpochRow = {
             "epoch": self.epoch,
             "last_loss": self.losses[-1],
             "mean_loss": sum(self.losses) / len(self.losses),
             "learning_rate": float(self.optimizer.learning_rate),
             "held_out": self._scores().model_dump(),
             "seconds": self.seconds,
-            "characters_per_second": self.batch * self._progress.characters / self.seconds,
-            "losses": _thinned(self.losses),
+            "characters_per_second": self.batch * self._characters / self.seconds,
+            "losses": _thin(self.losses),
         }
         if self.chief:
-            network.load(self._single, {name: weight.numpy() for name, weight in (self.averages or self.weights).items()})
+            network.load(self.single, {name: weight.numpy() for name, weight in (self.averages or self.weights).items()})
             row["samples"] = {
-                str(temperature): self._sampler.sample(_opening(self.text), EPOCH_SAMPLE_CHARACTERS, temperature, self.epoch)
+                str(temperature): self.sampler.sample(_cut_opening(self.text), EPOCH_SAMPLE_CHARACTERS, temperature, self.epoch)
                 for temperature in TEMPERATURES
             }
-            checkpoints.save(self.config.work_dir, self.epoch, network.tensors(self._single))
+            checkpoints.save(self.config.work_dir, self.epoch, network.tensors(self.single))
             self._progress.epoch(row)
             report.summarise(self._summary, row, len(self.examples))
         self.history.append(row)
@@ -178,12 +190,12 @@ class Run:
         self.workers.check_agreement([json.dumps(where).encode(), *(w.numpy().tobytes() for w in self.weights.values())])
 
     def _scores(self) -> Scores:
-        """The epoch's held-out scores, as the chief finds them: who goes on and who stops must agree."""
+        """The epoch's held-out scores, the chief's at all workers, so that they agree on whether to go on."""
         if len(self.held_out) < 2:
             return Scores()
         found = Scores(full_pass=0.0, cold_256=0.0)
         if self.chief:
-            found = self._evaluator.scores(self.averages or self.weights, self.held_out, exact=False)
+            found = self.evaluator.scores(self.averages or self.weights, self.held_out, exact=False)
         return Scores(**{name: self.workers.from_chief(score) for name, score in found.model_dump().items()})
 
     def save(self) -> None:
@@ -211,13 +223,14 @@ class Run:
         checkpoints.save_state(self.config.work_dir, State(tensors, progress))
 
     def restore(self, state: State) -> None:
+        """Takes back what `save` wrote."""
         tensors, progress = state.tensors, state.progress
         for name, weight in self.weights.items():
             weight.assign(tensors[f"weights/{name}"])
         for name, average in self.averages.items():
             average.assign(tensors[f"averages/{name}"])
         for i, variable in enumerate(self.optimizer.variables):
-            if variable.path.split("/")[-1] != "learning_rate":  # an option, that may be another now
+            if variable.path.split("/")[-1] != "learning_rate":  # an option, which may have changed
                 variable.assign(tensors[f"optimizer/{i}"])
         mine = slice(self.workers.index * self.config.batch_size, (self.workers.index + 1) * self.config.batch_size)
         self.states = [
@@ -227,36 +240,33 @@ class Run:
         self.losses, self.seconds, self.history = tensors["losses"].tolist(), progress["seconds"], progress["history"]
 
 
-def best_epoch(history: list[dict[str, Any]]) -> int:
+def best_epoch(history: list[EpochRow]) -> int:
     """The epoch with the lowest held-out full_pass; the last where nothing was held out."""
-    scored = [row for row in history if row["held_out"]["full_pass"] is not None]
-    return int(min(scored, key=lambda row: row["held_out"]["full_pass"])["epoch"] if scored else history[-1]["epoch"])
+    scores = [(score, row["epoch"]) for row in history if (score := row["held_out"]["full_pass"]) is not None]
+    return min(scores)[1] if scores else history[-1]["epoch"]
 
 
-def publish(
-    config: TrainingConfig, text: Corpus, history: list[dict[str, Any]], batches: int, stop: Event | None = None
-) -> Version:
-    """Publishes the best epoch with exact scores, the run's history, its curves, and a sample. batches: in an epoch."""
+def publish(run: Run) -> Version:
+    """Publishes the run's best epoch with exact scores, the history, its curves, and a sample."""
+    config, text, history = run.config, run.text, run.history
     best = best_epoch(history)
     weights = checkpoints.load(checkpoints.path(config.work_dir, best))
-    architecture = config.architecture(text.vocabulary.characters)
-    single = network.build(architecture, batch_size=1)
-    network.load(single, weights)
-    sample = report.Sampler(single, text.vocabulary).sample(_opening(text), SAMPLE_CHARACTERS, 1.0, config.seed)
-    _, held_out = corpus.split(text.ids, config.held_out)
-    scores = Evaluator(architecture, stop).scores(_constants(weights), held_out) if len(held_out) > 1 else Scores()
-    told_elsewhere = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding", "save_every"}
-    options = config.model_dump(mode="json", exclude=told_elsewhere)
+    network.load(run.single, weights)
+    sample = run.sampler.sample(_cut_opening(text), SAMPLE_CHARACTERS, 1.0, config.seed)
+    scores = run.evaluator.scores(weights, run.held_out) if len(run.held_out) > 1 else Scores()
+    elsewhere = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding"}  # in config.json, beside these
+    of_no_effect = {"save_every"}
+    options = config.model_dump(mode="json", exclude=elsewhere | of_no_effect)
     return artifact.publish(
         config.models_dir,
         {
             "name": config.name,
-            **architecture.model_dump(),
+            **run.architecture.model_dump(),
             "characters": len(text.ids),
             "recipe": config.recipe,
             "training": {
                 **options,
-                "corpus": [_printable(path.name) for path in config.corpus],
+                "corpus": [_escape(path.name) for path in config.corpus],
                 "best_epoch": best,
                 "last_loss": history[best - 1]["last_loss"],
             },
@@ -276,44 +286,41 @@ def publish(
             "training.json": json.dumps({**options, "best_epoch": best, "history": history}, indent=1).encode(),
             "loss.png": report.loss_curve(history, best, f"{config.name}, recipe {config.recipe}"),
             "sample.txt": sample.encode(),
-            "events.out.tfevents": report.summary_file(history, batches),
+            "events.out.tfevents": report.summary_file(history, len(run.examples)),
         },
     )
 
 
-def _published(config: TrainingConfig, history: list[dict[str, Any]]) -> Version | None:
-    """The newest version if it is this run's: a run killed before it could note that it had published is resumed."""
-    numbers = artifact.versions(config.models_dir / config.name)
+def _find_published(run: Run) -> Version | None:
+    """The newest version if it is this run's: a run killed between publishing and noting it would publish again."""
+    model = run.config.models_dir / run.config.name
+    numbers = artifact.versions(model)
+    if not numbers:
+        return None
     try:
-        newest = artifact.read(config.models_dir / config.name / str(numbers[-1])) if numbers else None
+        newest = artifact.read(model / str(numbers[-1]))
     except ArtifactError:
         return None
-    if newest is None:
-        return None
-    weights = checkpoints.load(checkpoints.path(config.work_dir, best_epoch(history)))
+    weights = checkpoints.load(checkpoints.path(run.config.work_dir, best_epoch(run.history)))
     same = weights.keys() == newest.tensors.keys() and all(np.array_equal(weights[name], newest.tensors[name]) for name in weights)
     return newest if same else None
 
 
-def _given_up(history: list[dict[str, Any]], patience: int) -> bool:
+def _has_given_up(history: list[EpochRow], patience: int) -> bool:
     return bool(patience and history and history[-1]["epoch"] - best_epoch(history) >= patience)
 
 
-def _constants(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, tf.Tensor]:
-    return {name: tf.constant(weight) for name, weight in weights.items()}
-
-
-def _opening(text: Corpus, longest: int = 40) -> str:
+def _cut_opening(text: Corpus, longest: int = 40) -> str:
     """The text's first line with its line break, at most `longest` characters: a start string that any corpus has."""
     return text.vocabulary.decode(text.ids[:longest].tolist()).splitlines(keepends=True)[0]
 
 
-def _printable(name: str) -> str:
-    """A file's name as text, the bytes of it that are no UTF-8 escaped."""
+def _escape(name: str) -> str:
+    """A file's name as text, those of its bytes that are not UTF-8 escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _thinned(losses: list[float]) -> list[float]:
+def _thin(losses: list[float]) -> list[float]:
     """At most CURVE_POINTS means over consecutive steps: the curve of an epoch of any length."""
     width = -(-len(losses) // CURVE_POINTS)
     return [sum(part) / len(part) for part in (losses[i : i + width] for i in range(0, len(losses), width))]

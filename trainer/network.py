@@ -1,7 +1,6 @@
 """The network: Embedding, recurrent layers, Dense, as a plain Keras model of any batch size.
 
-Also the names its tensors have in a published version, and the network as a function of its weights. Knows nothing of
-training or of files.
+Also the published names of its tensors, and the network as a function of its weights. Knows nothing of training or files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +16,18 @@ from trainer import recurrence
 from trainer.artifact import Architecture
 from trainer.recurrence import States
 
-LAYERS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+LAYERS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}  # the rest of what a cell is: recurrence.CELLS
 
 Forward = Callable[..., tuple[tf.Tensor, States]]
-"""(weights by published name, states, characters int32 [batch, steps], outputs=None) -> (logits [batch, steps, vocabulary],
-states after), all float32. outputs: for each layer what its outputs are multiplied by at every step, [batch, units]."""
+"""(weights by published name, states, characters int32 [batch, steps], output_masks=None) -> (logits [batch, steps, vocabulary],
+states after), all float32. output_masks: each layer's outputs are multiplied by its mask, [batch, units], at every step."""
 
 
 def build(architecture: Architecture, batch_size: int) -> keras.Model:
     """A stateful network: int32 ids [batch_size, steps] -> logits [batch_size, steps, vocabulary].
 
-    The state is kept from call to call until `reset_state(network)`. The reference's network is one GRU of 1024 units
-    over an embedding of 256 (TensorFlow's tutorial 'Text generation with an RNN').
+    It keeps its state from call to call until `reset_state(network)`. The reference's network is one GRU of 1024 units over
+    an embedding of 256 (TensorFlow's tutorial 'Text generation with an RNN').
     """
     recurrent = LAYERS[architecture.cell]
     return keras.Sequential(
@@ -59,7 +58,7 @@ def tensors(network: keras.Model) -> dict[str, NDArray[np.float32]]:
 
 
 def load(network: keras.Model, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Sets every weight from `weights`, by published name; a network of any batch size takes them."""
+    """Sets every weight by its published name; weights fit a network of any batch size."""
     for name, variable in variables(network).items():
         variable.assign(weights[name])
 
@@ -76,14 +75,14 @@ def variables(network: keras.Model) -> dict[str, Any]:
 
 
 def zero_states(architecture: Architecture, batch_size: int) -> States:
-    count = {"gru": 1, "lstm": 2}[architecture.cell]
-    return [tuple(tf.zeros((batch_size, architecture.units)) for _ in range(count)) for _ in range(architecture.layers)]
+    parts = recurrence.CELLS[architecture.cell].STATE
+    return [tuple(tf.zeros((batch_size, architecture.units)) for _ in range(parts)) for _ in range(architecture.layers)]
 
 
 def forward(architecture: Architecture, operands: tf.DType = tf.float32) -> Forward:
     """The network as a function, by the fastest way there is: `trainer.recurrence`, or with a GPU Keras's layers (cuDNN).
 
-    operands: what the large products round their operands to: float32 or bfloat16.
+    operands: the type that the large products round their operands to, float32 or bfloat16.
     """
     if tf.config.list_physical_devices("GPU"):
         return forward_by_keras(architecture, operands)
@@ -91,9 +90,9 @@ def forward(architecture: Architecture, operands: tf.DType = tf.float32) -> Forw
 
 
 def forward_by_keras(architecture: Architecture, operands: tf.DType = tf.float32) -> Forward:
-    """The network as a function that runs Keras's own layers with weights and states given instead of their variables.
+    """The network as a function that runs Keras's own layers on given weights and states instead of their variables.
 
-    bfloat16 is Keras's policy mixed_bfloat16 then.
+    With bfloat16 operands their policy is mixed_bfloat16.
     """
     policy = "float32" if operands == tf.float32 else "mixed_bfloat16"
     layers = []
@@ -103,7 +102,7 @@ def forward_by_keras(architecture: Architecture, operands: tf.DType = tf.float32
         layers.append(layer)
 
     def run(
-        weights: Mapping[str, tf.Tensor], states: States, characters: tf.Tensor, outputs: Sequence[tf.Tensor] | None = None
+        weights: Mapping[str, tf.Tensor], states: States, characters: tf.Tensor, output_masks: Sequence[tf.Tensor] | None = None
     ) -> tuple[tf.Tensor, States]:
         x, after = tf.gather(weights["embedding"], characters), []
         for i, (layer, state) in enumerate(zip(layers, states, strict=True)):
@@ -111,8 +110,8 @@ def forward_by_keras(architecture: Architecture, operands: tf.DType = tf.float32
             (x, *last), _ = layer.stateless_call(given, layer.non_trainable_variables, x, initial_state=list(state), training=True)
             x = tf.cast(x, tf.float32)
             after.append(tuple(tf.cast(value, tf.float32) for value in last))
-            if outputs is not None:
-                x *= outputs[i][:, None]
+            if output_masks is not None:
+                x *= output_masks[i][:, None]
         return tf.tensordot(x, weights["dense.kernel"], 1) + weights["dense.bias"], after
 
     return run

@@ -5,10 +5,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NotRequired, TextIO, TypedDict
 
 import numpy as np
 
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     import keras
 
 LINE_EVERY = 100  # batches between lines in a log, as in the tutorial
+
+
+class EpochRow(TypedDict):
+    """An epoch in a run's history, which training.json lists. Losses and scores are nats per character."""
+
+    epoch: int  # from 1
+    last_loss: float  # of the last batch
+    mean_loss: float  # over all batches
+    learning_rate: float  # after the last batch
+    held_out: dict[str, float | None]  # artifact.Scores; full_pass is the fast estimate, config.json has the exact one
+    seconds: float  # of training, saves between batches included, scoring and sampling not
+    characters_per_second: float  # of all workers together
+    losses: list[float]  # the training curve: means over consecutive batches
+    samples: NotRequired[dict[str, str]]  # by temperature; only worker 0 draws them
 
 
 class Progress:
@@ -37,7 +51,7 @@ class Progress:
         left = ((self.epochs - epoch + 1) * self.steps - batch) / rate
         line = (
             f"epoch {epoch}/{self.epochs}  batch {batch}/{self.steps}  loss {loss:.4f}{self.held_out}  "
-            f"{rate * self.characters:,.0f} characters/s  {_duration(left)} left"
+            f"{rate * self.characters:,.0f} characters/s  {_format_duration(left)} left"
         )
         if self.terminal:
             line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line can't be rewritten
@@ -45,30 +59,30 @@ class Progress:
         elif batch % LINE_EVERY == 0 or batch == 1:
             print(line, file=self.stream, flush=True)
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is done; row: what the history has of it."""
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch is done."""
         full_pass, cold = row["held_out"]["full_pass"], row["held_out"]["cold_256"]
         if full_pass is not None:
             self.held_out = f"  held out {full_pass:.4f}"
         scores = "" if full_pass is None else f"  held out: full pass {full_pass:.4f}, cold 256 {cold:.4f}"
         clear = "\r\033[K" if self.terminal else ""
         print(
-            f"{clear}epoch {row['epoch']}/{self.epochs}  loss {row['mean_loss']:.4f}{scores}  {_duration(row['seconds'])}",
+            f"{clear}epoch {row['epoch']}/{self.epochs}  loss {row['mean_loss']:.4f}{scores}  {_format_duration(row['seconds'])}",
             file=self.stream,
         )
         for temperature, text in row["samples"].items():
             print(f"  temperature {temperature}: {text!r}", file=self.stream, flush=True)
 
 
-def loss_curve(history: Sequence[Mapping[str, Any]], best: int, title: str) -> bytes:
-    """A PNG of training and held-out loss over the epochs of `history` (see `trainer.loop.Run`), the best epoch marked."""
+def loss_curve(history: Sequence[EpochRow], best: int, title: str) -> bytes:
+    """A PNG of training and held-out loss over the epochs of `history`, the best epoch marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     epochs = [row["epoch"] - 1 + (i + 1) / len(row["losses"]) for row in history for i in range(len(row["losses"]))]
     axes.plot(epochs, [loss for row in history for loss in row["losses"]], linewidth=1, label="training")
-    scored = [(row["epoch"], row["held_out"]["full_pass"]) for row in history if row["held_out"]["full_pass"] is not None]
+    scored = [(row["epoch"], score) for row in history if (score := row["held_out"]["full_pass"]) is not None]
     if scored:
         axes.plot(*zip(*scored, strict=True), marker=".", label="held out, full pass")
         lowest = dict(scored)[best]
@@ -82,8 +96,8 @@ def loss_curve(history: Sequence[Mapping[str, Any]], best: int, title: str) -> b
 
 
 @contextmanager
-def _as_os_error() -> Iterator[None]:
-    """TensorFlow's own writing of files fails with its own errors."""
+def _raising_os_error() -> Iterator[None]:
+    """Raises OSError where TensorFlow, which writes TensorBoard's files, raises an error of its own."""
     import tensorflow as tf
 
     try:
@@ -96,15 +110,15 @@ def summary_writer(folder: Path) -> Any:
     """TensorBoard's writer for a file in `folder`."""
     import tensorflow as tf
 
-    with _as_os_error():
+    with _raising_os_error():
         return tf.summary.create_file_writer(str(folder))
 
 
-def summarise(writer: Any, row: Mapping[str, Any], steps: int) -> None:
+def summarise(writer: Any, row: EpochRow, steps: int) -> None:
     """Writes an epoch's losses, scores, learning rate and speed for TensorBoard; steps: batches in an epoch."""
     import tensorflow as tf
 
-    with _as_os_error(), writer.as_default():
+    with _raising_os_error(), writer.as_default():
         first, width = (row["epoch"] - 1) * steps, steps / len(row["losses"])
         for i, loss in enumerate(row["losses"]):
             tf.summary.scalar("loss/training", loss, step=first + round((i + 1) * width))
@@ -116,8 +130,8 @@ def summarise(writer: Any, row: Mapping[str, Any], steps: int) -> None:
         writer.flush()
 
 
-def summary_file(history: Sequence[Mapping[str, Any]], steps: int) -> bytes:
-    """The whole run as one TensorBoard file."""
+def summary_file(history: Sequence[EpochRow], steps: int) -> bytes:
+    """The whole run as one TensorBoard file; steps: batches in an epoch."""
     with tempfile.TemporaryDirectory() as folder:
         writer = summary_writer(Path(folder))
         for row in history:
@@ -128,10 +142,10 @@ def summary_file(history: Sequence[Mapping[str, Any]], steps: int) -> bytes:
 
 
 class Sampler:
-    """Text from a network of batch size 1, drawn one call at a time: the tutorial's loop.
+    """Text from a network of batch size 1, one call for each character: the tutorial's loop.
 
-    Zero state, the start string read, the last step's logits divided by the temperature, one draw, the draw fed back. The
-    draw inverts the distribution's CDF at the i-th uniform of Philox(seed), as the service does.
+    From a zero state it reads the start string, divides the last step's logits by the temperature, draws a character, and
+    feeds it back. The i-th draw inverts the distribution's CDF at the i-th uniform of Philox(seed), as the service does.
     """
 
     def __init__(self, network: "keras.Model", vocabulary: Vocabulary) -> None:
@@ -155,7 +169,7 @@ class Sampler:
         return "".join(text)
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""One step of training: forward with dropout, gradient, clipping, AdamW, average. Knows nothing of epochs or files."""
+"""One training step: forward with dropout, gradient, clipping, AdamW, average. Knows nothing of epochs or files."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,17 +15,15 @@ from trainer.recurrence import States
 from trainer.workers import Workers
 
 Weights = Mapping[str, tf.Variable]  # by published name
-Step = Callable[[tf.Tensor, States, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, States]]
+Step = Callable[[tf.Tensor, tf.Tensor, States, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, States]]
 
 
 def optimizer_of(config: TrainingConfig, weights: Weights, batches: int) -> keras.optimizers.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), for a run of `batches`."""
     rate: Any = config.learning_rate
     if config.schedule == "cosine":
-        warmup = min(round(config.warmup * batches), batches - 1)
-        rate = keras.optimizers.schedules.CosineDecay(0.0, batches - warmup, warmup_target=rate, warmup_steps=warmup)
-        if not warmup:
-            rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, batches)
+        cosine, warmup = keras.optimizers.schedules.CosineDecay, min(round(config.warmup * batches), batches - 1)
+        rate = cosine(0.0, batches - warmup, warmup_target=rate, warmup_steps=warmup) if warmup else cosine(rate, batches)
     optimizer = keras.optimizers.Adam(
         rate, beta_2=config.beta_2, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None
     )
@@ -49,34 +47,34 @@ def training_step(
     inputs, targets: int32 [batch, steps]. The loss, in nats per character, and the flag, a float that a worker may raise,
     are means over the workers. Changes weights, averages and the optimizer's variables. batches: in the whole run.
     """
-    forward = network.forward(architecture, tf.bfloat16 if resolved(config.precision) == "bf16" else tf.float32)
+    forward = network.forward(architecture, tf.bfloat16 if resolve_precision(config.precision) == "bf16" else tf.float32)
     shapes, variables = architecture.tensor_shapes, list(weights.values())
 
-    def gradients(number: tf.Tensor, flag: tf.Tensor, states: States, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
+    def differentiate(number: tf.Tensor, flag: tf.Tensor, states: States, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
         masks = dropout.masks(config, shapes, number, workers.index)
-        outputs = dropout.output_masks(config, number, workers.index)
+        output_masks = dropout.output_masks(config, number, workers.index)
         if config.scheduled_sampling:
-            kept = _dropped(weights, masks)
+            dropped = _drop(weights, masks)
             share = config.scheduled_sampling * tf.cast(number, tf.float32) / batches
-            inputs = own_characters(
-                partial(forward, kept, states, outputs=outputs),
+            inputs = mix_in_own_characters(
+                partial(forward, dropped, states, output_masks=output_masks),
                 inputs,
                 share,
                 dropout.seed(config, number, workers.index, dropout.OWN_CHARACTERS),
             )
         with tf.GradientTape() as tape:
-            logits, states = forward(_dropped(weights, masks), states, inputs, outputs)
+            logits, states = forward(_drop(weights, masks), states, inputs, output_masks)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
-        # Dense: for a row that occurs twice in a batch Keras's Adam adds squares of its sparse gradient's parts, not their sum's.
-        found = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-        (loss, flag), found = workers.mean([loss, flag]), workers.mean(found)
-        return loss, flag, states, found
+        # Densify: Keras's Adam squares each duplicate row of a sparse gradient separately instead of their sum.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+        (loss, flag), gradients = workers.mean([loss, flag]), workers.mean(gradients)
+        return loss, flag, states, gradients
 
     @tf.function  # type: ignore[untyped-decorator]
     def step(number: tf.Tensor, flag: tf.Tensor, states: States, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
-        loss, flag, states, found = workers.run(gradients, number, flag, states, inputs, targets)
-        optimizer.apply(found, variables)
-        # Shorter at first, so that the start is soon forgotten.
+        loss, flag, states, gradients = workers.run(differentiate, number, flag, states, inputs, targets)
+        optimizer.apply(gradients, variables)
+        # A shorter horizon at first, so the random initial weights drop out quickly.
         decay = tf.minimum(config.averaging, (1 + tf.cast(number, tf.float32)) / (10 + tf.cast(number, tf.float32)))
         for name, average in averages.items():
             average.assign_add((1 - decay) * (weights[name] - average))
@@ -85,8 +83,8 @@ def training_step(
     return step  # type: ignore[no-any-return]
 
 
-def own_characters(forward: Callable[[tf.Tensor], Any], inputs: tf.Tensor, share: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """`inputs` with a `share` of them replaced by what the network itself draws after the text before them.
+def mix_in_own_characters(forward: Callable[[tf.Tensor], Any], inputs: tf.Tensor, share: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """`inputs` with a `share` of them replaced by characters that the network draws after the text before them.
 
     Scheduled sampling (Bengio et al. 2015) in two passes instead of step by step (Mihaylova and Martins 2019, 'Scheduled
     Sampling for Transformers'): the draws come from one pass over the text as it is. A row's first input stays.
@@ -98,12 +96,12 @@ def own_characters(forward: Callable[[tf.Tensor], Any], inputs: tf.Tensor, share
     return tf.where(tf.random.stateless_uniform(tf.shape(inputs), seed + 1) < share, drawn, inputs)
 
 
-def _dropped(weights: Weights, masks: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def _drop(weights: Weights, masks: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {name: weight * masks[name] if name in masks else weight for name, weight in weights.items()}
 
 
-def resolved(precision: Literal["auto", "f32", "bf16"]) -> Literal["f32", "bf16"]:
-    """`auto` is bf16 on a CPU that computes in it, else f32."""
+def resolve_precision(precision: Literal["auto", "f32", "bf16"]) -> Literal["f32", "bf16"]:
+    """`auto` is bf16 on a CPU that computes in it, else f32; f32 with a GPU."""
     if precision != "auto":
         return precision
     return "bf16" if not tf.config.list_physical_devices("GPU") and cpu_has_bf16() else "f32"

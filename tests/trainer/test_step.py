@@ -122,7 +122,7 @@ def test_scheduled_sampling_puts_the_models_own_characters_in_place_of_a_share_o
         return 100 * tf.one_hot(10 + characters, 20), []
 
     for share in (0.0, 0.25, 1.0):
-        mixed = step.own_characters(forward, inputs, tf.constant(share), tf.constant([1, 2], tf.int64)).numpy()
+        mixed = step.mix_in_own_characters(forward, inputs, tf.constant(share), tf.constant([1, 2], tf.int64)).numpy()
         own = mixed[:, 1:] >= 10
         assert own.mean() == pytest.approx(share, abs=0.03)
         np.testing.assert_array_equal(mixed[:, 0], inputs[:, 0])
