@@ -1,10 +1,6 @@
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -160,30 +156,3 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, architecture: 
     (tmp_path / "models").write_text("a file where the folder should be")
     with pytest.raises(ArtifactError, match="models/tiny: can't write a version here"):
         artifact.publish(tmp_path / "models", config(architecture), random_tensors(architecture), {})
-
-
-@pytest.mark.slow
-def test_a_trainer_killed_while_publishing_leaves_all_of_a_version_or_none(tmp_path: Path) -> None:
-    """A process that publishes as fast as it can, killed at five random moments: whatever number can be seen is whole."""
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from tests.support import *; from trainer import artifact\n"
-        "a = Architecture(cell='gru', layers=1, units=64, embedding=8, vocabulary=VOCABULARY); t = random_tensors(a)\n"
-        "print('ready', flush=True)\n"
-        "while True: artifact.publish(Path(sys.argv[2]), config(a), t, {'sample.txt': b'x' * 10000})"
-    )
-    rng, seen = np.random.default_rng(0), 0
-    for _ in range(5):
-        trainer = subprocess.Popen([sys.executable, "-c", program, Path(__file__).parents[2], tmp_path], stdout=subprocess.PIPE)
-        assert trainer.stdout is not None
-        trainer.stdout.readline()
-        time.sleep(rng.uniform(0.01, 0.2))  # the moment of death
-        trainer.send_signal(signal.SIGKILL)
-        trainer.wait()
-        trainer.stdout.close()
-        versions = artifact.versions(tmp_path / "tiny")
-        assert versions == list(range(1, len(versions) + 1))
-        for version in versions[seen:]:
-            assert artifact.read(tmp_path / "tiny" / str(version)).config.version == version
-        seen = len(versions)
-    assert seen > 0
