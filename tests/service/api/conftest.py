@@ -1,4 +1,4 @@
-"""A server with two small models on a real socket, which the tests of a module share."""
+"""A server with two small models on a real socket, which the tests of this folder share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from service.settings import Settings
 from tests.support import ENDLESS, publish, serving
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, httpx.Client]]:
     models = tmp_path_factory.mktemp("models")
     for name in ("tiny", "other"):

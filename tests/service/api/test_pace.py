@@ -91,14 +91,19 @@ def test_a_slow_stream_has_the_text_of_a_fast_one_and_so_has_a_whole_answer(clie
 
 
 def test_a_slow_stream_ends_with_an_error_event_when_the_server_does(tmp_path: Path, publish: Publish) -> None:
+    """One that has been generated long since, and one that has not."""
     publish()
-    for body in ({"start_string": "a", "num_generate": 10}, {"start_string": "a", "num_generate": 10_000}):
-        with serving(Settings(models_dir=tmp_path)) as (app, client):
-            with client.stream("POST", "/generate", json={**body, "stream": True, "pace": 0.5}) as response:
-                received = events(response.iter_raw())
-                assert next(received).data["text"]
-                app.state.registry.end("over")
-                last = list(received)[-1]
+    body: dict[str, Any] = {"start_string": "a", "stream": True, "pace": 0.5}
+    with (
+        serving(Settings(models_dir=tmp_path)) as (app, client),
+        client.stream("POST", "/generate", json=body | {"num_generate": 10}) as short,
+        client.stream("POST", "/generate", json=body | {"num_generate": 100_000}) as long,
+    ):
+        both = [events(response.iter_raw()) for response in (short, long)]
+        assert all(next(received).data["text"] for received in both)
+        app.state.registry.end("over")
+        for received in both:
+            *_, last = received
             assert (last.name, last.data["error"]["code"]) == ("error", "engine_stopped")
 
 
