@@ -6,34 +6,17 @@ Each runs in a process of its own. All on the CPU, each with as many threads as 
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.apart import Apart, Missing
-from trainer import corpus
+from benchmarks.reference import WARM_UP, Cell, Measured, reference, text
 from trainer.artifact import GATES
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
 
-Cell = Literal["gru", "lstm"]
-
-WARM_UP = 2  # batches trained before any is measured: graphs are built in them
-
 SYSTEMS = ("limit-f32", "limit-bf16", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One turn of a system."""
-
-    characters_per_second: float
-    loss: float | None = None  # nats per character, mean over the turn's batches; None for what does not train
-    gflops: dict[str, float] = field(default_factory=dict)  # by shapes, of what only multiplies
 
 
 class System(Protocol):
@@ -48,16 +31,13 @@ class Folio:
     """The trainer's own step, set up and fed as `trainer.loop` does it for the recipe `tutorial`."""
 
     def __init__(self, config: TrainingConfig, text: Corpus) -> None:
-        import keras
-        import tensorflow as tf
-
         from trainer import network
+        from trainer.loop import make_deterministic
         from trainer.step import optimizer_of, training_step
         from trainer.workers import Workers
 
         workers = Workers()
-        keras.utils.set_random_seed(config.seed)
-        tf.config.experimental.enable_op_determinism()
+        make_deterministic(config.seed)
         architecture = config.architecture(text.vocabulary.characters)
         weights = {name: variable.value for name, variable in network.variables(network.build(architecture, 1)).items()}
         examples = examples_of(config, text)
@@ -133,28 +113,6 @@ class Limit:
             total += (seconds := time.perf_counter() - start)
             gflops[f"{a.shape} x {b.shape}"] = batches * self._operations / seconds / 1e9
         return Measured(batches * self._characters / total, gflops=gflops)
-
-
-def reference(cell: Cell, **options: str) -> TrainingConfig:
-    """The tutorial's training: batches of 64 x 100 characters, an embedding of 256, one layer of 1024 units, Adam."""
-    return TrainingConfig.model_validate({"recipe": "tutorial", "cell": cell, **options})
-
-
-def text() -> Corpus:
-    """The reference's, encoded."""
-    with TemporaryDirectory() as folder:
-        return corpus.read([corpus.SHAKESPEARE], Path(folder))  # mapped, it outlives its name
-
-
-def batches_in_memory(config: TrainingConfig, ids: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(inputs, targets), each [batches, batch_size, seq_length]: each row goes on where the same row of the batch before ended."""
-    count = (len(ids) - 1) // (config.batch_size * config.seq_length)
-
-    def cut(first: int) -> NDArray[np.int32]:
-        taken = ids[first : first + count * config.batch_size * config.seq_length]
-        return taken.reshape(config.batch_size, count, config.seq_length).swapaxes(0, 1).astype(np.int32)
-
-    return cut(0), cut(1)
 
 
 class SystemProcess(Apart):

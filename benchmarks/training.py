@@ -14,8 +14,9 @@ from typing import Any
 
 from benchmarks.apart import Failed, opened
 from benchmarks.machine import describe
+from benchmarks.reference import WARM_UP, Cell, Measured
 from benchmarks.table import ratio, show
-from benchmarks.trainers import SYSTEMS, WARM_UP, Cell, Measured, SystemProcess
+from benchmarks.trainers import SYSTEMS, SystemProcess
 
 VOCABULARY = 65  # characters of the reference's text
 MOST_LOSS = math.log(VOCABULARY)  # nats per character: that of one who holds all characters for equally likely

@@ -4,7 +4,7 @@ import time
 
 import keras
 
-from benchmarks.trainers import WARM_UP, Measured, batches_in_memory
+from benchmarks.reference import WARM_UP, Measured, batches_in_memory
 from trainer import network
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.trainers import WARM_UP, Measured, batches_in_memory
+from benchmarks.reference import WARM_UP, Measured, batches_in_memory
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
 
