@@ -52,7 +52,7 @@ def wait_for_another_save(models: Path) -> None:
 def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(
     tmp_path: Path, text: Path, start: StartTrainer
 ) -> None:
-    options = ["--corpus", text, *SMALL, "--epochs", "3", "--layers", "2", "--scheduled-sampling", "0.2"]
+    options = ["--corpus", text, *SMALL, "--epochs", "3"]
     left_alone = start(tmp_path / "alone", *options)
     models, rng, places = tmp_path / "killed", random.Random(5), []
     process = start(models, *options)
