@@ -51,6 +51,7 @@ VARIABLES = {
     "SERVICE_MAX_NUM_GENERATE": str(ENDLESS["num_generate"]),
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent from here
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # nodes talk on 127.0.0.1, as Ray's do on those systems
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # by itself 5, within which a busy machine starts none
     "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",  # else the one proxy asks only the replica on its node
 }
 
