@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.apart import Failed
 from benchmarks.client import Address, Timeline, open_stream, read_all
 from benchmarks.machine import describe
 from benchmarks.measure import START
 from benchmarks.server import Server, ServerFailed, running
-from benchmarks.systems import Failed, SystemProcess
+from benchmarks.systems import SystemProcess
 from benchmarks.table import table
 from service.settings import Settings
 

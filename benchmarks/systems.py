@@ -9,8 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.apart import Apart, Missing
-from benchmarks.apart import Failed as Failed
+from benchmarks.apart import Apart, Failed, Missing
 from benchmarks.measure import START, log_softmax, rate_of
 from service.generation.decoder import Batch, Decoder, Precision
 from service.generation.decoders import Unsupported, choose, open_decoder

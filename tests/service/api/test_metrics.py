@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
 from tests.support import Publish, serving, stream, wait_until
-from trainer import artifact
 
 
 def samples(client: httpx.Client) -> dict[str, float]:
@@ -74,7 +73,8 @@ def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> Non
     with serving(Settings(models_dir=tmp_path, watch=0.05, precision="f32", decoder="openvino")) as (_, client):
         assert samples(client)["folio_version_info openvino f32 1"] == 1
         assert samples(client)["folio_refused"] == 0
-        (publish().path / artifact.WEIGHTS).write_bytes(b"broken")
+        shutil.copytree(tmp_path / "tiny/1", tmp_path / ".copy")
+        (tmp_path / ".copy").rename(tmp_path / "tiny/2")  # whole, but published under another number
         wait_until(lambda: samples(client)["folio_refused"] == 1)
         assert samples(client)["folio_load_failures_total"] == 1
         publish()
