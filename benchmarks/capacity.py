@@ -55,6 +55,9 @@ WATCH = 2.0  # seconds in which every server has looked for a new version
 def main() -> int:
     options = _options()
     machine = describe()
+    if not hasattr(os, "sched_setaffinity") or not {SERVER_CORE, CLIENT_CORE} <= os.sched_getaffinity(0):
+        print(f"needs Linux, and its cores {SERVER_CORE} and {CLIENT_CORE}: one for a server, one for its client", file=sys.stderr)
+        return 2
     os.sched_setaffinity(0, {CLIENT_CORE})
     found: dict[str, list[Row]] = {}
     if not options.json:
