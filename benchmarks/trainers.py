@@ -6,6 +6,7 @@ Each runs in a process of its own. All on the CPU, each with as many threads as 
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks.reference import WARM_UP, Cell, Measured, reference, text
 from trainer.artifact import GATES
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
+from trainer.machine import count_parts, share_cores
 
 SYSTEMS = ("limit-f32", "limit-bf16", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
 
@@ -31,6 +33,7 @@ class Folio:
     """The trainer's own step, set up and fed as `trainer.loop` does it for the recipe `tutorial`."""
 
     def __init__(self, config: TrainingConfig, text: Corpus) -> None:
+        share_cores(config.batch_size)
         from trainer import network
         from trainer.loop import make_deterministic
         from trainer.step import optimizer_of, training_step
@@ -77,17 +80,20 @@ class Input:
 
 
 class Limit:
-    """The recurrent products of a batch by TensorFlow, and nothing else.
+    """The recurrent products of a batch by TensorFlow, in parts as Folio computes them, and nothing else.
 
     Each character costs three times 2 * units * columns floating-point operations: on the way forward, on the way back, and for
     the kernel's gradient, which is one product for all steps.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
+        share_cores(config.batch_size)
         import tensorflow as tf
 
-        rows, steps, units, columns = config.batch_size, config.seq_length, config.units, GATES[config.cell] * config.units
-        self._characters = rows * steps
+        steps, units, columns = config.seq_length, config.units, GATES[config.cell] * config.units
+        parts = count_parts(config.batch_size)
+        rows = config.batch_size // parts
+        self._characters = config.batch_size * steps
         self._operations = 2 * self._characters * units * columns  # of each of the three, in a batch
         generator = np.random.default_rng(0)
 
@@ -95,23 +101,28 @@ class Limit:
             return tf.cast(generator.normal(size=shape), tf.bfloat16 if config.precision == "bf16" else tf.float32)
 
         kernel = matrix(units, columns)
-        self._products = [  # how often in a batch, and of what
-            (steps, matrix(rows, units), kernel),
-            (steps, matrix(rows, columns), tf.transpose(kernel)),
-            (1, matrix(units, rows * steps), matrix(rows * steps, columns)),
+        self._products = [  # for each part the left operand, and the right ones
+            [(tf.transpose(kernel), matrix(steps, units, rows)) for _ in range(parts)],
+            [(kernel, matrix(steps, columns, rows)) for _ in range(parts)],
+            [(matrix(units, rows * steps), matrix(1, rows * steps, columns)) for _ in range(parts)],
         ]
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def multiply(products: list[tuple[tf.Tensor, tf.Tensor]]) -> list[tf.Tensor]:
+            return [tf.map_fn(partial(tf.matmul, a), b, parallel_iterations=1) for a, b in products]
+
+        self._multiply = multiply
         self.measure(1)
 
     def measure(self, batches: int) -> Measured:
-        import tensorflow as tf
-
         total, gflops = 0.0, {}
-        for times, a, b in self._products:
+        for products in self._products:
             start = time.perf_counter()
-            for _ in range(batches * times):
-                tf.matmul(a, b)
+            for _ in range(batches):
+                self._multiply(products)
             total += (seconds := time.perf_counter() - start)
-            gflops[f"{a.shape} x {b.shape}"] = batches * self._operations / seconds / 1e9
+            a, b = products[0]
+            gflops[f"{a.shape} x {b.shape[1:]}"] = batches * self._operations / seconds / 1e9
         return Measured(batches * self._characters / total, gflops=gflops)
 
 

@@ -27,7 +27,7 @@ from trainer.artifact import ArtifactError
 from trainer.checkpoints import StateDamaged
 from trainer.config import RECIPES, TrainingConfig
 from trainer.corpus import CorpusError
-from trainer.machine import ClusterError, Position, TooLarge, check_disk, check_memory, read_position
+from trainer.machine import ClusterError, Position, TooLarge, check_disk, check_memory, read_position, share_cores
 from trainer.vocabulary import Vocabulary
 
 NEEDED = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # the extra `trainer`
@@ -108,6 +108,7 @@ def _run(config: TrainingConfig, folder: Path, position: Position, state: checkp
         checkpoints.clear(config.work_dir)  # an earlier run's, once this one can start
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
 
+    share_cores(config.batch_size)
     from trainer.loop import Diverged, train
     from trainer.workers import WorkerLost, Workers, WorkersDisagree
 

@@ -4,6 +4,7 @@ Always two scores. `full_pass`: the state is carried over the whole text from it
 256 characters, each from a zero state (nanoGPT's protocol); a last window that is not full is left out, unless it is the only one.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -40,12 +41,12 @@ class Evaluator:
         self._architecture, self._stop = architecture, stop
         forward = network.forward(architecture)
 
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
         def nats(weights: Any, states: Any, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
             logits, states = forward(weights, states, inputs)
             return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits), states
 
-        self._nats = nats
+        # A function for each number of rows, so that it is known to the network, which runs many rows in parts.
+        self._nats = defaultdict[int, Any](lambda: tf.function(nats, reduce_retracing=True))
 
     def scores(self, weights: Mapping[str, Any], ids: NDArray[Any], *, exact: bool = True) -> Scores:
         """Both scores of a text of at least two characters; weights: arrays, tensors or variables, by published name.
@@ -89,7 +90,7 @@ class Evaluator:
                 raise KeyboardInterrupt
             places = starts[:, None] + np.arange(at, min(at + STEPS, steps))
             read = ids[np.minimum(np.stack([places, places + 1]), len(ids) - 1)].astype(np.int32)
-            nats, states = self._nats(weights, states, tf.constant(read[0]), tf.constant(read[1]))
+            nats, states = self._nats[len(rows)](weights, states, tf.constant(read[0]), tf.constant(read[1]))
             scored = (places >= firsts[:, None]) & (places < ends[:, None])
             total += float(nats.numpy()[scored].sum(dtype=np.float64))
         return total

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from trainer.artifact import GATES
 from trainer.config import TrainingConfig
 
+PARTS = 2
+PART_ROWS = 16  # the fewest rows of a part: with fewer, what each costs besides exceeds what is won
+
 
 class ClusterError(ValueError):
     """TF_CONFIG does not say which workers there are."""
@@ -23,6 +26,18 @@ class Position(NamedTuple):
 
     workers: int
     worker: int
+
+
+def count_parts(rows: int) -> int:
+    """How many parts a batch runs in, side by side (see `trainer.recurrence`)."""
+    return PARTS if rows % PARTS == 0 and rows >= PARTS * PART_ROWS else 1
+
+
+def share_cores(rows: int) -> None:
+    """Gives each part of a batch a share of the cores. To be called before TensorFlow is imported."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count_parts(rows) > 1:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // PARTS)))
 
 
 def read_position() -> Position:
@@ -71,7 +86,7 @@ def estimate_memory(config: TrainingConfig, vocabulary: list[str]) -> int:
     """Bytes that a training step needs at least.
 
     Each weight with its gradient, Adam's two moments and its average, and what a step keeps for the way back: for each
-    recurrent layer its inputs' product, gates and states; the logits and their gradient.
+    recurrent layer gates, states and outputs; the logits and their gradient.
     """
     kept = config.layers * (2 * GATES[config.cell] + 1) * config.units + 2 * len(vocabulary)
     weights = config.architecture(vocabulary).parameter_count

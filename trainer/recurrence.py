@@ -2,26 +2,27 @@
 
 It takes the weights of Keras's layers and gives their results, in another way: a layer of Keras's runs a generic while loop
 and lets the tape record each step. Here
-- the input product leaves the loop: one product over all steps, and for the first layer, whose input is one of few
-  characters, a table of vocabulary x units for each gate with one row look-up a step;
-- the recurrent kernel's gradient is one product over all steps instead of one a step;
-- the backward loop multiplies by a kernel transposed once, not by one read across its rows at every step;
-- each gate is a tensor of its own, so that nothing is copied to be cut apart or put together;
+- the input product leaves the loop: one for all steps. Where there are fewer characters than the embedding has elements,
+  the first layer's is a table of all characters' products, of which one-hot characters pick theirs;
+- a kernel's gradient is one product over all steps instead of one a step;
+- states lie in columns, [units, rows], and a kernel is a product's left operand: what a product packs anew at each step is
+  the small state, not the kernel; and gates are cut apart without copying;
+- a large batch runs in parts that know nothing of each other, so that cores need not wait for each other at each operation,
+  and a step's gates are one call of XLA's, forward and backward;
 - the large products may be bfloat16's, where the CPU has them: operands are rounded to it, summed in float32, and the sum
-  rounded to it. Weights, gates and states are float32; the products' gradients are float32 tensors holding values rounded
-  to the operands' type.
+  rounded to it. So are the layers' outputs and their gradients. Weights, gates, states and logits are float32.
 
 Knows tensors and their published names (see `trainer.artifact`), nothing of Keras.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from trainer.artifact import GATES
+from trainer.machine import count_parts
 
-Parts = Sequence[tf.Tensor]  # one for each gate, part of a state, or value kept for the way back, each [batch, units]
+Columns: TypeAlias = tf.Tensor  # a value of each unit for each row, [units, rows]
 States = list[tuple[tf.Tensor, ...]]  # for each layer (h,), or an LSTM's (h, c), each float32 [batch, units]
 
 
@@ -38,174 +39,217 @@ def forward(
     characters: int32 [batch, steps]. output_masks: each layer's outputs are multiplied by its mask, [batch, units], at every
     step (dropout). operands: the type the products round their operands to. Logits: float32 [batch, steps, vocabulary].
     """
-    x, after, characters = weights["embedding"], [], tf.transpose(characters)
-    gates, scan = GATES[cell], _scan(CELLS[cell], operands)
+    parts = count_parts(characters.shape[0] or 1)
+    logits, after = [], []
+    for part in range(parts):
+
+        def cut(rows: tf.Tensor, part: int = part) -> tf.Tensor:
+            return tf.transpose(tf.split(rows, parts)[part])
+
+        masks = None if output_masks is None else [cut(mask) for mask in output_masks]
+        columns = [tuple(cut(value) for value in state) for state in states]
+        part_logits, part_after = _forward(CELLS[cell], weights, columns, cut(characters), masks, operands, compiled=parts > 1)
+        logits.append(tf.transpose(part_logits, (2, 0, 1)))
+        after.append(part_after)
+    layers = zip(*after, strict=True)
+    joined = [tuple(tf.transpose(tf.concat(values, 1)) for values in zip(*layer, strict=True)) for layer in layers]
+    return tf.concat(logits, 0), joined
+
+
+def _forward(
+    cell: "type[GRU] | type[LSTM]",
+    weights: Mapping[str, tf.Tensor],
+    states: States,
+    characters: tf.Tensor,
+    output_masks: Sequence[Columns] | None,
+    operands: tf.DType,
+    *,
+    compiled: bool,
+) -> tuple[tf.Tensor, States]:
+    """`forward` of a part: characters int32 [steps, rows], states and masks Columns, logits [steps, vocabulary, rows]."""
+    embedding, kernel = weights["embedding"], weights["rnn.0.kernel"]
+    if embedding.shape[0] <= embedding.shape[1]:
+        kernel, x = _multiply(embedding, kernel, operands), tf.one_hot(characters, embedding.shape[0], axis=1, dtype=operands)
+    else:
+        x = tf.cast(tf.transpose(tf.gather(embedding, characters), (0, 2, 1)), operands)
+    scan, after = _scan(cell, operands, compiled=compiled), []
     for i, state in enumerate(states):
-        bias, recurrent_bias = CELLS[cell].biases(weights[f"rnn.{i}.bias"])
-        kernels = tf.split(weights[f"rnn.{i}.kernel"], gates, 1)
-        inputs = [_multiply_steps(x, kernel, operands) + part for kernel, part in zip(kernels, tf.split(bias, gates), strict=True)]
-        x, *last = scan(characters, weights[f"rnn.{i}.recurrent_kernel"], recurrent_bias, *inputs, *state)
+        x = _multiply_steps(weights[f"rnn.{i}.kernel"] if i else kernel, x)
+        x, *last = scan(x, weights[f"rnn.{i}.recurrent_kernel"], cell.biases(weights[f"rnn.{i}.bias"]), *state)
         after.append(tuple(last))
         if output_masks is not None:
-            x *= output_masks[i]
-    logits = _multiply_steps(x, weights["dense.kernel"], tf.float32) + weights["dense.bias"]
-    return tf.transpose(logits, (1, 0, 2)), after
+            x *= tf.cast(output_masks[i], operands)
+    return _multiply_steps(weights["dense.kernel"], x, tf.float32) + weights["dense.bias"][:, None], after
 
 
 class GRU:
     """Gates in Keras's order z, r, h, the reset applied after the product (`reset_after=True`):
 
     z = sigmoid(x_z + g_z), r = sigmoid(x_r + g_r), c = tanh(x_h + r * g_h), h' = z * h + (1 - z) * c,
-    with g = h @ kernel, and a bias in g_h.
+    with g = h @ kernel, and biases.
     """
 
     STATE = 1  # parts of a state: h
-    KEPT = 4  # values kept of a step for the way back: z, r, g_h, c
+    KEPT = 5  # values kept of a step for the way back: z, r, g_h, c, h - c
+    OF_X = (0, 1, 3)  # which of what has a bias, z, r, g_h and x_h, is x's; the first three are g's
 
     @staticmethod
-    def biases(bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Keras's bias [2, 3 * units], input and recurrent, as (x's [3 * units], g_h's [units])."""
-        units = bias.shape[1] // 3
-        return tf.concat([bias[0, : 2 * units] + bias[1, : 2 * units], bias[0, 2 * units :]], 0), bias[1, 2 * units :]
+    def biases(bias: tf.Tensor) -> tf.Tensor:
+        """Keras's bias [2, 3 * units], input and recurrent, as [4 * units, 1]: of z, r, g_h and x_h."""
+        (x_z, x_r, x_h), (g_z, g_r, g_h) = (tf.split(part, 3) for part in tf.unstack(bias))
+        return tf.concat([x_z + g_z, x_r + g_r, g_h, x_h], 0)[:, None]
 
     @staticmethod
-    def step(x: Parts, g: Parts, h: tf.Tensor) -> tuple[Parts, Parts]:
+    def step(
+        x: Sequence[Columns], g: Sequence[Columns], bias: Sequence[Columns], h: Columns
+    ) -> tuple[list[Columns], list[Columns]]:
         """(state after, what the way back needs)."""
-        z, r = tf.sigmoid(x[0] + g[0]), tf.sigmoid(x[1] + g[1])
-        c = tf.tanh(x[2] + r * g[2])
-        return [c + z * (h - c)], [z, r, g[2], c]
+        z, r = tf.sigmoid(x[0] + g[0] + bias[0]), tf.sigmoid(x[1] + g[1] + bias[1])
+        g_h = g[2] + bias[2]
+        c = tf.tanh(x[2] + bias[3] + r * g_h)
+        return [c + z * (h - c)], [z, r, g_h, c, h - c]
 
     @staticmethod
-    def back(kept: Parts, before: Parts, d_h: tf.Tensor) -> tuple[Parts, Parts, list[tf.Tensor | None]]:
-        """(d_x, d_g, the part of d_state that does not flow through g)."""
-        (z, r, g_h, c), (h,) = kept, before
+    def back(kept: Sequence[Columns], d_h: Columns) -> tuple[list[Columns], list[Columns]]:
+        """(gradients of what has a bias, the part of the state's gradient that does not flow through g)."""
+        z, r, g_h, c, h_c = kept
         d_c = d_h * (1 - z) * (1 - c * c)
-        d_z = d_h * (h - c) * z * (1 - z)
-        d_r = d_c * g_h * r * (1 - r)
-        return [d_z, d_r, d_c], [d_z, d_r, d_c * r], [d_h * z]
+        return [d_h * h_c * z * (1 - z), d_c * g_h * r * (1 - r), d_c * r, d_c], [d_h * z]
 
 
 class LSTM:
     """Gates in Keras's order i, f, c, o: c' = sigmoid(f) * c + sigmoid(i) * tanh(c~), h' = sigmoid(o) * tanh(c')."""
 
     STATE = 2  # h, c
-    KEPT = 5  # i, f, the candidate, o, tanh(c')
+    KEPT = 6  # i, f, the candidate, o, c, tanh(c')
+    OF_X = (0, 1, 2, 3)
 
     @staticmethod
-    def biases(bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Keras's bias [4 * units] as (x's, zeros [units] for the candidate's part of g, where a GRU has one)."""
-        return bias, tf.zeros_like(bias[: bias.shape[0] // 4])
+    def biases(bias: tf.Tensor) -> tf.Tensor:
+        """Keras's bias [4 * units] as [4 * units, 1]."""
+        return bias[:, None]
 
     @staticmethod
-    def step(x: Parts, g: Parts, _h: tf.Tensor, c: tf.Tensor) -> tuple[Parts, Parts]:
+    def step(
+        x: Sequence[Columns], g: Sequence[Columns], bias: Sequence[Columns], _h: Columns, c: Columns
+    ) -> tuple[list[Columns], list[Columns]]:
         """(state after, what the way back needs)."""
-        i, f, o = (tf.sigmoid(x[gate] + g[gate]) for gate in (0, 1, 3))
-        candidate = tf.tanh(x[2] + g[2])
-        c = f * c + i * candidate
-        reached = tf.tanh(c)
-        return [o * reached, c], [i, f, candidate, o, reached]
+        i, f, candidate, o = (sum(parts) for parts in zip(x, g, bias, strict=True))
+        i, f, candidate, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(candidate), tf.sigmoid(o)
+        after = f * c + i * candidate
+        reached = tf.tanh(after)
+        return [o * reached, after], [i, f, candidate, o, c, reached]
 
     @staticmethod
-    def back(kept: Parts, before: Parts, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[Parts, Parts, list[tf.Tensor | None]]:
-        """(d_x, d_g, the part of d_state that does not flow through g)."""
-        i, f, candidate, o, reached = kept
+    def back(kept: Sequence[Columns], d_h: Columns, d_c: Columns) -> tuple[list[Columns], list[Columns]]:
+        """(gradients of what has a bias, the part of the state's gradient that does not flow through g)."""
+        i, f, candidate, o, c, reached = kept
         d_c += d_h * o * (1 - reached * reached)
-        d_gates = [
-            d_c * candidate * i * (1 - i),
-            d_c * before[1] * f * (1 - f),
-            d_c * i * (1 - candidate * candidate),
-            d_h * reached * o * (1 - o),
-        ]
-        return d_gates, d_gates, [None, d_c * f]
+        d_gates = [d_c * candidate * i * (1 - i), d_c * c * f * (1 - f), d_c * i * (1 - candidate * candidate)]
+        return [*d_gates, d_h * reached * o * (1 - o)], [tf.zeros_like(d_h), d_c * f]
 
 
 CELLS: dict[str, type[GRU] | type[LSTM]] = {"gru": GRU, "lstm": LSTM}
-CANDIDATE = 2  # which gate it is in either cell
 
 
-def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType) -> Callable[..., Any]:
-    """(characters, kernel, bias, *x, *state) -> (outputs after each step, *state after the last), differentiable.
+def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -> Callable[..., Any]:
+    """(x, kernel, bias, *state) -> (outputs after each step, *state after the last), differentiable.
 
-    kernel: [units, gates * units]; bias: [units], of the candidate's product; x: for each gate the input product with its
-    bias, [steps, batch, units], or with characters, int32 [steps, batch], the table to look it up in, [vocabulary, units];
-    state: h, or h and c, [batch, units]. Outputs: [steps, batch, units].
+    x: the input product, operands [steps, gates * units, rows]; kernel: the recurrent one, [units, gates * units]; bias: see
+    the cell's `biases`; state: Columns. Outputs: operands [steps, units, rows]. compiled: whether XLA computes the gates.
     """
 
+    def step(x: Columns, g: Columns, bias: tf.Tensor, state: Sequence[Columns]) -> Any:
+        units = state[0].shape[0]
+        x, g = (_cut(tf.cast(product, tf.float32), units) for product in (x, g))
+        state, keep = cell.step(x, g, _cut(bias, units), *state)
+        return tf.cast(state[0], operands), state, keep
+
+    def step_back(kept: Sequence[Columns], d_output: Columns, through: Columns, direct: Sequence[Columns]) -> Any:
+        d_h = direct[0] + tf.cast(d_output, tf.float32) + tf.cast(through, tf.float32)
+        d, direct = cell.back(kept, d_h, *direct[1:])
+        return tf.concat([tf.cast(gate, operands) for gate in d], 0), direct
+
+    if compiled:
+        step, step_back = tf.function(step, jit_compile=True), tf.function(step_back, jit_compile=True)
+
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def scan(characters: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, *x_and_state: tf.Tensor) -> Any:
-        x, state = x_and_state[: -cell.STATE], list(x_and_state[-cell.STATE :])
-        steps, units = tf.shape(characters)[0], kernel.shape[0]
+    def scan(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, *state: Columns) -> Any:
+        steps, (units, columns), rows = tf.shape(x)[0], kernel.shape, state[0].shape[1]
         rounded = tf.cast(kernel, operands)
-        tables = x[0].shape.rank == 2
+        transposed = tf.transpose(rounded)
 
-        def array(size: Any, width: int = units, dtype: tf.DType = tf.float32) -> Any:
-            return tf.TensorArray(dtype, size, element_shape=[None, width], clear_after_read=False)
+        def new_array(size: Any, height: int, dtype: tf.DType) -> Any:
+            return tf.TensorArray(dtype, size, element_shape=[height, rows], clear_after_read=False)
 
-        def forward(t: tf.Tensor, state: Any, inputs: Any, states: Any, kept: Any) -> Any:
-            h = tf.cast(state[0], operands)
-            g = tf.split(_multiply(h, rounded), len(x), 1)
-            g[CANDIDATE] += bias
-            x_t = [tf.gather(gate, characters[t]) if tables else gate[t] for gate in x]
-            state, keep = cell.step(x_t, g, *state)
-            return t + 1, state, inputs.write(t, h), _write(states, t + 1, state), _write(kept, t, keep)
-
-        _, last, inputs, states, kept = tf.while_loop(
-            lambda t, *_: t < steps,
-            forward,
-            (
-                0,
+        def forward(t: tf.Tensor, h: Columns, state: Any, outputs: Any, kept: Any) -> Any:
+            h, state, keep = step(x[t], tf.matmul(transposed, h), bias, state)
+            return (
+                t + 1,
+                h,
                 state,
-                array(steps, dtype=operands),
-                _write([array(steps + 1) for _ in state], 0, state),
-                [array(steps) for _ in range(cell.KEPT)],
-            ),
-            maximum_iterations=steps,
-        )
-
-        def gradient(d_outputs: tf.Tensor, *d_last: tf.Tensor) -> Any:
-            transposed = tf.transpose(rounded)
-
-            def backward(t: tf.Tensor, d_state: Any, d_x: Any, d_g: Any) -> Any:
-                d_h, *rest = d_state
-                d_x_t, d_g_t, (direct, *rest) = cell.back(_read(kept, t), _read(states, t), d_h + d_outputs[t], *rest)
-                d_g_t = tf.concat([tf.cast(gate, operands) for gate in d_g_t], 1)
-                d_h = _multiply(d_g_t, transposed)
-                return t - 1, [d_h if direct is None else d_h + direct, *rest], _write(d_x, t, d_x_t), d_g.write(t, d_g_t)
-
-            _, d_state, d_x, d_g = tf.while_loop(
-                lambda t, *_: t >= 0,
-                backward,
-                (steps - 1, list(d_last), [array(steps) for _ in x], array(steps, kernel.shape[1], operands)),
-                maximum_iterations=steps,
+                outputs.write(t + 1, h),
+                [array.write(t, value) for array, value in zip(kept, keep, strict=True)],
             )
-            d_g = tf.reshape(d_g.stack(), [-1, kernel.shape[1]])
-            d_kernel = _multiply(tf.reshape(inputs.stack(), [-1, units]), d_g, transpose_a=True)
-            # A product, not reduce_sum, which would add up in the operands' type.
-            d_candidate = d_g[:, CANDIDATE * units : (CANDIDATE + 1) * units]
-            d_bias = _multiply(tf.ones((1, tf.shape(d_g)[0]), operands), d_candidate)[0]
-            d_x = [gate.stack() for gate in d_x]
-            if tables:
-                d_x = [tf.math.unsorted_segment_sum(gate, characters, table.shape[0]) for gate, table in zip(d_x, x, strict=True)]
-            return None, d_kernel, d_bias, *d_x, *d_state
 
-        return (states[0].stack()[1:], *last), gradient
+        h = tf.cast(state[0], operands)
+        outputs = new_array(steps + 1, units, operands).write(0, h)
+        kept = [new_array(steps, units, tf.float32) for _ in range(cell.KEPT)]
+        _, _, last, outputs, kept = tf.while_loop(
+            lambda t, *_: t < steps, forward, (0, h, list(state), outputs, kept), maximum_iterations=steps
+        )
+        outputs = outputs.stack()
+
+        def gradient(d_outputs: tf.Tensor, *d_last: Columns) -> Any:
+            def backward(t: tf.Tensor, through: Columns, direct: Any, d: Any) -> Any:
+                d_t, direct = step_back([array.read(t) for array in kept], d_outputs[t], through, direct)
+                return t - 1, tf.matmul(rounded, d_t[:columns]), direct, d.write(t, d_t)
+
+            d = new_array(steps, bias.shape[0], operands)
+            _, through, direct, d = tf.while_loop(
+                lambda t, *_: t >= 0, backward, (steps - 1, tf.zeros_like(h), list(d_last), d), maximum_iterations=steps
+            )
+            d = d.stack()
+            gates = _cut(d, units, 1)
+            d_x = tf.concat([gates[i] for i in cell.OF_X], 1)
+            d = _side_by_side(d)
+            d_kernel = _multiply(_side_by_side(outputs[:-1]), d[:columns], operands, transpose_b=True)
+            d_bias = _multiply(d, tf.ones((tf.shape(d)[1], 1)), operands)  # reduce_sum would add up in the operands' type
+            return d_x, d_kernel, d_bias, direct[0] + tf.cast(through, tf.float32), *direct[1:]
+
+        return (outputs[1:], *last), gradient
 
     return scan  # type: ignore[no-any-return]
 
 
-def _read(arrays: Sequence[Any], t: tf.Tensor) -> list[tf.Tensor]:
-    return [array.read(t) for array in arrays]
+def _cut(gates: tf.Tensor, units: int, axis: int = 0) -> list[tf.Tensor]:
+    return tf.split(gates, gates.shape[axis] // units, axis)  # type: ignore[no-any-return]
 
 
-def _write(arrays: Sequence[Any], t: Any, values: Sequence[tf.Tensor]) -> list[Any]:
-    return [array.write(t, value) for array, value in zip(arrays, values, strict=True)]
+def _multiply_steps(kernel: tf.Tensor, x: tf.Tensor, dtype: tf.DType | None = None) -> tf.Tensor:
+    """kernel's transpose @ x at each step, [steps, out, rows], for kernel [in, out] and x [steps, in, rows].
+
+    Computed in `dtype`, unless given x's; its gradients always in x's.
+    """
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def multiply(kernel: tf.Tensor, x: tf.Tensor) -> Any:
+        def gradient(d: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            d = tf.cast(d, x.dtype)
+            d_kernel = _multiply(_side_by_side(x), _side_by_side(d), x.dtype, transpose_b=True)
+            return d_kernel, tf.matmul(tf.cast(kernel, x.dtype)[None], d)
+
+        computed = dtype or x.dtype
+        return tf.matmul(tf.transpose(tf.cast(kernel, computed))[None], tf.cast(x, computed)), gradient
+
+    return multiply(kernel, x)
 
 
-def _multiply(a: tf.Tensor, b: tf.Tensor, **transpose: bool) -> tf.Tensor:
-    """a @ b of operands of one type, rounded to that type, as float32."""
-    return tf.cast(tf.matmul(a, b, **transpose), tf.float32)
+def _side_by_side(x: tf.Tensor) -> tf.Tensor:
+    """[steps, units, rows] as [units, steps * rows]."""
+    return tf.reshape(tf.transpose(x, (1, 0, 2)), [x.shape[1], -1])
 
 
-def _multiply_steps(x: tf.Tensor, kernel: tf.Tensor, operands: tf.DType) -> tf.Tensor:
-    """x @ kernel over x's last dimension as float32, operands and product rounded to `operands`."""
-    return tf.cast(tf.tensordot(tf.cast(x, operands), tf.cast(kernel, operands), 1), tf.float32)
+def _multiply(a: tf.Tensor, b: tf.Tensor, operands: tf.DType, **transpose: bool) -> tf.Tensor:
+    """a @ b as float32, operands and product rounded to `operands`."""
+    return tf.cast(tf.matmul(tf.cast(a, operands), tf.cast(b, operands), **transpose), tf.float32)

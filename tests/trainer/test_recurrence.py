@@ -7,10 +7,11 @@ import tensorflow as tf
 
 from trainer import network, recurrence
 from trainer.artifact import Architecture
+from trainer.machine import PART_ROWS, PARTS, count_parts
 
 
-def architecture(cell: str, layers: int = 1) -> Architecture:
-    return Architecture(cell=cell, layers=layers, units=40, embedding=12, vocabulary=list("abcdefg"))
+def architecture(cell: str, layers: int = 1, embedding: int = 12) -> Architecture:
+    return Architecture(cell=cell, layers=layers, units=40, embedding=embedding, vocabulary=list("abcdefg"))
 
 
 def variables(shape: Architecture) -> dict[str, tf.Variable]:
@@ -24,21 +25,24 @@ def variables(shape: Architecture) -> dict[str, tf.Variable]:
 
 
 IDS = np.random.default_rng(0).integers(0, 7, (3, 4, 15)).astype(np.int32)
+MANY_IDS = np.random.default_rng(0).integers(0, 7, (3, PARTS * PART_ROWS, 15)).astype(np.int32)  # for a batch that runs in parts
 
 
-def three_calls(forward: network.Forward, shape: Architecture, outputs: list[np.ndarray] | None) -> tuple[list[np.ndarray], ...]:
+def three_calls(
+    forward: network.Forward, shape: Architecture, outputs: list[np.ndarray] | None = None, text: np.ndarray = IDS
+) -> tuple[list[np.ndarray], ...]:
     """(logits, states, gradients): the state carried over two calls, then a third with its gradient."""
-    weights, states, logits = variables(shape), network.zero_states(shape, 4), []
-    for ids in IDS[:2]:
+    weights, states, logits = variables(shape), network.zero_states(shape, text.shape[1]), []
+    for ids in text[:2]:
         found, states = forward(weights, states, tf.constant(ids), outputs)
         logits.append(found.numpy())
     first = [tf.Variable(value) for state in states for value in state]
     per_layer = len(first) // shape.layers
     with tf.GradientTape() as tape:
         states = [tuple(first[i * per_layer + j] for j in range(per_layer)) for i in range(shape.layers)]
-        found, states = forward(weights, states, tf.constant(IDS[2]), outputs)
+        found, states = forward(weights, states, tf.constant(text[2]), outputs)
         # Of the states too: the gradient must come in there as well.
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(IDS[0], found))
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(text[0], found))
         loss += sum(tf.reduce_mean(value**2) for state in states for value in state)
     gradients = [tf.convert_to_tensor(gradient).numpy() for gradient in tape.gradient(loss, [*weights.values(), *first])]
     return [*logits, found.numpy()], [value.numpy() for state in states for value in state], gradients
@@ -52,7 +56,29 @@ def test_logits_states_and_gradients_are_those_of_kerass_layers(cell: str, layer
     shape = architecture(cell, layers)
     outputs = [np.random.default_rng(i).integers(0, 2, (4, 40)).astype(np.float32) for i in range(layers)] if dropped else None
     expected = three_calls(network.forward_by_keras(shape), shape, outputs)
-    found = three_calls(partial(recurrence.forward, cell), shape, outputs)
+    assert_same(expected, three_calls(partial(recurrence.forward, cell), shape, outputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_so_are_those_of_a_batch_that_runs_in_parts(cell: str, dropped: bool) -> None:
+    shape, rows = architecture(cell, layers=2), MANY_IDS.shape[1]
+    assert count_parts(rows) > 1
+    outputs = [np.random.default_rng(i).integers(0, 2, (rows, 40)).astype(np.float32) for i in range(2)] if dropped else None
+    expected = three_calls(network.forward_by_keras(shape), shape, outputs, MANY_IDS)
+    assert_same(expected, three_calls(partial(recurrence.forward, cell), shape, outputs, MANY_IDS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_so_are_those_of_a_vocabulary_larger_than_its_embedding(cell: str) -> None:
+    shape = architecture(cell, embedding=5)
+    assert_same(three_calls(network.forward_by_keras(shape), shape), three_calls(partial(recurrence.forward, cell), shape))
+
+
+def assert_same(expected: tuple[list[np.ndarray], ...], found: tuple[list[np.ndarray], ...]) -> None:
+    """To 1e-5 of each tensor's largest element."""
     for theirs, ours in zip(expected, found, strict=True):
         assert len(theirs) == len(ours) > 0
         for one, other in zip(theirs, ours, strict=True):
@@ -71,10 +97,11 @@ def test_the_function_gives_what_the_keras_model_gives(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_bf16_operands_differ_by_their_rounding(cell: str) -> None:
+@pytest.mark.parametrize("text", [IDS, MANY_IDS], ids=["whole", "in parts"])
+def test_bf16_operands_differ_by_their_rounding(cell: str, text: np.ndarray) -> None:
     shape = architecture(cell, layers=2)
-    exact = three_calls(partial(recurrence.forward, cell), shape, None)
-    rounded = three_calls(partial(recurrence.forward, cell, operands=tf.bfloat16), shape, None)
+    exact = three_calls(partial(recurrence.forward, cell), shape, text=text)
+    rounded = three_calls(partial(recurrence.forward, cell, operands=tf.bfloat16), shape, text=text)
     for one, other in zip(exact, rounded, strict=True):
         for theirs, ours in zip(one, other, strict=True):
             assert ours.dtype == np.float32
@@ -83,6 +110,6 @@ def test_bf16_operands_differ_by_their_rounding(cell: str) -> None:
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="with a GPU Keras's layers run, by cuDNN")
 def test_without_a_gpu_the_network_runs_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrence, "_scan", None)
+    monkeypatch.setattr(recurrence, "_forward", None)
     with pytest.raises(TypeError, match="NoneType"):
         network.forward(architecture("gru"))(variables(architecture("gru")), [], tf.constant(IDS[0]))
