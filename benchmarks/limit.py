@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import cores
 from trainer.artifact import Architecture, Tensors
+from trainer.machine import cores
 
 ROWS = 2048  # of the product whose rate is measured: large enough that nothing but products counts
 

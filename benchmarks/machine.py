@@ -5,6 +5,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from trainer.machine import cores
+
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  # what products on CPUs depend on most
 
 PACKAGES = (
@@ -25,11 +27,6 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
     }
-
-
-def cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpuinfo(field: str) -> str | None:

@@ -1,16 +1,21 @@
-"""What this machine offers a run: memory, disk, how its CPU computes, and which workers train with it. Knows no TensorFlow."""
+"""What this machine offers: cores, memory, disk, how its CPU computes, and which workers train with it. Knows no TensorFlow."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trainer.artifact import GATES
-from trainer.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from trainer.config import TrainingConfig
 
 PARTS = 2
 PART_ROWS = 16  # the fewest rows of a part: with fewer, what each costs besides exceeds what is won
+CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
+UNLIMITED = "max"
 
 
 class ClusterError(ValueError):
@@ -33,11 +38,16 @@ def count_parts(rows: int) -> int:
     return PARTS if rows % PARTS == 0 and rows >= PARTS * PART_ROWS else 1
 
 
+def cores() -> int:
+    """Cores that this process may use: of those it may run on, as many as its container's share of time comes to."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read_limit("cpu.max").partition(" ")
+    return here if quota == UNLIMITED else max(1, min(here, math.ceil(int(quota) / int(period))))
+
+
 def share_cores(rows: int) -> None:
     """Gives each part of a batch a share of the cores. To be called before TensorFlow is imported."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if count_parts(rows) > 1:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // PARTS)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores() // count_parts(rows))))
 
 
 def read_position() -> Position:
@@ -58,7 +68,7 @@ def read_position() -> Position:
     return Position(len(addresses), index)
 
 
-def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
+def check_memory(config: "TrainingConfig", vocabulary: list[str]) -> None:
     """Raises TooLarge, before hours or the machine are lost, when a step can't fit into memory."""
     needed, available = estimate_memory(config, vocabulary), _read_memory()
     if needed > available:
@@ -69,7 +79,7 @@ def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
         )
 
 
-def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
+def check_disk(config: "TrainingConfig", vocabulary: list[str]) -> None:
     """Raises TooLarge, before hours are lost, when what a run saves can't fit the disk."""
     weights = 4 * config.architecture(vocabulary).parameter_count
     state = weights * (3 + (config.averaging > 0))
@@ -82,7 +92,7 @@ def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
         )
 
 
-def estimate_memory(config: TrainingConfig, vocabulary: list[str]) -> int:
+def estimate_memory(config: "TrainingConfig", vocabulary: list[str]) -> int:
     """Bytes that a training step needs at least.
 
     Each weight with its gradient, Adam's two moments and its average, and what a step keeps for the way back: for each
@@ -103,10 +113,14 @@ def cpu_has_bf16() -> bool:
 
 
 def _read_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or less where its container (cgroup v2) says so."""
+    """Bytes of memory this process may use: the machine's, or less where its container says so."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+    limit = _read_limit("memory.max")
+    return machine if limit == UNLIMITED else min(machine, int(limit))
+
+
+def _read_limit(name: str) -> str:
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return (CGROUP / name).read_text().strip()
     except OSError:
-        return machine
-    return machine if limit == "max" else min(machine, int(limit))
+        return UNLIMITED

@@ -5,7 +5,6 @@ The plain one knows temperatures only and is compiled for some batch sizes; the 
 everything. A row gets the same bits from both, so a request that asks for more changes nothing for its neighbours.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +16,7 @@ from service.generation.decoder import STATES, Batch, Decoded, LogProbabilities,
 from service.generation.openvino_graph import Network, full_loop, plain_loop
 from service.generation.sampling import SamplingArrays, inverse_temperatures
 from trainer.artifact import Architecture, Tensors
+from trainer.machine import cores
 
 
 class OpenVINODecoder:
@@ -91,11 +91,6 @@ class OpenVINODecoder:
             {int(row): copies[row].copy() for row in np.flatnonzero(batch.keep >= 0)},
             LogProbabilities(own.copy(), likeliest.copy(), values.copy()) if batch.log_probabilities else None,
         )
-
-
-def cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_bf16() -> bool:

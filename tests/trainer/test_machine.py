@@ -2,11 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from trainer import machine
 from trainer.config import TrainingConfig
-from trainer.machine import ClusterError, TooLarge, check_memory, read_position, share_cores
+from trainer.machine import ClusterError, TooLarge, check_memory, cores, read_position, share_cores
 
 
 def test_a_process_that_nobody_told_of_a_cluster_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,13 +32,24 @@ def test_a_run_that_fits_no_memory_is_refused_with_what_to_take_less_of() -> Non
 
 
 def test_the_parts_of_a_batch_share_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "")
-    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
-    share_cores(rows=8)  # runs whole
-    assert "TF_NUM_INTRAOP_THREADS" not in os.environ
-    share_cores(rows=64)
-    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
-    share_cores(rows=64)
-    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "5"
+    monkeypatch.setattr(machine, "cores", lambda: 6)
+    for rows, given, expected in [(8, None, "6"), (64, None, "3"), (64, "5", "5")]:
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", given or "")
+        if given is None:
+            monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+        share_cores(rows)
+        assert os.environ["TF_NUM_INTRAOP_THREADS"] == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max 100000", 4), ("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1), ("6400000 100000", 4), (None, 4)],
+)
+def test_a_container_s_share_of_time_limits_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    if limit:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert cores() == expected
