@@ -74,12 +74,12 @@ def _forward(
         x = tf.cast(tf.transpose(tf.gather(embedding, characters), (0, 2, 1)), operands)
     scan, after = _scan(cell, operands, compiled=compiled), []
     for i, state in enumerate(states):
-        x = _multiply_steps(weights[f"rnn.{i}.kernel"] if i else kernel, x)
-        x, *last = scan(x, weights[f"rnn.{i}.recurrent_kernel"], cell.biases(weights[f"rnn.{i}.bias"]), *state)
+        kernel = weights[f"rnn.{i}.kernel"] if i else kernel
+        x, *last = scan(x, kernel, weights[f"rnn.{i}.recurrent_kernel"], cell.biases(weights[f"rnn.{i}.bias"]), *state)
         after.append(tuple(last))
         if output_masks is not None:
             x *= tf.cast(output_masks[i], operands)
-    return _multiply_steps(weights["dense.kernel"], x, tf.float32) + weights["dense.bias"][:, None], after
+    return _dense(weights["dense.kernel"], x) + weights["dense.bias"][:, None], after
 
 
 class GRU:
@@ -153,10 +153,10 @@ CELLS: dict[str, type[GRU] | type[LSTM]] = {"gru": GRU, "lstm": LSTM}
 
 
 def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -> Callable[..., Any]:
-    """(x, kernel, bias, *state) -> (outputs after each step, *state after the last), differentiable.
+    """(x, kernel, recurrent kernel, bias, *state) -> (outputs after each step, *state after the last), differentiable.
 
-    x: the input product, operands [steps, gates * units, rows]; kernel: the recurrent one, [units, gates * units]; bias: see
-    the cell's `biases`; state: Columns. Outputs: operands [steps, units, rows]. compiled: whether XLA computes the gates.
+    x: operands [steps, in, rows]; kernels: [in, gates * units] and [units, gates * units]; bias: see the cell's `biases`;
+    state: Columns. Outputs: operands [steps, units, rows]. compiled: whether XLA computes the gates.
     """
 
     def step(x: Columns, g: Columns, bias: tf.Tensor, state: Sequence[Columns]) -> Any:
@@ -174,16 +174,17 @@ def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -
         step, step_back = tf.function(step, jit_compile=True), tf.function(step_back, jit_compile=True)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def scan(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, *state: Columns) -> Any:
-        steps, (units, columns), rows = tf.shape(x)[0], kernel.shape, state[0].shape[1]
-        rounded = tf.cast(kernel, operands)
+    def scan(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, *state: Columns) -> Any:
+        steps, (units, columns), rows = tf.shape(x)[0], recurrent_kernel.shape, state[0].shape[1]
+        rounded = tf.cast(recurrent_kernel, operands)
         transposed = tf.transpose(rounded)
+        products = tf.matmul(tf.transpose(tf.cast(kernel, operands))[None], x)
 
         def new_array(size: Any, height: int, dtype: tf.DType) -> Any:
             return tf.TensorArray(dtype, size, element_shape=[height, rows], clear_after_read=False)
 
         def forward(t: tf.Tensor, h: Columns, state: Any, outputs: Any, kept: Any) -> Any:
-            h, state, keep = step(x[t], tf.matmul(transposed, h), bias, state)
+            h, state, keep = step(products[t], tf.matmul(transposed, h), bias, state)
             return (
                 t + 1,
                 h,
@@ -210,12 +211,14 @@ def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -
                 lambda t, *_: t >= 0, backward, (steps - 1, tf.zeros_like(h), list(d_last), d), maximum_iterations=steps
             )
             d = d.stack()
-            gates = _cut(d, units, 1)
-            d_x = tf.concat([gates[i] for i in cell.OF_X], 1)
-            d = _side_by_side(d)
-            d_kernel = _multiply(_side_by_side(outputs[:-1]), d[:columns], operands, transpose_b=True)
-            d_bias = _multiply(d, tf.ones((tf.shape(d)[1], 1)), operands)  # reduce_sum would add up in the operands' type
-            return d_x, d_kernel, d_bias, direct[0] + tf.cast(through, tf.float32), *direct[1:]
+            d_products, d_side = tf.concat([_cut(d, units, 1)[i] for i in cell.OF_X], 1), _side_by_side(d)
+            d_x = tf.matmul(tf.cast(kernel, operands)[None], d_products)
+            gates, x_side = _cut(d_side, units), _side_by_side(x)
+            d_kernel = tf.concat([_multiply(x_side, gates[i], operands, transpose_b=True) for i in cell.OF_X], 1)
+            d_recurrent = _multiply(_side_by_side(outputs[:-1]), d_side[:columns], operands, transpose_b=True)
+            # A product with ones: reduce_sum would add up in the operands' type.
+            d_bias = _multiply(d_side, tf.ones((tf.shape(d_side)[1], 1)), operands)
+            return d_x, d_kernel, d_recurrent, d_bias, direct[0] + tf.cast(through, tf.float32), *direct[1:]
 
         return (outputs[1:], *last), gradient
 
@@ -226,10 +229,10 @@ def _cut(gates: tf.Tensor, units: int, axis: int = 0) -> list[tf.Tensor]:
     return tf.split(gates, gates.shape[axis] // units, axis)  # type: ignore[no-any-return]
 
 
-def _multiply_steps(kernel: tf.Tensor, x: tf.Tensor, dtype: tf.DType | None = None) -> tf.Tensor:
-    """kernel's transpose @ x at each step, [steps, out, rows], for kernel [in, out] and x [steps, in, rows].
+def _dense(kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """kernel's transpose @ x at each step in float32, [steps, out, rows], for kernel [in, out] and x [steps, in, rows].
 
-    Computed in `dtype`, unless given x's; its gradients always in x's.
+    The gradients' operands are rounded to x's type.
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -239,8 +242,7 @@ def _multiply_steps(kernel: tf.Tensor, x: tf.Tensor, dtype: tf.DType | None = No
             d_kernel = _multiply(_side_by_side(x), _side_by_side(d), x.dtype, transpose_b=True)
             return d_kernel, tf.matmul(tf.cast(kernel, x.dtype)[None], d)
 
-        computed = dtype or x.dtype
-        return tf.matmul(tf.transpose(tf.cast(kernel, computed))[None], tf.cast(x, computed)), gradient
+        return tf.matmul(tf.transpose(kernel)[None], tf.cast(x, tf.float32)), gradient
 
     return multiply(kernel, x)
 
