@@ -1,8 +1,11 @@
 """OpenTelemetry: a span a request, made and sent by its own instrumentation, set up by its own variables (OTEL_...)."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
+
+URLS = ("http.url", "http.target", "url.full", "url.query")  # by the old and the new convention
 
 
 class TracingMissing(Exception):
@@ -27,5 +30,13 @@ def trace(app: FastAPI) -> Callable[[], None]:
         tracer_provider=provider,
         excluded_urls="healthz,readyz,metrics",
         exclude_spans=["receive", "send"],  # else one for every event of a stream
+        server_request_hook=_without_query,
     )
     return provider.shutdown
+
+
+def _without_query(span: Any, _scope: object) -> None:
+    """Queries hold start strings, and no text leaves with a trace."""
+    for name, value in dict(getattr(span, "attributes", None) or {}).items():  # a span that is not sampled has none
+        if name in URLS:
+            span.set_attribute(name, "" if name == "url.query" else str(value).partition("?")[0])

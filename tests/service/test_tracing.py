@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from service.settings import Settings
@@ -57,6 +58,21 @@ def test_a_request_is_one_span_of_the_callers_trace_and_none_is_lost_at_the_end(
     said = {attribute.key: attribute.value for attribute in received[0].resource_spans[0].resource.attributes}
     assert said["service.name"].string_value == "folio"
     assert said["deployment.environment"].string_value == "test"
+
+
+@pytest.mark.parametrize("convention", ["", "http", "http/dup"])
+def test_no_text_is_sent(
+    tmp_path: Path, publish: Publish, received: list[Any], monkeypatch: pytest.MonkeyPatch, convention: str
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", convention)
+    monkeypatch.setattr(_OpenTelemetrySemanticConventionStability, "_initialized", False)  # the variable is read once
+    publish()
+    with serving(Settings(models_dir=tmp_path, tracing=True)) as (_, client):
+        assert client.get("/generate", params={"start_string": "Sesame?Sesame", "num_generate": 1}).status_code == 200
+        client.post("/generate", json={"start_string": "Sesame1"})
+    sent = b"".join(one.SerializeToString() for one in received)
+    assert b"/generate" in sent
+    assert b"Sesame" not in sent
 
 
 def test_without_it_nothing_is_sent(tmp_path: Path, publish: Publish, received: list[Any]) -> None:
