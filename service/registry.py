@@ -81,7 +81,7 @@ class Registry:
         self._gone = False
         self._draining: str | None = None
         self.refusals = 0  # so far
-        self.not_ready: str | None = "models are being loaded"
+        self.not_ready: str | None = "models are being loaded"  # until all have been tried; what is loaded serves before
 
     def watch(self, seconds: float) -> None:
         """Refreshes at once, then after every so many seconds until the registry is ended; 0: only once."""
@@ -230,22 +230,24 @@ class Registry:
                 raise NotReady(f"{name}: {model.engine.stopped}")
 
     def get(self, name: str | None) -> Model:
-        """The model `name`; without a name the default one, or the only one. Raises NotReady or UnknownModel."""
-        if why := self.not_ready:
-            raise NotReady(why)
-        models = self._models
-        if name is None and len(models) == 1:
+        """The model `name`; without a name the default one, or the only one, once that is known.
+
+        Raises NotReady where it may yet be loaded and once ended, else UnknownModel.
+        """
+        why, models = self.not_ready, self._models  # in this order: without a reason there are models
+        if name is None and len(models) == 1 and not why:
             return next(iter(models.values()))
         wanted = self._default if name is None else name
-        try:
+        if wanted in models and not self.ended:
             return models[wanted]
-        except KeyError:
-            raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(sorted(models))}") from None
+        if why:
+            raise NotReady(why)
+        raise UnknownModel(f"no model {wanted!r} here; there are: {', '.join(sorted(models))}")
 
     @property
     def models(self) -> list[Model]:
-        """All that are served. Raises NotReady."""
-        if why := self.not_ready:
+        """All that are served, however many are still being loaded. Raises NotReady where there are none, and once ended."""
+        if (why := self.not_ready) and (self.ended or not self._models):
             raise NotReady(why)
         return self.loaded
 
@@ -256,7 +258,7 @@ class Registry:
 
     def is_default(self, model: Model) -> bool:
         """Requests that name no model get this one."""
-        return model.config.name == self._default or len(self._models) == 1
+        return model.config.name == self._default or (len(self._models) == 1 and not self.not_ready)
 
     def drain(self, why: str) -> None:
         """No longer ready, but still serving whoever asks."""
@@ -265,8 +267,8 @@ class Registry:
     def end(self, why: str) -> None:
         """Ends what every engine is generating, with the reason; nothing more is loaded or served."""
         with self._lock:
-            self._ended.set()
             self.not_ready = why
+            self._ended.set()
             for model in (*self._models.values(), *self._replaced):
                 model.engine.end(why)
 

@@ -52,6 +52,55 @@ def test_until_it_has_loaded_nothing_is_served(tmp_path: Path, publish: Publish)
     assert models.get("tiny").config.version == 1
 
 
+def test_a_model_serves_while_another_is_still_being_loaded(tmp_path: Path, publish: Publish) -> None:
+    publish("a"), publish("tiny"), publish("z")
+    loading = "models are being loaded"
+    seen: list[list[str]] = []
+
+    def asked(name: str | None) -> str:
+        try:
+            return models.get(name).config.name
+        except NotReady as error:
+            return str(error)
+
+    def open_engine(version: Version) -> FakeEngine:
+        seen.append([asked("a"), asked("tiny"), asked("absent"), asked(None)])
+        with pytest.raises(NotReady, match=loading):
+            models.check_ready()
+        return FakeEngine(version)
+
+    models = registry(tmp_path, open_engine)
+    models.refresh()
+    assert seen == [
+        [loading, loading, loading, loading],
+        ["a", loading, loading, loading],  # the only one so far, but not the default
+        ["a", "tiny", loading, "tiny"],
+    ]
+    models.check_ready()
+    with pytest.raises(UnknownModel):
+        models.get("absent")
+
+
+def test_what_is_loaded_is_told_while_another_is_still_being_loaded(tmp_path: Path, publish: Publish) -> None:
+    publish("a"), publish("b")
+    seen: list[list[tuple[str, bool]]] = []
+
+    def open_engine(version: Version) -> FakeEngine:
+        if version.config.name == "a":
+            with pytest.raises(NotReady, match="being loaded"):
+                _ = models.models
+        else:
+            seen.append([(model.config.name, models.is_default(model)) for model in models.models])
+        return FakeEngine(version)
+
+    models = registry(tmp_path, open_engine)
+    models.refresh()
+    assert seen == [[("a", False)]]
+    models.end("over")
+    with pytest.raises(NotReady, match="over"):
+        _ = models.models
+
+
 def test_the_newest_version_of_every_model_is_served(tmp_path: Path, publish: Publish) -> None:
     for _ in range(11):
         publish("tiny")
