@@ -78,6 +78,7 @@ class Answer:
     created: int
     model: Model
     choices: Sequence[Choice]
+    work: Work
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -166,8 +167,9 @@ def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, se
                 likeliest=asked.logprobs,
             )
             choices.append(Choice(read, generation, Reader(generation, pace=body.pace, over=lambda: registry.ended)))
-    with submitted(request, Work(model, [choice.generation for choice in choices], asked.prompts)):
-        yield Answer(body, asked, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices)
+    work = Work(model, [choice.generation for choice in choices], asked.prompts)
+    with submitted(request, work):
+        yield Answer(body, asked, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices, work)
 
 
 @router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}, **ERRORS})
@@ -232,6 +234,8 @@ async def _events(
     """The choices' parts as they come, then the counts if they are wanted, then [DONE], whatever happens."""
     head, offsets = {"object": kind, **answer.fields}, [0] * len(answer.choices)
     counted: dict[str, Any] = {"usage": None} if answer.body.include_usage else {}
+    work = answer.work
+    work.streamed = 0
 
     def event_with(choices: list[dict[str, Any]], counted: dict[str, Any]) -> bytes:
         return event(json.dumps({**head, "choices": choices, **counted}, ensure_ascii=False))
@@ -245,11 +249,13 @@ async def _events(
                 reason = answer.choices[i].finish_reason if ended else None
                 yield event_with([part(answer, i, piece, offsets[i], reason)], counted)
                 offsets[i] += len(piece.characters)
+                work.streamed += len(piece.characters)
         if counted:
             yield event_with([], {"usage": answer.usage.model_dump()})
     except Exception as error:
         if not isinstance(error, EngineStopped):
             log.exception("stream %s failed", answer.id)
+        work.cut = "error"
         yield event(translated(error).body.model_dump_json())
     yield DONE
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -20,16 +20,18 @@ from service.registry import Model
 
 log = logging.getLogger(__name__)
 
-OF_WORK = " by {model} {version}, {prompt_characters:,} + {generated_characters:,} characters, {finish_reasons}"
+OF_WORK = " by {model} {version}, {prompt_characters:,} + {sent_characters:,} characters, {finish_reasons}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """What a request gave an engine to do."""
+    """What a request gave an engine to do, and what its client got of it: a generation may have ended long before its answer."""
 
     model: Model
     generations: Sequence[Generation]
     prompts: Sequence[str]
+    streamed: int | None = None  # characters sent so far; None: the answer is no stream
+    cut: Literal["cancelled", "error"] | None = None  # why the answer ended before its texts did
 
 
 def note(request: Request, work: Work) -> None:
@@ -47,13 +49,14 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 0
+        start, status, whole = time.perf_counter(), 0, False
 
         async def noting(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             await self._app(scope, receive, noting)
@@ -65,9 +68,9 @@ class RequestLog:
         finally:
             if status:  # else nobody was left to answer
                 scope["app"].state.metrics.answered(status)
-            self._write(scope, status, time.perf_counter() - start)
+            self._write(scope, status, whole, time.perf_counter() - start)
 
-    def _write(self, scope: Scope, status: int, seconds: float) -> None:
+    def _write(self, scope: Scope, status: int, whole: bool, seconds: float) -> None:
         probed = FREE.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
         level = logging.DEBUG if probed else logging.INFO
         state = scope.get("state", {})
@@ -85,6 +88,8 @@ class RequestLog:
             fields["key"] = state["key"]
         line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
         if work:
+            if work.cut is None and (not whole or status >= 400):
+                work.cut = "error" if status >= 500 else "cancelled"
             fields |= work_fields(work)
             line += OF_WORK.format_map(fields)
             if self._log_prompts:
@@ -96,12 +101,16 @@ def work_fields(work: Work) -> dict[str, Any]:
     """Times are those of the slowest of its generations."""
     config, generations = work.model.config, work.generations
     prompts = {id(generation.prompt): len(generation.prompt.ids) for generation in generations}
+    generated = sum(generation.generated for generation in generations)
+    sent = work.streamed if work.streamed is not None else 0 if work.cut else generated
+    reasons = {work.cut} if work.cut else {generation.finish_reason for generation in generations}
     fields: dict[str, Any] = {
         "model": config.name,
         "version": config.version,
         "prompt_characters": sum(prompts.values()),
-        "generated_characters": sum(generation.generated for generation in generations),
-        "finish_reasons": ", ".join(sorted({str(generation.finish_reason) for generation in generations})),
+        "generated_characters": generated,
+        "sent_characters": sent,
+        "finish_reasons": ", ".join(sorted(map(str, reasons))),
     }
     spans = [
         ("queue_seconds", "created", "admitted"),

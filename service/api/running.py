@@ -33,6 +33,7 @@ class Running:
     start_string: str  # as it is read
     model: Model
     generation: Generation
+    work: Work
     reader: Reader
     position: EventId  # of the last event the client received, or event 0
     resumed: bool  # the client is resuming
@@ -159,8 +160,9 @@ def _running(
     )
     position = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_digest(model), generation.seed, 0)
     reader = Reader(generation, skip=position.sent, pace=body.pace, over=lambda: registry.ended)
-    with submitted(request, Work(model, [generation], [start_string])):
-        yield Running(body, streams, start_string, model, generation, reader, position, cut is not None, secret)
+    work = Work(model, [generation], [start_string])
+    with submitted(request, work):
+        yield Running(body, streams, start_string, model, generation, work, reader, position, cut is not None, secret)
 
 
 def logprobs_of(vocabulary: Vocabulary, characters: Sequence[int], p: LogProbabilities) -> list[dict[str, Any]]:

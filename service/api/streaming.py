@@ -89,8 +89,9 @@ async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
 
 async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
     """Unnamed events with the text, then `done` with the answer without its text, or `error`; each with an id."""
-    reader, vocabulary = running.reader, running.model.vocabulary
+    reader, vocabulary, work = running.reader, running.model.vocabulary, running.work
     prefix, sent = running.position.prefix, running.position.sent
+    work.streamed = 0
     try:
         if running.body.echo and not running.resumed:
             yield event(_text(running.start_string), id=f"{prefix}0")
@@ -103,6 +104,7 @@ async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
                     found = logprobs_of(vocabulary, piece.characters, piece.log_probabilities)
                     data = f'{data[:-1]},"logprobs":{json.dumps(found, ensure_ascii=False)}}}'
                 yield event(data, id=f"{prefix}{sent}")
+                work.streamed += len(piece.characters)
             elif not reader.ended:
                 yield COMMENT
         if running.generation.finish_reason != "cancelled":
@@ -110,6 +112,7 @@ async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
     except Exception as error:
         if not isinstance(error, EngineStopped):
             log.exception("stream %s failed", running.id)
+        work.cut = "error"
         yield event(translated(error).body.model_dump_json(), "error", id=f"{prefix}{sent}")
 
 

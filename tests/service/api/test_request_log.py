@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from service import logs
 from service.registry import Registry
 from service.settings import Settings
-from tests.support import ENDLESS, Publish, serving, stream, wait_until
+from tests.support import ENDLESS, Publish, metric, serving, stream, wait_until
 
 Lines = Callable[[int], list[dict[str, Any]]]
 SECRET, KEY = "Sesame", "correct-horse-battery"
@@ -47,7 +48,7 @@ def test_a_generation_is_one_line_with_counts_times_and_reason(client: httpx.Cli
     client.post("/v1/completions", json={"prompt": SECRET, "n": 2, "max_tokens": 10})
     client.post("/score", json={"text": SECRET})
     told = lines(4)
-    assert [(line["path"], line["status"], line["generated_characters"]) for line in told] == [
+    assert [(line["path"], line["status"], line["sent_characters"]) for line in told] == [
         ("/generate", 200, 40), ("/generate", 200, 30), ("/v1/completions", 200, 20), ("/score", 200, 0),
     ]  # fmt: skip
     for line in told:
@@ -73,6 +74,49 @@ def test_who_leaves_is_logged_as_cancelled(client: httpx.Client, engine: Any, li
         next(received)
     assert [line["finish_reasons"] for line in lines(1)] == ["cancelled"]
     assert engine.running == 0
+
+
+PACED: dict[str, Any] = {"prompt": "a", "start_string": "a", "max_tokens": 1000, "num_generate": 1000, "pace": 50}
+
+
+def paced(path: str, **fields: Any) -> dict[str, Any]:
+    names = ("prompt", "max_tokens", "pace") if path == "/v1/completions" else ("start_string", "num_generate", "pace")
+    return {name: PACED[name] for name in names} | fields
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+def test_a_slow_stream_that_is_cut_is_logged_with_what_was_sent_of_it(
+    client: httpx.Client, engine: Any, lines: Lines, path: str
+) -> None:
+    with client.stream("POST", path, json=paced(path, stream=True)) as response:
+        received = response.iter_raw()
+        next(received)
+        wait_until(lambda: engine.running == 0)
+        next(received)
+    (line,) = lines(1)
+    assert (line["generated_characters"], line["finish_reasons"]) == (1000, "cancelled")
+    assert 2 <= line["sent_characters"] < 500
+    assert f" 1 + {line['sent_characters']} characters, cancelled" in line["message"]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+def test_a_slow_answer_that_the_end_of_the_server_cuts_is_logged_as_an_error(
+    tmp_path: Path, publish: Publish, lines: Lines, path: str
+) -> None:
+    publish()
+    with serving(Settings(models_dir=tmp_path)) as (app, client), ThreadPoolExecutor() as beside:
+        whole = beside.submit(client.post, path, json=paced(path))
+        with client.stream("POST", path, json=paced(path, stream=True)) as response:
+            received = response.iter_raw()
+            next(received)
+            wait_until(lambda: metric(client.get("/metrics").text, "folio_generation_tokens_total") == 2000)
+            app.state.registry.end("over")
+            assert b'"engine_stopped"' in b"".join(received)
+        assert whole.result().status_code == 503
+    stream_line, whole_line = sorted(lines(2), key=lambda line: int(line["status"]))
+    assert [line["finish_reasons"] for line in (stream_line, whole_line)] == ["error", "error"]
+    assert 1 <= stream_line["sent_characters"] < 500
+    assert whole_line["sent_characters"] == 0
 
 
 def test_a_requests_id_comes_back_and_is_in_its_lines(client: httpx.Client, lines: Lines) -> None:
