@@ -1,11 +1,34 @@
-"""Bodies longer than the limit are answered 413, and not read to their end.
+"""Bodies longer than the limit are answered 413, and not read to their end; objects of too many fields are refused.
 
 FastAPI's own limit answers a declared length with plain text; here every error has one shape.
 """
 
+from typing import Any
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ApiError
+
+# Pydantic makes an error of each field that is wrong, which for a body full of them takes a second.
+MOST_FIELDS, MOST_PARTS = 100, 50_000  # of an object; objects and lists of a body
+
+
+def _with_few_fields(body: Any) -> Any:
+    unseen: list[Any] = [body] if isinstance(body, dict) else []  # whatever else is refused for that
+    seen = 0
+    while unseen:
+        part, seen = unseen.pop(), seen + 1
+        if isinstance(part, dict) and len(part) > MOST_FIELDS:
+            raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MOST_FIELDS}")
+        if seen + len(unseen) > MOST_PARTS:
+            raise PydanticCustomError("too_many_parts", f"there are more than {MOST_PARTS:,} objects and lists")
+        unseen += [inner for inner in (part.values() if isinstance(part, dict) else part) if isinstance(inner, dict | list)]
+    return body
+
+
+FewFields = BeforeValidator(_with_few_fields)
 
 
 class BodyLimit:

@@ -15,6 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, sampling_of, stop_ids, submitted
+from service.api.body_limit import FewFields
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError, documented, translated
 from service.api.openai_schemas import (
@@ -101,7 +102,7 @@ class Answer:
 
 
 async def _begun_completion(
-    request: Request, body: CompletionRequest, registry: CurrentRegistry, settings: CurrentSettings
+    request: Request, body: Annotated[CompletionRequest, FewFields], registry: CurrentRegistry, settings: CurrentSettings
 ) -> AsyncIterator[Answer]:
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     asked = Asked("cmpl", prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", "max_tokens", body.echo)
@@ -110,7 +111,7 @@ async def _begun_completion(
 
 
 async def _begun_chat(
-    request: Request, body: ChatRequest, registry: CurrentRegistry, settings: CurrentSettings
+    request: Request, body: Annotated[ChatRequest, FewFields], registry: CurrentRegistry, settings: CurrentSettings
 ) -> AsyncIterator[Answer]:
     chat = registry.get(body.model).chat
     prompt = chat.render([(message.role, message.name, message.content) for message in body.messages])

@@ -11,6 +11,7 @@ import numpy as np
 from fastapi import Depends, Header, Query, Request
 
 from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, sampling_of, stop_ids, submitted
+from service.api.body_limit import FewFields
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
 from service.api.reader import Reader
@@ -86,7 +87,7 @@ LastEventId = Annotated[str | None, Header(description="of a stream that was cut
 
 async def taken(
     request: Request,
-    body: GenerateRequest,
+    body: Annotated[GenerateRequest, FewFields],
     registry: CurrentRegistry,
     settings: CurrentSettings,
     last_event_id: LastEventId = None,

@@ -1,11 +1,13 @@
 """/score: how likely a text is to a model. /vectorize: a text as ids."""
 
 import math
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Request
 
 from service.api.asking import check_length, read_text, submitted
+from service.api.body_limit import FewFields
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import documented
 from service.api.reader import Reader
@@ -26,7 +28,9 @@ MOST_NATS = 700  # whose perplexity a float holds
 
 
 @router.post("/score", responses=documented(404, 413, 422, 503))
-async def score(body: ScoreRequest, request: Request, registry: CurrentRegistry, settings: CurrentSettings) -> ScoreResponse:
+async def score(
+    body: Annotated[ScoreRequest, FewFields], request: Request, registry: CurrentRegistry, settings: CurrentSettings
+) -> ScoreResponse:
     """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
     check_length("text", len(body.text), settings.max_score)
     model = registry.get(body.model)
@@ -64,7 +68,9 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
 
 
 @router.post("/vectorize", responses=documented(404, 413, 422, 503))
-async def vectorize(body: VectorizeRequest, registry: CurrentRegistry, settings: CurrentSettings) -> VectorizeResponse:
+async def vectorize(
+    body: Annotated[VectorizeRequest, FewFields], registry: CurrentRegistry, settings: CurrentSettings
+) -> VectorizeResponse:
     """A text's ids, and where the characters are that the model's vocabulary lacks."""
     check_length("text", len(body.text), settings.max_score)
     model = registry.get(body.model)

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from fastapi.exceptions import RequestValidationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
@@ -127,3 +128,38 @@ def test_a_body_of_one_byte_more_than_the_limit_is_413_in_the_one_shape(client: 
         response = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
         assert response.status_code == status
         assert set(response.json()) == {"error"}
+
+
+MANY = {f"field{i}": 0 for i in range(100_000)}
+MESSAGE = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"start_string": "a", **MANY}),
+        ("/score", {"text": "a", **MANY}),
+        ("/vectorize", {"text": "a", **MANY}),
+        ("/v1/completions", {"prompt": "a", **MANY}),
+        ("/v1/completions", {"prompt": "a", "metadata": MANY}),
+        ("/v1/chat/completions", {"messages": [MESSAGE], **MANY}),
+        ("/v1/chat/completions", {"messages": [MESSAGE, MESSAGE | MANY]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", **MANY}]}]}),
+        ("/v1/chat/completions", {"messages": [MESSAGE, {}], "tools": [{}] * 100_000}),
+    ],
+)
+def test_no_body_makes_an_error_of_each_of_its_many_fields(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    found: list[int] = []
+
+    def errors(self: RequestValidationError) -> Any:
+        found.append(len(made(self)))
+        return made(self)
+
+    made = RequestValidationError.errors
+    monkeypatch.setattr(RequestValidationError, "errors", errors)
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    assert found == [1]
+    assert "more than" in response.json()["error"]["message"]
