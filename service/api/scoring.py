@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from service.api.asking import check_length, read_text, submitted
 from service.api.body_limit import FewFields
 from service.api.dependencies import CurrentRegistry, CurrentSettings
-from service.api.errors import documented
+from service.api.errors import ApiError, documented
 from service.api.reader import Reader
 from service.api.request_log import Work
 from service.api.running import logprobs_of
@@ -79,6 +79,9 @@ async def vectorize(
         model.vocabulary.encode(body.text)
     except UnknownCharacters as error:
         unknown = error.places
+        halves = [(place, character) for place, character in unknown if "\ud800" <= character <= "\udfff"]
+        if halves:  # of surrogate pairs, which can't be sent back
+            raise ApiError(422, "unknown_characters", str(UnknownCharacters(halves)), param="text") from None
     places = {place for place, _ in unknown}
     known = model.vocabulary.encode("".join(c for i, c in enumerate(body.text) if i not in places)).tolist()[::-1]
     return VectorizeResponse(

@@ -81,3 +81,10 @@ def test_vectorize_tells_ids_and_where_characters_are_unknown(client: httpx.Clie
     assert answer["ids"] == [a, b, None, None, c]
     assert answer["unknown"] == [{"character": "1", "position": 2}, {"character": "😀", "position": 3}]
     assert client.post("/vectorize", json={"text": ""}).json()["ids"] == []
+
+
+def test_half_of_a_surrogate_pair_is_refused_with_its_place(client: httpx.Client) -> None:
+    response = client.post("/vectorize", content=rb'{"text": "a1\ud800"}', headers={"Content-Type": "application/json"})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (422, "unknown_characters", "text")
+    assert error["message"].endswith(r"'\ud800' at position 2")
