@@ -23,6 +23,7 @@ class Settings(BaseSettings):
         extra="forbid",
         cli_prog_name="python -m service",
         cli_kebab_case=True,
+        cli_implicit_flags="toggle",  # --tracing, without a value
         protected_namespaces=(),
         hide_input_in_errors=True,  # it may be a key
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import CliApp
 
 from service.settings import Settings
 
@@ -57,3 +58,11 @@ def test_a_file_that_holds_no_key_or_is_not_there_leaves_nothing_open(tmp_path: 
 def test_what_is_no_rate_origin_or_address_is_said_with_what_would_be(field: str, value: str, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Settings.model_validate({field: value})
+
+
+def test_a_switch_needs_no_value_and_its_variable_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = CliApp.run(Settings, cli_args=["--without-keys", "--log-prompts", "--tracing"])
+    assert (switches.without_keys, switches.log_prompts, switches.tracing) == (True, True, True)
+    assert not CliApp.run(Settings, cli_args=[]).without_keys
+    monkeypatch.setenv("SERVICE_WITHOUT_KEYS", "true")
+    assert CliApp.run(Settings, cli_args=["--port", "1"]).without_keys
