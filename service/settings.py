@@ -1,5 +1,6 @@
 """What a server is asked to be: Settings, from flags, SERVICE_* variables and defaults."""
 
+import codecs
 import ipaddress
 import re
 import secrets
@@ -33,7 +34,9 @@ class Settings(BaseSettings):
     api_keys: SecretStr = Field(
         SecretStr(""), description="keys, one of which a request must have, separated by commas or blanks; better in a variable"
     )
-    api_keys_file: Path | None = Field(None, description="a file with more of them, one in each line; # begins a comment")
+    api_keys_file: Path | None = Field(
+        None, description="a file with more of them, one in each line; # at its start or after a blank begins a comment"
+    )
     without_keys: bool = Field(
         False, description="listen beyond loopback without API keys: anyone who can reach the port may use it"
     )
@@ -122,9 +125,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_can_be_sent(self) -> Self:
-        for key in self.keys:
-            if len(key) < SHORTEST_KEY or not re.fullmatch(r"[!-~]+", key):
-                raise ValueError(f"an API key needs at least {SHORTEST_KEY} characters, all of ASCII and none a blank")
+        for key in _listed(self.api_keys.get_secret_value()):
+            _check_key(key)
         if self.api_keys_file is not None and not self.keys:
             raise ValueError(f"{self.api_keys_file} holds no API key")
         return self
@@ -135,10 +137,13 @@ class Settings(BaseSettings):
         keys = _listed(self.api_keys.get_secret_value())
         if self.api_keys_file is not None:
             try:
-                lines = self.api_keys_file.read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
+                content = self.api_keys_file.read_bytes().removeprefix(codecs.BOM_UTF8)
+            except OSError as error:
                 raise ValueError(f"{self.api_keys_file}: {error}") from error
-            keys += [key for line in lines if (key := line.partition("#")[0].strip())]
+            for number, line in enumerate(content.splitlines(), 1):
+                if key := re.sub(rb"(^|\s)#.*", b"", line).strip().decode("latin-1"):
+                    _check_key(key, f"{self.api_keys_file}, line {number}: ")
+                    keys.append(key)
         return keys
 
     @property
@@ -156,6 +161,11 @@ class Settings(BaseSettings):
     def listens_on(self) -> str:
         """`host`; but without keys only this machine is listened to, unless that is said to be meant."""
         return self.host if self.keys or self.without_keys or _is_loopback(self.host) else "127.0.0.1"
+
+
+def _check_key(key: str, place: str = "") -> None:
+    if len(key) < SHORTEST_KEY or not re.fullmatch(r"[!-+\--~]+", key):
+        raise ValueError(f"{place}an API key needs at least {SHORTEST_KEY} characters, all of ASCII and none a blank or a comma")
 
 
 def _listed(given: str) -> list[str]:

@@ -39,6 +39,22 @@ def test_keys_come_from_the_variable_and_the_file_together(tmp_path: Path, monke
     assert KEY not in repr(Settings())
 
 
+def test_a_comment_in_the_file_begins_after_a_blank_only(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(f"\ufeff{KEY}-1#part\r\n\t# für wen\n{KEY}-2\t#\u2028none\n".encode())
+    assert Settings(api_keys_file=tmp_path / "keys").keys == [f"{KEY}-1#part", f"{KEY}-2"]
+
+
+@pytest.mark.parametrize("line", [f"{KEY},{KEY}", f"{KEY} {KEY}", "short", f"{KEY}é", f"\ufeff{KEY}"])
+def test_what_is_no_key_in_the_file_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "keys").write_text(f"# two\n{KEY}-1\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValidationError, match=r"keys, line 3: an API key needs at least 16 characters") as refused:
+        Settings(api_keys_file=tmp_path / "keys")
+    assert KEY not in str(refused.value)
+    (tmp_path / "keys").write_text(f"{KEY}\n", encoding="utf-16")
+    with pytest.raises(ValidationError, match="keys, line 1: an API key"):
+        Settings(api_keys_file=tmp_path / "keys")
+
+
 def test_a_file_that_holds_no_key_or_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# to be done\n")
     with pytest.raises(ValidationError, match="holds no API key"):
