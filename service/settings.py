@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHORTEST_KEY = 16  # characters
+LONGEST_RATE = 360 * 24 * 3600  # seconds: a year, as `limits` has it
 
 
 class Settings(BaseSettings):
@@ -99,9 +100,12 @@ class Settings(BaseSettings):
     def _is_a_rate(cls, given: str) -> str:
         if given:
             try:
-                parse_many(given)
+                rates = parse_many(given)
             except ValueError:
                 raise ValueError(f"{given!r} is no rate; one is 10/second or 300/minute, several are separated by ;") from None
+            # `limits` takes 0 seconds for one.
+            if re.search(r"(?<!\d)0+(?!\d)", given) or any(rate.get_expiry() > LONGEST_RATE for rate in rates):
+                raise ValueError(f"{given!r} is no rate that can be; one is of at least 1 request in 1 second to 1 year")
         return given
 
     @field_validator("trusted_proxies")

@@ -67,6 +67,8 @@ def test_a_file_that_holds_no_key_or_is_not_there_leaves_nothing_open(tmp_path: 
     ("field", "value", "said"),
     [
         ("rate_limit", "10", "is no rate"), ("rate_limit", "ten/second", "is no rate"), ("rate_limit", "5/second; x", "is no rate"),
+        ("rate_limit", "0/second", "at least 1 request"), ("rate_limit", "10/0 second", "in 1 second to 1 year"),
+        ("rate_limit", "10/second; 5 per 00 hour", "in 1 second"), ("rate_limit", "1/99999999999999 year", "to 1 year"),
         ("cors_origins", "example.org", "is no origin"), ("cors_origins", "https://example.org/page", "is no origin"),
         ("trusted_proxies", "nginx", "is no address"), ("trusted_proxies", "10.0.0.1/8", "is no address"),
     ],
@@ -82,3 +84,8 @@ def test_a_switch_needs_no_value_and_its_variable_does(monkeypatch: pytest.Monke
     assert not CliApp.run(Settings, cli_args=[]).without_keys
     monkeypatch.setenv("SERVICE_WITHOUT_KEYS", "true")
     assert CliApp.run(Settings, cli_args=["--port", "1"]).without_keys
+
+
+@pytest.mark.parametrize("rate", ["10/second", "100 per 10 minutes", "20/second;300/minute", "1/year"])
+def test_what_is_a_rate_is_taken(rate: str) -> None:
+    assert Settings(rate_limit=rate).rate_limit == rate
