@@ -1,5 +1,6 @@
 """A request that has been taken: its generation, and what is said of it when it has ended."""
 
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -97,9 +98,18 @@ async def taken(
 
     However the answer ends, sent, failed or its reader gone, the slot is free afterwards.
     """
-    streams = body.stream or "text/event-stream" in accept
+    streams = body.stream or _accepts_stream(accept)
     with _running(request, body, streams, last_event_id, registry, settings) as running:
         yield running
+
+
+def _accepts_stream(accept: str) -> bool:
+    """q=0 says that it does not."""
+    kinds = [re.sub(r"\s", "", kind).lower().split(";") for kind in accept.split(",")]
+    return any(
+        kind == "text/event-stream" and not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
+        for kind, *parameters in kinds
+    )
 
 
 async def taken_by_query(

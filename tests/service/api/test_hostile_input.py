@@ -163,3 +163,15 @@ def test_no_body_makes_an_error_of_each_of_its_many_fields(
     assert response.status_code == 422
     assert found == [1]
     assert "more than" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "streams"),
+    [
+        ("application/json, text/event-stream;q=0", False), ("text/event-stream ; Q=0.000, */*", False), ("*/*", False),
+        ("x-text/event-stream", False), ("text/event-stream;q=0.5, */*", True), ("Text/Event-Stream", True),
+    ],
+)  # fmt: skip
+def test_only_who_accepts_a_stream_gets_one(client: httpx.Client, accept: str, streams: bool) -> None:
+    response = client.post("/generate", json={"start_string": "a", "num_generate": 1}, headers={"Accept": accept})
+    assert response.headers["content-type"].startswith("text/event-stream") == streams
