@@ -1,10 +1,10 @@
-"""The log: plain lines on a terminal; elsewhere a JSON object a line, with the id of the request it belongs to."""
+"""The log: plain lines on a terminal, elsewhere a JSON object a line; with the id of the request it belongs to."""
 
 import logging
 import sys
 from typing import Literal, TextIO
 
-from asgi_correlation_id import CorrelationIdFilter
+from asgi_correlation_id import CorrelationIdFilter, correlation_id
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
@@ -12,6 +12,7 @@ from pythonjsonlogger.json import JsonFormatter
 def configure(form: Literal["auto", "plain", "json"]) -> None:
     """Sends the root logger's lines, from INFO on, to stderr."""
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    logging.getLogger("asgi_correlation_id").setLevel(logging.ERROR)  # it warns of each id that is not taken over
     logging.basicConfig(level=logging.INFO, handlers=[json_handler(sys.stderr) if as_json else plain_handler(sys.stderr)])
 
 
@@ -32,5 +33,14 @@ def json_handler(stream: TextIO) -> logging.Handler:
 
 def plain_handler(stream: TextIO) -> logging.Handler:
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(levelname)s:     %(message)s"))
+    handler.setFormatter(Plain())
     return handler
+
+
+class Plain(logging.Formatter):
+    """The request's id and, if they are logged, its start strings have fields of their own in JSON; here they are in the line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        of_request = f"[{given}] " if (given := correlation_id.get()) else ""
+        prompts = "".join(f" {prompt!r}" for prompt in getattr(record, "prompts", []))  # escaped: they must forge no line
+        return f"{record.levelname}:     {of_request}{record.message}{prompts}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from asgi_correlation_id import correlation_id
 
 from service import logs
 from service.registry import Registry
@@ -175,7 +176,24 @@ def test_a_path_cannot_forge_a_line(client: httpx.Client, lines: Lines) -> None:
     assert line["status"] == 404
 
 
-def test_on_a_terminal_lines_are_plain() -> None:
+def test_on_a_terminal_lines_are_plain_with_the_requests_id_and_its_start_strings() -> None:
     written = StringIO()
-    logs.plain_handler(written).handle(logging.makeLogRecord({"levelname": "INFO", "msg": "hello, %s", "args": ("you",)}))
-    assert written.getvalue() == "INFO:     hello, you\n"
+    handler = logs.plain_handler(written)
+    record = {"levelname": "INFO", "msg": "hello, %s", "args": ("you",)}
+    handler.handle(logging.makeLogRecord(record))
+    mine = correlation_id.set("mine-7")
+    handler.handle(logging.makeLogRecord(record | {"prompts": ["To be", "a\n\x1b[2J"]}))
+    correlation_id.reset(mine)
+    assert written.getvalue().splitlines() == [
+        "INFO:     hello, you", r"INFO:     [mine-7] hello, you 'To be' 'a\n\x1b[2J'"
+    ]  # fmt: skip
+
+
+def test_an_id_that_is_not_taken_over_is_nothing_to_warn_of(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("asgi_correlation_id")
+    logs.configure("json")
+    try:
+        client.get("/models", headers={"X-Request-Id": "two words"})
+        assert [record.name for record in caplog.records if record.name == logger.name] == []
+    finally:
+        logger.setLevel(logging.NOTSET)
