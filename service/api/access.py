@@ -17,6 +17,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.body_limit import has_body
 from service.api.errors import ApiError
 
 FREE = re.compile(r"/(web/.*|healthz|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
@@ -43,7 +44,10 @@ class Access:
             await self._check_rate(client)
             self._check_open(client)
         except ApiError as error:
-            await error.response()(scope, receive, send)
+            response = error.response()
+            if has_body(scope):
+                response.headers["connection"] = "close"
+            await response(scope, receive, send)
             return
         self._open[client] += 1
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ApiError
@@ -31,6 +32,15 @@ def _with_few_fields(body: Any) -> Any:
 FewFields = BeforeValidator(_with_few_fields)
 
 
+def has_body(scope: Scope) -> bool:
+    """One is to come with the request. If it is not read, the answer must close the connection: the server would read it all."""
+    return _declared(scope) > 0 or any(name == b"transfer-encoding" for name, _ in scope["headers"])
+
+
+def _declared(scope: Scope) -> int:
+    return int(dict(scope["headers"]).get(b"content-length", b"0"))  # digits, or the server would have refused it
+
+
 class BodyLimit:
     """Raw ASGI middleware, which neither buffers nor delays."""
 
@@ -42,9 +52,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        declared = int(headers.get(b"content-length", b"0"))  # digits, or the server would have refused it
-        received, unread, answering = 0, declared > 0 or b"transfer-encoding" in headers, False
+        declared = _declared(scope)
+        received, unread, answering = 0, has_body(scope), False
         too_long = ApiError(413, "body_too_long", f"the body is longer than the {self._limit:,} bytes allowed here")
 
         async def limited() -> Message:
@@ -60,8 +69,8 @@ class BodyLimit:
 
         async def closing(message: Message) -> None:
             nonlocal answering
-            if unread and message["type"] == "http.response.start":  # or the server would read the rest only to drop it
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            if unread and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["connection"] = "close"
             answering = True
             await send(message)
 
