@@ -127,27 +127,32 @@ class Registry:
             log.error("%s", self.not_ready)
 
     def _refresh_model(self, folder: Path) -> list[Path]:
-        """Serves the best of a model's versions that can be loaded; returns those that would come before it, all refused."""
+        """Serves the best of a model's versions that can be loaded; returns what is refused instead: better ones, its template."""
         try:
-            paths, chat = candidates(folder), chat_template(folder)
+            paths = candidates(folder)
         except (OSError, ValueError) as error:
             self._refuse(folder, f"{folder}: {error}", None)
             return [folder]
-        serving = self._models.get(folder.name)
+        serving, no_template = self._models.get(folder.name), []
+        try:
+            chat = chat_template(folder)
+        except (OSError, ValueError) as error:
+            self._refuse(folder / CHAT, f"{folder}: {error}", None)
+            chat, no_template = serving.chat if serving else ChatTemplate(), [folder / CHAT]
         for better, path in enumerate(paths):
             if self._ended.is_set():
-                return paths
+                break
             if serving and path == serving.path and not serving.engine.stopped:
                 if chat != serving.chat:
                     self._models = {**self._models, folder.name: replace(serving, chat=chat)}
-                return paths[:better]
+                return paths[:better] + no_template
             refused, files = self._refused.get(path), files_of(path)
             if refused and refused.files == files:
                 continue
             if model := self._load(path, files, chat):
                 self._replace(folder.name, model)
-                return paths[:better]
-        return paths
+                return paths[:better] + no_template
+        return paths + no_template
 
     def _load(self, path: Path, files: object, chat: ChatTemplate) -> Model | None:
         """files: as they were before, so that a change while they are read is seen by the next refresh."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service import registry as registry_module
+from service.chat import ChatTemplate
 from service.generation.decoders import Unsupported
 from service.registry import NotReady, Registry, UnknownModel
 from tests.support import Publish, wait_until
@@ -453,16 +454,40 @@ def test_a_broken_version_is_told_of_only_while_it_would_be_served(tmp_path: Pat
     assert (models.get("tiny").config.version, models.refused) == (3, [])
 
 
-def test_a_model_whose_template_has_been_mended_is_refused_no_more(tmp_path: Path, publish: Publish) -> None:
+def test_a_template_that_is_none_is_refused_alone_and_until_it_is_mended(
+    tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
     publish()
     template = tmp_path / "tiny" / "chat.json"
     template.write_text("{")
     models = registry(tmp_path)
-    models.refresh()
-    assert ["chat.json" in reason for reason in models.refused] == [True]
+    for _ in range(2):
+        models.refresh()
+        assert models.get("tiny").chat == ChatTemplate()
+        assert ["tiny: chat.json: " in reason for reason in models.refused] == [True]
+    assert caplog.text.count("refused") == models.refusals == 1
     template.unlink()
     models.refresh()
     assert (models.get("tiny").config.version, models.refused) == (1, [])
+
+
+def test_a_template_that_is_none_keeps_the_one_before_it_and_holds_up_neither_versions_nor_pins(
+    tmp_path: Path, publish: Publish
+) -> None:
+    publish()
+    template, pin = tmp_path / "tiny" / "chat.json", tmp_path / "tiny" / "PINNED"
+    template.write_text('{"stop": ["."]}')
+    models = registry(tmp_path)
+    models.refresh()
+    template.write_text("{")
+    publish()
+    for version in (2, 1):
+        if version == 1:
+            pin.write_text("1")
+        models.refresh()
+        assert models.get("tiny").config.version == version
+        assert models.get("tiny").chat.stop == ["."]
+        assert ["chat.json" in reason for reason in models.refused] == [True]
 
 
 @pytest.mark.parametrize("failure", [MemoryError("no room"), OSError(24, "Too many open files"), RuntimeError("the GPU is busy")])

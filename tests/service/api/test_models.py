@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 
-from service.app import create_app
 from service.settings import Settings
-from tests.support import ARCHITECTURE, config, random_tensors, run_server, serving, wait_until
+from tests.support import ARCHITECTURE, config, random_tensors, serving
 from trainer import artifact
 
 
@@ -63,16 +61,13 @@ def test_a_chat_is_rendered_by_the_models_own_template(tmp_path: Path) -> None:
         '{"stop": [""]}',
     ],
 )
-def test_a_template_that_is_none_refuses_its_model_with_a_word(tmp_path: Path, content: str) -> None:
+def test_a_template_that_is_none_is_refused_with_a_word_and_its_model_served(tmp_path: Path, content: str) -> None:
     publish(tmp_path, "tiny", {})
-    publish(tmp_path, "whole", {})
     (tmp_path / "tiny" / "chat.json").write_text(content)
     with serving(Settings(models_dir=tmp_path)) as (_, client):
-        assert [model["name"] for model in client.get("/models").json()["models"]] == ["whole"]
-    (tmp_path / "whole").rename(tmp_path / ".whole")
-    with run_server(create_app(Settings(models_dir=tmp_path))) as address:
-        wait_until(lambda: "no model can be served" in httpx.get(f"{address}/readyz").text)
-        assert "chat.json" in httpx.get(f"{address}/models").json()["error"]["message"]
+        told = client.get("/models").json()
+        assert [model["name"] for model in told["models"]] == ["tiny"]
+        assert ["chat.json" in reason for reason in told["refused"]] == [True]
 
 
 def test_a_models_card_needs_no_look_into_its_folder_and_a_lost_file_is_not_found(tmp_path: Path) -> None:
