@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.generation.engine import Engine
 from service.generation.request import FinishReason, Generation
 from service.registry import Registry
 
@@ -97,7 +98,7 @@ class ModelMetrics:
 
 
 class Serving(Collector):
-    """What is true at the moment of a scrape."""
+    """What is true at the moment of a scrape. An engine that was replaced counts with the new one until it is freed."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -114,16 +115,21 @@ class Serving(Collector):
         info = GaugeMetricFamily(
             "folio_version_info", "1 for the version that serves.", labels=["model_name", "version", "engine", "precision"]
         )
+        engines: dict[str, list[Engine]] = {}
+        for model in self._registry.at_work:
+            engines.setdefault(model.config.name, []).append(model.engine)
+        for name, together in engines.items():
+            busy, there = sum(engine.running for engine in together), sum(engine.slots for engine in together)
+            running.add_metric([name], busy)
+            waiting.add_metric([name], sum(engine.waiting for engine in together))
+            slots.add_metric([name], there)
+            usage.add_metric([name], busy / there)
+        for name, lookups in self._registry.lookups.items():
+            asked.add_metric([name], lookups.queries)
+            found.add_metric([name], lookups.hits)
         for model in self._registry.loaded:
-            name, engine = [model.config.name], model.engine
-            running.add_metric(name, engine.running)
-            waiting.add_metric(name, engine.waiting)
-            limit.add_metric(name, engine.queue_limit)
-            slots.add_metric(name, engine.slots)
-            usage.add_metric(name, engine.running / engine.slots)
-            asked.add_metric(name, engine.prompts.queries)
-            found.add_metric(name, engine.prompts.hits)
-            info.add_metric([*name, str(model.config.version), model.engine_name, model.precision], 1)
+            limit.add_metric([model.config.name], model.engine.queue_limit)
+            info.add_metric([model.config.name, str(model.config.version), model.engine_name, model.precision], 1)
         yield from (running, waiting, limit, slots, usage, asked, found, info)
         yield CounterMetricFamily("folio_load_failures", "Versions refused.", value=self._registry.refusals)
         yield GaugeMetricFamily("folio_refused", "Versions refused now that would be served.", value=len(self._registry.refused))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -46,6 +47,13 @@ class Model:
     chat: ChatTemplate
 
 
+class Lookups(NamedTuple):
+    """Of prompts, in the caches of their states."""
+
+    queries: int
+    hits: int
+
+
 @dataclass(frozen=True)
 class Refused:
     """Why a folder is not served."""
@@ -75,7 +83,8 @@ class Registry:
         self._models: Mapping[str, Model] = {}
         self._refused: Mapping[Path, Refused] = {}
         self._replaced: list[Model] = []  # with what they are still generating
-        self._lock = threading.Lock()  # so that `end` misses no engine that `refresh` is just adding
+        self._freed: dict[str, Lookups] = {}  # those of a model's engines that are gone
+        self._lock = threading.Lock()  # so that nobody misses an engine, or counts one twice, that `refresh` is just moving
         self._ended = threading.Event()
         self.looked = threading.Event()  # has refreshed once: what can be served is loaded
         self._gone = False
@@ -204,7 +213,9 @@ class Registry:
         for model in list(self._replaced):
             if model.engine.stopped:
                 model.engine.join()
-                self._replaced.remove(model)
+                with self._lock:
+                    self._freed[model.config.name] = _total(model, self._freed)
+                    self._replaced.remove(model)
                 freed = True
             else:
                 self._on_loop(partial(model.engine.end_if_idle, f"{model.path} was replaced"))
@@ -261,6 +272,21 @@ class Registry:
         """The same, but none before there are any."""
         return sorted(self._models.values(), key=lambda model: model.config.name)
 
+    @property
+    def at_work(self) -> list[Model]:
+        """Those that are served and those that have been replaced but still finish what they had begun."""
+        with self._lock:
+            return [*self._models.values(), *self._replaced]
+
+    @property
+    def lookups(self) -> Mapping[str, Lookups]:
+        """Each model's so far, by all the engines that it has had."""
+        with self._lock:
+            found = dict(self._freed)
+            for model in (*self._models.values(), *self._replaced):
+                found[model.config.name] = _total(model, found)
+        return found
+
     def is_default(self, model: Model) -> bool:
         """Requests that name no model get this one."""
         return model.config.name == self._default or (len(self._models) == 1 and not self.not_ready)
@@ -281,6 +307,12 @@ class Registry:
         """Waits for the engines, once ended."""
         for model in (*self._models.values(), *self._replaced):
             model.engine.join()
+
+
+def _total(model: Model, before: Mapping[str, Lookups]) -> Lookups:
+    """The lookups of a model's engine, and those of its other ones before."""
+    queries, hits = before.get(model.config.name, (0, 0))
+    return Lookups(queries + model.engine.prompts.queries, hits + model.engine.prompts.hits)
 
 
 def read_own(path: Path) -> Version:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
-from tests.support import Publish, serving, stream, wait_until
+from tests.support import ENDLESS, Publish, serving, stream, wait_until
 
 
 def samples(client: httpx.Client) -> dict[str, float]:
@@ -80,6 +80,27 @@ def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> Non
         publish()
         wait_until(lambda: "folio_version_info openvino f32 3" in samples(client))
         assert "folio_version_info openvino f32 1" not in samples(client)
+
+
+def test_a_replaced_version_counts_while_it_finishes_and_no_counter_falls(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    limit = ENDLESS["num_generate"]
+    settings = Settings(models_dir=tmp_path, watch=0.05, decoder="openvino", precision="f32", slots=2, max_num_generate=limit)
+    with serving(settings) as (_, client):
+        stream(client, start_string="ab", num_generate=1)
+        with client.stream("POST", "/generate", json=ENDLESS) as response:
+            received = response.iter_raw()  # kept: httpx closes the connection when its iterator is dropped
+            next(received)
+            old = samples(client)
+            assert (old["folio_num_requests_running"], old["folio_slots"], old["folio_slot_usage"]) == (1, 2, 0.5)
+            publish()
+            wait_until(lambda: "folio_version_info openvino f32 2" in samples(client))
+            both = samples(client)
+            assert (both["folio_num_requests_running"], both["folio_slots"], both["folio_slot_usage"]) == (1, 4, 0.25)
+            assert both["folio_prompt_cache_queries_total"] == 2
+        wait_until(lambda: samples(client)["folio_slots"] == 2)
+        stream(client, start_string="ab", num_generate=1)
+        assert samples(client)["folio_prompt_cache_queries_total"] == 3
 
 
 def test_answers_are_counted_by_status(client: httpx.Client, counted: Callable[[], dict[str, float]]) -> None:
