@@ -191,6 +191,7 @@ class Registry:
         return model
 
     def _refuse(self, path: Path, reason: str, files: object | None, *, exc_info: bool = False) -> None:
+        reason = reason.encode("utf-8", "backslashreplace").decode()  # a folder's name may hold bytes that are not UTF-8
         if path not in self._refused or self._refused[path].reason != reason:
             log.warning("refused %s", reason, exc_info=exc_info)
             self.refusals += 1

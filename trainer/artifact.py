@@ -110,7 +110,10 @@ class VersionConfig(Architecture):
     @field_validator("created")
     @classmethod
     def _check_created(cls, value: str) -> str:
-        datetime.fromisoformat(value)
+        try:
+            datetime.fromisoformat(value).timestamp()  # which some that parse have not, those without a time zone above all
+        except (ValueError, OverflowError, OSError) as error:
+            raise ValueError(f"{value!r} can't be told as a time: {error}") from error
         return value
 
     @model_validator(mode="after")
@@ -137,8 +140,8 @@ def versions(model: Path) -> list[int]:
 def read(path: Path) -> Version:
     """Reads and verifies models/<name>/<version>.
 
-    Raises ArtifactError saying what is wrong: a missing file, an unknown format number, a field, the weights' hash, or a
-    tensor's name, shape, type or values.
+    Raises ArtifactError saying what is wrong: a missing file, an unknown format number, a field, a string that UTF-8 can't
+    encode, the weights' hash, or a tensor's name, shape, type or values.
     """
     config = _read_config(path)
     try:
@@ -214,6 +217,11 @@ def _read_config(path: Path) -> VersionConfig:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         number = fields.get("format") if isinstance(fields, dict) else None
         raise ArtifactError(f"{file}: format {number!r} is unknown; this release reads format {FORMAT}")
+    for name, value in fields.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # a lone surrogate: JSON can escape it, but nobody could be sent it
+            raise ArtifactError(f"{file}: {name!r} holds {error.object[error.start]!r}, which UTF-8 can't encode") from error
     try:
         return VersionConfig.model_validate(fields)
     except ValidationError as error:

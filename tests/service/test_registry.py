@@ -1,4 +1,5 @@
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_a_broken_version_is_refused_with_its_reason_and_the_one_before_it_is_se
     assert models.get("tiny").config.version == 1
     assert "refused" in caplog.text
     assert "tiny/2/weights.safetensors: SHA-256" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
+def test_a_reason_can_be_sent_though_a_folders_name_is_not_utf_8(tmp_path: Path, publish: Publish) -> None:
+    publish(), publish("other")
+    (tmp_path / "other").rename(tmp_path / os.fsdecode(b"bad\xff"))
+    models = registry(tmp_path)
+    for _ in range(2):
+        models.refresh()
+        assert models.get("tiny").config.version == models.refusals == 1
+        assert [reason.encode() for reason in models.refused] == [
+            f"{tmp_path}/bad\\udcff/1: was published as other/1: copy it to a folder of that name".encode()
+        ]
 
 
 def test_a_version_under_another_name_or_number_is_refused(

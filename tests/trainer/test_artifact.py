@@ -69,6 +69,13 @@ def edit(path: Path, **fields: Any) -> None:
         ({"cell": "rnn"}, "cell: Input should be 'gru' or 'lstm'"),
         ({"units": 23}, "parameters is .*, but these sizes make"),
         ({"vocabulary": ["a", "a"]}, "each once"),
+        ({"recipe": "\ud800"}, r"'recipe' holds '\\ud800', which UTF-8 can't encode"),
+        ({"training": {"seeds": ["\udfff"]}}, r"'training' holds '\\udfff'"),
+        ({"packages": {"\ud800": "1"}}, r"'packages' holds '\\ud800'"),
+        ({"colour \ud800": "green"}, r"'colour \\ud800' holds '\\ud800'"),
+        ({"vocabulary": ["\ud800"]}, r"'vocabulary' holds '\\ud800'"),
+        ({"created": "0001-01-01T00:00:00"}, "created: .*'0001-01-01T00:00:00' can't be told as a time: year 0 is out of range"),
+        ({"created": "yesterday"}, "created: .*'yesterday' can't be told as a time"),
         ({"sha256": {"weights": "0" * 64, "corpus": "0" * 64}}, "weights.safetensors: SHA-256 is .*, but config.json says 0000"),
     ],
 )

@@ -1,5 +1,6 @@
 """/models: what is served, and the files that were published with it; a chat's template beside them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,19 @@ def test_a_template_that_is_none_is_refused_with_a_word_and_its_model_served(tmp
         told = client.get("/models").json()
         assert [model["name"] for model in told["models"]] == ["tiny"]
         assert ["chat.json" in reason for reason in told["refused"]] == [True]
+
+
+def test_what_cannot_be_sent_is_refused_and_hides_no_model(tmp_path: Path) -> None:
+    for name in ("tiny", "recipe", "created"):
+        publish(tmp_path, name, {})
+    for name, value in (("recipe", "\ud800"), ("created", "0001-01-01T00:00:00")):
+        file = tmp_path / name / "1" / artifact.CONFIG
+        file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    with serving(Settings(models_dir=tmp_path)) as (_, client):
+        told = client.get("/models").json()
+        assert [model["name"] for model in told["models"]] == ["tiny"]
+        assert len(told["refused"]) == 2
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["tiny"]
 
 
 def test_a_models_card_needs_no_look_into_its_folder_and_a_lost_file_is_not_found(tmp_path: Path) -> None:
