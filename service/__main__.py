@@ -1,5 +1,6 @@
 """python -m service: serves the models folder over HTTP; python -m service generate: continues a text on the terminal."""
 
+import logging
 import os
 import sys
 
@@ -11,6 +12,8 @@ from service.app import create_app
 from service.server import Server, allow_many_connections
 from service.settings import Settings
 from service.tracing import TracingMissing
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -28,7 +31,12 @@ def main() -> int:
     allow_many_connections()
     memory.map_large_blocks()
     try:
-        Server(create_app(settings), settings).run()
+        app = create_app(settings)
+        Server(app, settings).run()
+        if app.state.stuck:
+            log.warning("not waiting any longer for what has not ended")
+            logging.shutdown()
+            os._exit(0)  # a thread in a library's hands may crash the interpreter that ends around it
     except TracingMissing as error:
         return _fail(str(error))
     except KeyboardInterrupt:

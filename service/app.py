@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from threading import Thread
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, FastAPI
@@ -27,6 +28,9 @@ from trainer.artifact import Version
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
+STUCK = (
+    5  # seconds that work under way has to end in when the server stops: a hung volume, or the loading of a large model, may not
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -53,14 +57,15 @@ def create_app(settings: Settings) -> FastAPI:
 
         registry = Registry(settings.models_dir, settings.default_model, open_engine, loop.call_soon_threadsafe)
         metrics.watch(registry)
-        app.state.settings, app.state.registry, app.state.metrics = settings, registry, metrics
-        watching = asyncio.create_task(asyncio.to_thread(registry.watch, settings.watch))
+        app.state.settings, app.state.registry, app.state.metrics, app.state.stuck = settings, registry, metrics, False
+        watching = _start(registry.watch, settings.watch)
         try:
             yield
         finally:
             registry.end("the server is shutting down")
-            await asyncio.wait([watching])  # does not raise: the engines are waited for however the watching ended
-            await asyncio.to_thread(registry.close)
+            for thread in (watching, _start(registry.close)):
+                await asyncio.to_thread(thread.join, STUCK)
+                app.state.stuck |= thread.is_alive()
             await asyncio.to_thread(end_tracing)
 
     app = FastAPIOffline(
@@ -73,9 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(page.router)
     errors.install(app)
     # The last is the outermost.
-    app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
     app.add_middleware(BodyLimit, limit=settings.max_body)
-    app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
+    app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -84,8 +88,16 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-API-Key", "X-Request-Id"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )
+    app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-Id", validator=lambda given: bool(REQUEST_ID.fullmatch(given))
     )
     end_tracing = trace(app) if settings.tracing else lambda: None
     return app
+
+
+def _start(function: Callable[..., None], *arguments: object) -> Thread:
+    """Runs it in a thread that the process does not wait for at its end, as it does for asyncio's own."""
+    thread = Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    return thread

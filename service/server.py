@@ -1,6 +1,7 @@
 """Uvicorn as it is wanted here: patient with streams, not with clients that stall, and orderly when it stops."""
 
 import asyncio
+import json
 import logging
 import os
 import resource
@@ -22,16 +23,25 @@ log = logging.getLogger(__name__)
 
 SENDING = 5  # seconds that ended streams have to send their last event
 STOPPING = "the server is shutting down"
+LONGEST_HEAD = 65536  # bytes of a request that are none of its body's: its headers, and what frames a chunked body
+TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%s"
+)
 
 
 class Connection(HttpToolsProtocol):
-    """Closed when a request has not fully arrived within `patience` seconds, or the client has read nothing for that long."""
+    """Closed when a request has not fully arrived within `patience` seconds, when the client has taken nothing for that long,
+    and when a request's headers are too long.
+    """
 
     def __init__(self, *arguments: Any, patience: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._patience = patience
         self._deadline: asyncio.TimerHandle | None = None
         self._arriving = False  # a request has begun to arrive, and has not ended
+        self._moved = False  # what just came began a request or belonged to a body
+        self._head = 0  # bytes since then
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in what it extends
         super().connection_made(transport)
@@ -42,16 +52,24 @@ class Connection(HttpToolsProtocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
+        self._moved = False
         super().data_received(data)
+        self._head = self._head + len(data) if self._arriving and not self._moved else 0
+        if self._head > LONGEST_HEAD and not self.transport.is_closing():
+            self._refuse_head()
         # Bytes that begin no request (an empty line) cancel uvicorn's keep-alive timer; start ours.
         if not self._answering and self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self._expect()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._arriving = True
+        self._arriving = self._moved = True
         if not self._answering:
             self._expect()
+
+    def on_body(self, body: bytes) -> None:
+        self._moved = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -72,6 +90,14 @@ class Connection(HttpToolsProtocol):
             super().shutdown()
         else:  # a request that has not fully arrived is not waited for
             self.transport.close()
+
+    def _refuse_head(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            error = {"code": "headers_too_long", "type": "invalid_request_error", "param": None}
+            error["message"] = f"the request's headers are longer than {LONGEST_HEAD:,} bytes"
+            body = json.dumps({"error": error}).encode()
+            self.transport.write(TOO_LONG % (len(body), body))
+        self.transport.close()
 
     @property
     def _answering(self) -> bool:
@@ -107,6 +133,7 @@ class Server(uvicorn.Server):
                 # By default uvicorn trusts any proxy on this machine, and so whatever a client makes it pass on.
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=settings.proxies,
+                ws="none",  # nothing here speaks it, and what asks for it would pass by access control and the log
                 log_config=None,
                 access_log=False,  # service.api.request_log has more to tell
                 timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,

@@ -1,9 +1,11 @@
 """How a server stops: in order when told once, at once when told twice, and never with a request hanging."""
 
+import os
 import signal
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,27 @@ def test_half_a_request_holds_nothing_up(models: Path) -> None:
             wait_until(lambda: client.get("/readyz").status_code == 200)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that hangs who reads it")
+def test_a_volume_that_hangs_holds_nothing_up(models: Path) -> None:
+    with service("--models-dir", models, "--shutdown-delay", 0, "--watch", 0.05) as (process, client):
+        pipe, ends = models / "tiny" / "9" / "config.json", list[int]()
+        pipe.parent.mkdir()
+        os.mkfifo(pipe)
+        wait_until(lambda: _hold(pipe, ends))  # from now on the server waits for what is never written
+        assert client.post("/generate", json=SHORT).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        os.close(*ends)
+
+
+def _hold(pipe: Path, ends: list[int]) -> bool:
+    """Opens its other end if somebody reads it."""
+    with suppress(OSError):
+        ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    return bool(ends)
 
 
 @reads_proc

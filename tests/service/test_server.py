@@ -1,5 +1,7 @@
 """The server as it is started, in a thread, asked over a real socket."""
 
+import select
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ import pytest
 from service.app import create_app
 from service.server import Server
 from service.settings import Settings
-from tests.support import wait_until
+from tests.support import publish, wait_until
 
 
 @contextmanager
@@ -53,3 +55,68 @@ def test_a_trusted_proxy_tells_the_clients_address_and_scheme(tmp_path: Path, tr
 def test_another_proxy_is_not_believed(tmp_path: Path) -> None:
     with served(Settings(models_dir=tmp_path, port=0, rate_limit="2/hour", trusted_proxies="192.0.2.99")) as client:
         assert statuses(client, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [404, 404, 429]
+
+
+@contextmanager
+def connected(client: httpx.Client) -> Iterator[socket.socket]:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=60) as connection:
+        yield connection
+
+
+def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
+    """Up to 20 MB of the same."""
+    connection.sendall(begun)
+    for _ in range(20_000_000 // len(part)):
+        connection.sendall(part)
+
+
+@pytest.mark.parametrize("line", [b"A:\r\n", b"A: %s\r\n" % (b"x" * 1000), b"x" * 1000], ids=["empty", "short", "one without end"])
+def test_headers_without_end_are_cut_off(tmp_path: Path, line: bytes) -> None:
+    with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: folio\r\n" + (b"B: " if b"\r" not in line else b""))
+        with pytest.raises(ConnectionError):
+            send_on(connection, line * 100)
+
+
+def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
+    with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: folio\r\nA: ")
+        while not select.select([connection], [], [], 0)[0]:
+            connection.sendall(b"x")
+        received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 431 ")
+    assert b'"code": "headers_too_long"' in received
+
+
+def test_what_frames_a_chunked_body_is_bounded(tmp_path: Path) -> None:
+    head = b"POST /vectorize HTTP/1.1\r\nHost: folio\r\nTransfer-Encoding: chunked\r\n\r\n"
+    settings = Settings(models_dir=tmp_path, port=0)
+    with served(settings) as client, connected(client) as connection, pytest.raises(ConnectionError):
+        send_on(connection, b"Trailer: x\r\n" * 1000, head + b"1\r\nx\r\n0\r\n")
+
+
+def test_a_long_body_in_many_pieces_is_none_of_the_headers(tmp_path: Path) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'{"text": "'
+        yield from [b"a" * 1000] * 95
+        yield b'"}'
+
+    publish(tmp_path)
+    with served(Settings(models_dir=tmp_path, port=0)) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        response = client.post("/vectorize", content=body(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 200, response.text[:1000]
+
+
+def test_asking_for_a_websocket_passes_by_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    with served(Settings.model_validate({"models_dir": tmp_path, "port": 0, "api_keys": "correct-horse-battery"})) as client:
+        response = client.get("/generate?start_string=MYSECRET", headers=upgrade)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "missing_api_key"
+    assert "MYSECRET" not in caplog.text
