@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 SENDING = 5  # seconds that ended streams have to send their last event
 STOPPING = "the server is shutting down"
+LINGERING = 1  # seconds in which a refusal is read
 LONGEST_HEAD = 65536  # bytes of a request that are none of its body's: its headers, and what frames a chunked body
 TOO_LONG = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -42,6 +43,7 @@ class Connection(HttpToolsProtocol):
         self._arriving = False  # a request has begun to arrive, and has not ended
         self._moved = False  # what just came began a request or belonged to a body
         self._head = 0  # bytes since then
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in what it extends
         super().connection_made(transport)
@@ -52,6 +54,8 @@ class Connection(HttpToolsProtocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._moved = False
         super().data_received(data)
         self._head = self._head + len(data) if self._arriving and not self._moved else 0
@@ -92,12 +96,17 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse_head(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            error = {"code": "headers_too_long", "type": "invalid_request_error", "param": None}
-            error["message"] = f"the request's headers are longer than {LONGEST_HEAD:,} bytes"
-            body = json.dumps({"error": error}).encode()
-            self.transport.write(TOO_LONG % (len(body), body))
-        self.transport.close()
+        self._refused = True
+        if self._answering:
+            self.transport.close()
+            return
+        error = {"code": "headers_too_long", "type": "invalid_request_error", "param": None}
+        error["message"] = f"the request's headers are longer than {LONGEST_HEAD:,} bytes"
+        body = json.dumps({"error": error}).encode()
+        self.transport.write(TOO_LONG % (len(body), body))
+        # What comes meanwhile is thrown away: closed at once, with bytes unread, the connection would be reset, and that can
+        # overtake the answer.
+        self.loop.call_later(LINGERING, self.transport.abort)
 
     @property
     def _answering(self) -> bool:
