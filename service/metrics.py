@@ -131,5 +131,6 @@ class Serving(Collector):
             limit.add_metric([model.config.name], model.engine.queue_limit)
             info.add_metric([model.config.name, str(model.config.version), model.engine_name, model.precision], 1)
         yield from (running, waiting, limit, slots, usage, asked, found, info)
-        yield CounterMetricFamily("folio_load_failures", "Versions refused.", value=self._registry.refusals)
-        yield GaugeMetricFamily("folio_refused", "Versions refused now that would be served.", value=len(self._registry.refused))
+        yield CounterMetricFamily("folio_load_failures", "Refusals so far, as of folio_refused.", value=self._registry.refusals)
+        text = "What is refused now: versions and templates that would be served, and a models folder that seems lost."
+        yield GaugeMetricFamily("folio_refused", text, value=len(self._registry.refused))

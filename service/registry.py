@@ -56,7 +56,7 @@ class Lookups(NamedTuple):
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a folder is not served."""
+    """Why a version, all of a model's, or its template is not served, or the models folder not followed."""
 
     reason: str
     files: object | None  # as they were then, if they are to blame: until they change it is not tried again
@@ -87,7 +87,6 @@ class Registry:
         self._lock = threading.Lock()  # so that nobody misses an engine, or counts one twice, that `refresh` is just moving
         self._ended = threading.Event()
         self.looked = threading.Event()  # has refreshed once: what can be served is loaded
-        self._gone = False
         self._draining: str | None = None
         self.refusals = 0  # so far
         self.not_ready: str | None = "models are being loaded"  # until all have been tried; what is loaded serves before
@@ -108,23 +107,20 @@ class Registry:
     def refresh(self) -> None:
         """Loads and starts every model's newest valid version that is not loaded yet; drops the models that are gone."""
         self._free_replaced()
+        missing = f"{self._models_dir}: holds no published version"
         try:
             folders = sorted(path for path in self._models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-            missing = "" if folders else f"{self._models_dir} holds no published version"
         except OSError as error:
             folders, missing = [], f"{self._models_dir}: {error.strerror or error}"
-        if not folders and self._models:  # more likely a lost volume than all models removed at once
-            if not self._gone:
-                log.warning("%s; what is loaded is served on", missing)
-            self._gone = True
+        if self._models and not any(map(holds_version, folders)):  # more likely a lost volume than all models removed at once
+            self._refuse(self._models_dir, f"{missing}; what is loaded is served on", None)
             return
-        self._gone = False
         unserved = {path for folder in folders for path in self._refresh_model(folder)}
         self._refused = {path: refused for path, refused in self._refused.items() if path in unserved}
         for name in self._models.keys() - {folder.name for folder in folders}:
             log.info("%s is gone from %s and not served any more", name, self._models_dir)
             self._replace(name, None)
-        self._conclude(missing or "; ".join(self.refused) or "none is published")
+        self._conclude("; ".join(self.refused) or missing)
 
     def _conclude(self, reason: str) -> None:
         """Ready if anything is served; if not, that is why."""
@@ -226,7 +222,7 @@ class Registry:
 
     @property
     def refused(self) -> list[str]:
-        """Why versions that would be served are not."""
+        """Why versions and templates that would be served are not, and why the models folder is not followed."""
         return [refused.reason for refused in self._refused.values()]
 
     @property
@@ -331,6 +327,14 @@ def files_of(path: Path) -> object:
         return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.iterdir())
     except OSError as error:
         return str(error)
+
+
+def holds_version(model: Path) -> bool:
+    """Something is published in the folder, as far as it can be read."""
+    try:
+        return bool(artifact.versions(model))
+    except OSError:
+        return False
 
 
 def candidates(model: Path) -> list[Path]:

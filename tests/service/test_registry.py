@@ -627,18 +627,23 @@ def test_a_volume_that_is_lost_ends_nothing(tmp_path: Path, publish: Publish, ca
     models.refresh()
     hidden = tmp_path.with_name("elsewhere")
     tmp_path.rename(hidden)
-    for lost in (False, True):
-        if lost:
-            tmp_path.mkdir()  # an empty mount point
-        models.refresh()
-        models.check_ready()
-        assert models.get("one").config.version == 1
-    assert caplog.text.count("served on") == 1
-    tmp_path.rmdir()
+    absent, empty = "No such file or directory", "holds no published version"
+    mount_point, new_volume = tmp_path, tmp_path / "lost+found"
+    for found, reason in ((None, absent), (mount_point, empty), (new_volume, empty)):
+        if found:
+            found.mkdir()
+        for _ in range(2):
+            models.refresh()
+            models.check_ready()
+            assert [models.get(name).config.version for name in ("one", "two")] == [1, 1]
+            assert models.refused == [f"{tmp_path}: {reason}; what is loaded is served on"]
+    assert caplog.text.count("served on") == models.refusals == 2, "for each reason once"
+    new_volume.rmdir()
+    mount_point.rmdir()
     hidden.rename(tmp_path)
     publish("one")
     models.refresh()
-    assert models.get("one").config.version == 2
+    assert (models.get("one").config.version, models.refused) == (2, [])
 
 
 def test_a_chats_template_may_change_while_its_model_serves(tmp_path: Path, publish: Publish) -> None:

@@ -80,6 +80,12 @@ def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> Non
         publish()
         wait_until(lambda: "folio_version_info openvino f32 3" in samples(client))
         assert "folio_version_info openvino f32 1" not in samples(client)
+        wait_until(lambda: samples(client)["folio_refused"] == 0)
+        (tmp_path / "tiny").rename(tmp_path / ".lost")
+        wait_until(lambda: samples(client)["folio_refused"] == 1)
+        assert "served on" in client.get("/models").json()["refused"][0]
+        (tmp_path / ".lost").rename(tmp_path / "tiny")
+        wait_until(lambda: samples(client)["folio_refused"] == 0)
 
 
 def test_a_replaced_version_counts_while_it_finishes_and_no_counter_falls(tmp_path: Path, publish: Publish) -> None:
