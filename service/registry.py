@@ -337,15 +337,25 @@ def holds_version(model: Path) -> bool:
         return False
 
 
+def read_if_there(file: Path) -> bytes | None:
+    """None where there is no such file. Raises OSError, or ValueError for a link to nothing: whoever made it meant a file."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise ValueError(f"{file.name} is a link to nothing") from None
+        return None
+
+
 def candidates(model: Path) -> list[Path]:
     """The versions to try, best first: newest to oldest, or the pinned one alone.
 
     Raises OSError or ValueError where the folder or the pin can't be read, or the pin is no version number.
     """
-    try:
-        pinned = (model / PINNED).read_text().strip()
-    except FileNotFoundError:
+    content = read_if_there(model / PINNED)
+    if content is None:
         return [model / str(version) for version in reversed(artifact.versions(model))]
+    pinned = content.decode().strip()
     if not artifact.is_version(pinned):
         raise ValueError(f"{PINNED} holds {pinned[:20]!r}, expected a version number")
     return [model / pinned]
@@ -353,10 +363,11 @@ def candidates(model: Path) -> list[Path]:
 
 def chat_template(model: Path) -> ChatTemplate:
     """The template in the model's folder, or a play's if there is none. Raises OSError or ValueError if it can't be read."""
-    try:
-        return ChatTemplate.model_validate_json((model / CHAT).read_bytes())
-    except FileNotFoundError:
+    content = read_if_there(model / CHAT)
+    if content is None:
         return ChatTemplate()
+    try:
+        return ChatTemplate.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{CHAT}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

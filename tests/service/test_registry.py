@@ -219,6 +219,24 @@ def test_a_pin_that_is_no_version_number_refuses_its_model_and_no_other(tmp_path
     assert models.refused == [f"{tmp_path}/other: PINNED holds {pinned!r}, expected a version number"]
 
 
+@pytest.mark.parametrize("name", ["PINNED", "chat.json"])
+def test_a_link_to_nothing_is_refused_and_what_serves_goes_on(tmp_path: Path, publish: Publish, name: str) -> None:
+    publish(), publish()
+    real, link = tmp_path / ".real", tmp_path / "tiny" / name
+    real.write_text("1" if name == "PINNED" else '{"stop": ["."]}')
+    link.symlink_to(real)
+    models = registry(tmp_path)
+    models.refresh()
+    before = models.get("tiny")
+    real.unlink()
+    models.refresh()
+    assert models.get("tiny") == before
+    assert models.refused == [f"{tmp_path}/tiny: {name} is a link to nothing"]
+    link.unlink()
+    models.refresh()
+    assert (models.get("tiny").config.version, models.get("tiny").chat, models.refused) == (2, ChatTemplate(), [])
+
+
 def test_a_look_that_fails_is_told_of_and_not_the_last(
     tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
