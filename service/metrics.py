@@ -1,6 +1,7 @@
 """Prometheus metrics, named after vLLM's with `folio_` for `vllm:`, so that its dashboards need little change.
 
-Knows engines and generations; of HTTP, statuses only. A token is a character. All but process-wide metrics carry `model_name`.
+Knows engines and generations; of HTTP, statuses only. A token is a character; a request is a generation: with n or several prompts
+each choice counts as one, its prompt with it, as at vLLM. All but process-wide metrics carry `model_name`.
 """
 
 import time
@@ -36,9 +37,9 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"folio_{name}", text, ["model_name"], buckets=buckets, registry=self._metrics)
 
-        self.prompt_tokens = counter("prompt_tokens", "Characters of prompts of requests that got a slot.")
+        self.prompt_tokens = counter("prompt_tokens", "Characters of prompts that got a slot, once for each choice.")
         self.generation_tokens = counter("generation_tokens", "Characters generated.")
-        self.finished = counter("request_success", "Requests by why they ended.", "finished_reason")
+        self.finished = counter("request_success", "Requests by why they ended; each choice is one.", "finished_reason")
         self.first = histogram("time_to_first_token_seconds", "From taking a request to its first character.", LATENCIES)
         self.gap = histogram("inter_token_latency_seconds", "Time before a later part of a text, by its characters.", GAPS)
         self.queue = histogram("request_queue_time_seconds", "Waiting for a slot.", LATENCIES)

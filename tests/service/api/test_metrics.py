@@ -53,6 +53,15 @@ def test_requests_characters_and_times_are_counted(client: httpx.Client, counted
     assert found["folio_prompt_cache_hits_total"] >= 2
 
 
+def test_that_each_choice_counts_is_told(client: httpx.Client, counted: Callable[[], dict[str, float]]) -> None:
+    usage = client.post("/v1/completions", json={"prompt": "once", "n": 3, "max_tokens": 2}).json()["usage"]
+    found = counted()
+    assert (usage["prompt_tokens"], found["folio_prompt_tokens_total"], found["folio_request_success_total length"]) == (4, 12, 3)
+    told = {family.name: family.documentation for family in text_string_to_metric_families(client.get("/metrics").text)}
+    for name in ("folio_prompt_tokens", "folio_request_success"):
+        assert "each choice" in told[name]
+
+
 def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
     client: httpx.Client, engine: Any, counted: Callable[[], dict[str, float]]
 ) -> None:
