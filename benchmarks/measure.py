@@ -29,5 +29,6 @@ def rate_of(call: Call, seconds: float) -> float:
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))  # type: ignore[no-any-return]
+    shifted: NDArray[np.float64] = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted

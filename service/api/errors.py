@@ -36,7 +36,7 @@ STATUSES = {
     429: "too many are waiting (`queue_full`), or this client has asked too often (`rate_limited`) or has too much open "
     "(`too_many_open`); Retry-After says when to come again",
     500: "the server failed (`internal_error`, `engine_failed`)",
-    503: "no model is served yet, or the server is stopping (`not_ready`, `engine_stopped`)",
+    503: "the model is still being loaded, or none can be, or the server is stopping (`not_ready`, `engine_stopped`)",
 }
 
 

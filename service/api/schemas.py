@@ -209,7 +209,9 @@ class ModelCard(BaseModel):
 
 class ModelList(BaseModel):
     models: list[ModelCard]
-    refused: list[str] = Field(description="why versions are not served that would be")
+    refused: list[str] = Field(
+        description="why versions are not served that would be, or chat templates, or why the models folder is lost"
+    )
 
 
 class ModelDetails(ModelCard):

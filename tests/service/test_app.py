@@ -9,6 +9,7 @@ from service.settings import Settings
 from tests.support import Publish, serving
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_engines_are_waited_for_though_the_watcher_has_died(
     tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
