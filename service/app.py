@@ -28,9 +28,8 @@ from trainer.artifact import Version
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
-STUCK = (
-    5  # seconds that work under way has to end in when the server stops: a hung volume, or the loading of a large model, may not
-)
+# Seconds that work under way has to end in when the server stops: a volume that hangs, or a large model's loading, may not end.
+STUCK = 5
 
 
 def create_app(settings: Settings) -> FastAPI:
