@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
 
         registry = Registry(settings.models_dir, settings.default_model, open_engine, loop.call_soon_threadsafe)
         metrics.watch(registry)
-        app.state.settings, app.state.registry, app.state.metrics, app.state.stuck = settings, registry, metrics, False
+        app.state.settings, app.state.registry, app.state.metrics = settings, registry, metrics
         watching = _start(registry.watch, settings.watch)
         try:
             yield
@@ -70,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(
         title="Folio", description="A character-level recurrent network, served over REST and SSE.", lifespan=lifespan
     )
+    app.state.stuck = False  # something has not ended in time, once the server has stopped
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
     for part in (generate, scoring, models, openai):
         app.include_router(part.router, dependencies=key, responses=errors.documented(401, 429, 500))
