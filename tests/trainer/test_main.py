@@ -209,6 +209,7 @@ def test_a_worker_left_alone_before_anything_was_saved_is_told_to_begin_anew(
     assert last.endswith("gone; nothing had been saved yet: begin anew on every worker (Connection reset by peer)")
 
 
+@pytest.mark.slow
 def test_variables_are_options_too(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINER_NAME", "from-variable")
     monkeypatch.setenv("TRAINER_CORPUS", f'["{text}"]')

@@ -97,7 +97,7 @@ def test_the_function_gives_what_the_keras_model_gives(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize("text", [IDS, MANY_IDS], ids=["whole", "in parts"])
+@pytest.mark.parametrize("text", [pytest.param(IDS, id="whole"), pytest.param(MANY_IDS, id="in parts", marks=pytest.mark.slow)])
 def test_bf16_operands_differ_by_their_rounding(cell: str, text: np.ndarray) -> None:
     shape = architecture(cell, layers=2)
     exact = three_calls(partial(recurrence.forward, cell), shape, text=text)
