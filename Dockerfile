@@ -4,19 +4,21 @@ ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS environment
 RUN python -m venv --without-pip /opt/folio
-ENV INSTALL="python -m pip --python /opt/folio/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes -r"
+ENV PIP="python -m pip --python /opt/folio/bin/python --disable-pip-version-check"
+# Exactly what the lock says: --no-deps keeps pip from looking for newer releases.
+ENV INSTALL="$PIP install --no-cache-dir --no-deps --require-hashes -r"
 
 FROM environment AS service-environment
 ARG PACKAGES=service
 COPY requirements/${PACKAGES}.txt /tmp/packages.txt
 # Of OpenVINO only what runs a graph on a CPU: no readers of other frameworks' files, no other devices.
-RUN $INSTALL /tmp/packages.txt \
+RUN $INSTALL /tmp/packages.txt && $PIP check \
     && find /opt/folio -path '*/openvino/libs/*' -regextype egrep -regex '.*(_frontend|_gpu_plugin|_npu_plugin)\.so.*|.*/cache\.json' -delete
 
 FROM environment AS trainer-environment
 ARG PACKAGES=trainer
 COPY requirements/${PACKAGES}.txt /tmp/packages.txt
-RUN $INSTALL /tmp/packages.txt
+RUN $INSTALL /tmp/packages.txt && $PIP check
 
 FROM python:${PYTHON_VERSION}-slim AS base
 ENV PATH=/opt/folio/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -5,19 +5,23 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(LOCK_FLAGS)
 
-# Puts requirements/$(1).txt and the project into .venv, beside what is there already.
+# Installs requirements/$(1).txt and the project into .venv, next to what is already there. The lock is complete, so pip must
+# install it as it stands (--no-deps): an older pip would otherwise resolve again and look at releases newer than the lock.
+# $(2): the newest Python that has all of these packages.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "Folio needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version); name another: make PYTHON=python3.13"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(2)))' || \
+		{ echo "This needs Python 3.11 to 3.$(2), and $(PYTHON) is $$($(PYTHON) --version). Name another one: make $(MAKECMDGOALS) PYTHON=python3.$(2)$(3)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
-		{ echo "$(PYTHON) can't make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+		{ echo "$(PYTHON) cannot create virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt -r requirements/build.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r requirements/$(1).txt -r requirements/build.txt
+	$(PIP) --no-build-isolation -e .
+	$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $@
 endef
 
-.PHONY: help setup setup-benchmarks serve test fast coverage lint types format lock clean
+.PHONY: help setup setup-benchmarks serve train test fast coverage lint types format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -25,14 +29,23 @@ help: ## this list
 setup: .venv/ready ## the virtual environment, locked dependencies and the project, in .venv
 
 .venv/ready: pyproject.toml requirements/dev.txt requirements/build.txt
-	$(call install,dev)
+	$(call install,dev,13,$(NO_TENSORFLOW))
+	@touch .venv/serves .venv/trains
 
-# Serving needs a small part of the packages, so it does not wait for the rest.
+# Serving and training each need a part of the packages only.
 .venv/serves: pyproject.toml requirements/service.txt requirements/build.txt
-	$(call install,service)
+	$(call install,service,14)
+
+.venv/trains: pyproject.toml requirements/trainer.txt requirements/build.txt
+	$(call install,trainer,13,$(NO_TENSORFLOW))
+
+NO_TENSORFLOW := . TensorFlow has no release for newer ones. Serving works: make serve
 
 serve: .venv/serves ## serve the models in models/ on http://127.0.0.1:8000
 	$(BIN)/python -m service
+
+train: .venv/trains ## train a model on a text and publish it: make train TEXT=my.txt NAME=mine
+	$(BIN)/python -m trainer $(if $(TEXT),--corpus "$(TEXT)") $(if $(NAME),--name "$(NAME)") $(TRAIN_FLAGS)
 
 test: setup lint types ## lint, types, tests
 	$(BIN)/pytest
