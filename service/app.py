@@ -5,17 +5,20 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import Thread
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import errors, generate, models, openai, page, probes, scoring
+from service.api import errors, generate, models, notes, openai, page, probes, scoring
 from service.api.access import Access
 from service.api.body_limit import BodyLimit
+from service.api.cors import CORS
+from service.api.notes import NotesMiddleware
+from service.api.paths import Paths
 from service.api.request_log import RequestLog
 from service.generation.decoders import choose, open_decoder
 from service.generation.engine import Engine
@@ -54,7 +57,14 @@ def create_app(settings: Settings) -> FastAPI:
                 observer=metrics.of(version.config.name),
             )
 
-        registry = Registry(settings.models_dir, settings.default_model, open_engine, loop.call_soon_threadsafe)
+        registry = Registry(
+            settings.models_dir,
+            settings.default_model,
+            open_engine,
+            loop.call_soon_threadsafe,
+            settings.model_aliases,
+            settings.any_model,
+        )
         metrics.watch(registry)
         app.state.settings, app.state.registry, app.state.metrics = settings, registry, metrics
         watching = _start(registry.watch, settings.watch)
@@ -68,7 +78,10 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.to_thread(end_tracing)
 
     app = FastAPIOffline(
-        title="Folio", description="A character-level recurrent network, served over REST and SSE.", lifespan=lifespan
+        redirect_slashes=False,
+        title="Folio",
+        description="A character-level recurrent network, served over REST and SSE.",
+        lifespan=lifespan,
     )
     app.state.stuck = False  # something has not ended in time, once the server has stopped
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
@@ -77,17 +90,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(probes.router)
     app.include_router(page.router)
     errors.install(app)
+    app.openapi = partial(errors.documented_openapi, app.openapi)  # type: ignore[method-assign]
     # The last is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware,
+            CORS,
             allow_origins=settings.origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-API-Key", "X-Request-Id"],
-            expose_headers=["Retry-After", "X-Request-Id"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # keys protect, not names of headers, and every client has some of its own
+            expose_headers=["Retry-After", "X-Request-Id", *notes.HEADERS],
         )
+    app.add_middleware(Paths)
+    app.add_middleware(NotesMiddleware, on_unknown_fields=settings.unknown_fields)
     app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-Id", validator=lambda given: bool(REQUEST_ID.fullmatch(given))

@@ -1,6 +1,6 @@
 """How a chat becomes a text for a model that only continues texts. Knows nothing of HTTP."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,9 +28,14 @@ class ChatTemplate(BaseModel):
             raise ValueError(f"turn and reply may hold {{speaker}}, turn {{words}} too: {error!r}") from error
         return self
 
-    def render(self, messages: Iterable[tuple[str, str | None, str]]) -> str:
-        """messages: (role, name or None, words) of each."""
-        turns = [self.turn.format(speaker=self._speaker(role, name), words=words) for role, name, words in messages]
+    def render(self, messages: Sequence[tuple[str, str | None, str]], *, open_ended: bool = False) -> str:
+        """messages: (role, name or None, words) of each. open_ended: the text ends with the last one's words, to be continued."""
+        *before, last = [(self._speaker(role, name), words) for role, name, words in messages]
+        turns = [self.turn.format(speaker=speaker, words=words) for speaker, words in before]
+        if open_ended:
+            begun = self.turn.partition("{words}")[0].format(speaker=last[0])
+            return "".join([*turns, begun, last[1]])
+        turns.append(self.turn.format(speaker=last[0], words=last[1]))
         return "".join(turns) + self.reply.format(speaker=self._speaker("assistant", None))
 
     def _speaker(self, role: str, name: str | None) -> str:

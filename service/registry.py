@@ -76,8 +76,12 @@ class Registry:
         default_model: str,
         open_engine: Callable[[Version], Engine],
         on_loop: Callable[[Callable[[], None]], object] = lambda function: function(),
+        aliases: Mapping[str, str] | None = None,
+        any_model: bool = False,
     ) -> None:
-        """on_loop: calls a function on the event loop, where requests are taken."""
+        """on_loop: calls a function on the event loop, where requests are taken. aliases: models' names by other names.
+        any_model: a name that is none of these means the default model."""
+        self._aliases, self._any_model = aliases or {}, any_model
         self._models_dir, self._default, self._open_engine, self._on_loop = models_dir, default_model, open_engine, on_loop
         # `refresh`, in a thread, never changes these two but puts new ones in their place: who reads one sees all of it.
         self._models: Mapping[str, Model] = {}
@@ -248,6 +252,8 @@ class Registry:
         Raises NotReady where it may yet be loaded and once ended, else UnknownModel.
         """
         why, models = self.not_ready, self._models  # in this order: without a reason there are models
+        if name is not None and name not in models:
+            name = self._aliases.get(name, None if self._any_model and not why else name)
         if name is None and len(models) == 1 and not why:
             return next(iter(models.values()))
         wanted = self._default if name is None else name

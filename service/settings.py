@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     prompt_cache_mb: float = Field(
         16, ge=0, allow_inf_nan=False, description="for states of start strings that may come again, for each model; 0 keeps none"
     )
+    unknown_fields: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="what to do with body fields that the service does not know; ignored ones are named in X-Ignored-Fields",
+    )
+    aliases: str = Field("", description="other names of models, as gpt-4o-mini=shakespeare, separated by commas or blanks")
+    any_model: bool = Field(False, description="a model name that is not served means the default model")
     secret: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
         min_length=16,
@@ -127,6 +133,14 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is no origin; one is https://example.org, with no path")
         return given
 
+    @field_validator("aliases")
+    @classmethod
+    def _are_pairs(cls, given: str) -> str:
+        for pair in _listed(given):
+            if not re.fullmatch(r"[^=]+=[^=]+", pair):
+                raise ValueError(f"{pair!r} is no alias; one is gpt-4o-mini=shakespeare")
+        return given
+
     @model_validator(mode="after")
     def _keys_can_be_sent(self) -> Self:
         for key in _listed(self.api_keys.get_secret_value()):
@@ -149,6 +163,11 @@ class Settings(BaseSettings):
                     _check_key(key, f"{self.api_keys_file}, line {number}: ")
                     keys.append(key)
         return keys
+
+    @property
+    def model_aliases(self) -> dict[str, str]:
+        """Models' names by their other names."""
+        return dict(pair.split("=", 1) for pair in _listed(self.aliases))
 
     @property
     def proxies(self) -> list[str]:

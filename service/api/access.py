@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.body_limit import has_body
 from service.api.errors import ApiError
 
-FREE = re.compile(r"/(web/.*|healthz|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
+FREE = re.compile(r"/(web/.*|health|healthz|ping|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
 
 
 class Access:

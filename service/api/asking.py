@@ -9,8 +9,8 @@ from fastapi import Request
 from numpy.typing import NDArray
 
 from service.api.errors import ApiError
+from service.api.notes import note_unknown_characters
 from service.api.request_log import Work, note
-from service.api.schemas import MAX_SEED
 from service.generation.sampling import Sampling
 from service.settings import Settings
 from trainer.vocabulary import UnknownCharacters, Vocabulary
@@ -45,7 +45,8 @@ def check_length(field: str, given: int, limit: int, unit: str = "characters") -
 
 
 def drawn_seed() -> int:
-    return secrets.randbelow(MAX_SEED + 1)
+    """A seed that every JSON reader holds exactly."""
+    return secrets.randbelow(2**53)
 
 
 def sampling_of(
@@ -65,7 +66,10 @@ def sampling_of(
 
 
 def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:
-    """(The text without what is skipped, its ids [characters]). Raises ApiError for unknown characters if they are an error."""
+    """(The text as it is read, its ids [characters]). Raises ApiError for unknown characters if they are an error.
+
+    Otherwise the answer's X-Unknown-Characters counts them.
+    """
     try:
         return text, vocabulary.encode(text)
     except UnknownCharacters as error:
@@ -75,8 +79,19 @@ def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) ->
             message = f"{field}: unknown characters can't be taken for spaces: the vocabulary has none; skip leaves them out"
             raise ApiError(422, "unknown_characters", message, param="on_unknown") from None
         places, instead = {place for place, _ in error.places}, " " if on_unknown == "replace" else ""
+        note_unknown_characters(len(error.places))
         known = "".join(instead if i in places else character for i, character in enumerate(text))
         return known, vocabulary.encode(known)
+
+
+def read_tokens(vocabulary: Vocabulary, tokens: Sequence[int], field: str) -> tuple[str, NDArray[np.int32]]:
+    """(The text of tokens, which are ids of the model's characters; the same as an array). Raises ApiError for others."""
+    for position, token in enumerate(tokens):
+        if not 0 <= token < len(vocabulary):
+            message = f"{field}: {token} at position {position} is not a token of this model: they are 0 to {len(vocabulary) - 1}"
+            raise ApiError(422, "invalid_value", message, param=field)
+    ids = np.array(tokens, np.int32)
+    return vocabulary.decode(tokens), ids
 
 
 def stop_ids(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:

@@ -1,19 +1,24 @@
-"""Bodies longer than the limit are answered 413, and not read to their end; objects of too many fields are refused.
+"""The body of a request: decompressed where it came compressed, refused where it is too long or has too many fields.
 
 FastAPI's own limit answers a declared length with plain text; here every error has one shape.
 """
 
-from typing import Any
+import zlib
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ApiError
+from service.api.notes import UnknownFields
 
 # Pydantic makes an error of each field that is wrong, which for a body full of them takes a second.
 MOST_FIELDS, MOST_PARTS = 100, 50_000  # of an object; objects and lists of a body
+
+ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # zlib's names for them
+ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
 
 def _with_few_fields(body: Any) -> Any:
@@ -29,7 +34,9 @@ def _with_few_fields(body: Any) -> Any:
     return body
 
 
-FewFields = BeforeValidator(_with_few_fields)
+T = TypeVar("T")
+JsonBody = Annotated[T, UnknownFields, BeforeValidator(_with_few_fields)]
+"""The type of an operation's body: of few fields, the unknown ones refused or ignored."""
 
 
 def has_body(scope: Scope) -> bool:
@@ -45,27 +52,28 @@ class BodyLimit:
     """Raw ASGI middleware, which neither buffers nor delays."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
-        """limit: bytes."""
+        """limit: bytes, as sent and decompressed."""
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = _declared(scope)
-        received, unread, answering = 0, has_body(scope), False
-        too_long = ApiError(413, "body_too_long", f"the body is longer than the {self._limit:,} bytes allowed here")
+        unread, answering = has_body(scope), False
+        incoming: Incoming | None = None
 
         async def limited() -> Message:
-            nonlocal received, unread
+            nonlocal unread
             message = await receive()
-            received += len(message.get("body", b""))
+            if incoming is None or message["type"] != "http.request":
+                return message
             unread = message.get("more_body", False)
-            if received > self._limit:
+            try:
+                return incoming.take(message)
+            except ApiError:
                 if answering:  # what is answering has not asked for the body
                     return {"type": "http.disconnect"}
-                raise too_long
-            return message
+                raise
 
         async def closing(message: Message) -> None:
             nonlocal answering
@@ -74,7 +82,53 @@ class BodyLimit:
             answering = True
             await send(message)
 
-        if declared > self._limit:
-            await too_long.response()(scope, receive, closing)
+        try:
+            incoming = Incoming(Headers(scope=scope).get("content-encoding", ""), _declared(scope), self._limit)
+        except ApiError as refused:
+            await refused.response()(scope, receive, closing)
         else:
             await self._app(scope, limited, closing)
+
+
+class Incoming:
+    """A body as it arrives, decompressed and counted."""
+
+    def __init__(self, encoding: str, declared: int, limit: int) -> None:
+        """encoding: of Content-Encoding; declared: its Content-Length. Raises ApiError: 413 or 415."""
+        self._limit, self._received, self._decoded = limit, 0, 0
+        self._inflate: Any = None
+        if (name := encoding.strip().lower()) not in ("", "identity"):
+            if name not in ENCODINGS:
+                message = f"Content-Encoding: {name[:50]!r} is not supported: send the body uncompressed, or use gzip or deflate"
+                raise ApiError(415, "unsupported_encoding", message, headers=ACCEPTED)
+            self._inflate = zlib.decompressobj(ENCODINGS[name])
+        if declared > limit:
+            raise self._too_long()
+
+    def take(self, message: Message) -> Message:
+        """The same message with the body as it was before it was compressed. Raises ApiError: 413 or 422."""
+        data, more = message.get("body", b""), message.get("more_body", False)
+        self._received += len(data)
+        if self._inflate is not None and self._received:
+            data = self._decompress(data, last=not more)
+        self._decoded += len(data)
+        if max(self._received, self._decoded) > self._limit:
+            raise self._too_long()
+        return {**message, "body": data}
+
+    def _decompress(self, data: bytes, *, last: bool) -> bytes:
+        try:
+            found: bytes = self._inflate.decompress(data, self._limit - self._decoded + 1)
+        except zlib.error as error:
+            raise _damaged(str(error)) from error
+        whole = self._inflate.eof and not self._inflate.unused_data
+        if last and not whole and self._decoded + len(found) <= self._limit:
+            raise _damaged("it ends too early" if not self._inflate.eof else "something follows its end")
+        return found
+
+    def _too_long(self) -> ApiError:
+        return ApiError(413, "body_too_long", f"the body is longer than the {self._limit:,} bytes allowed here")
+
+
+def _damaged(why: str) -> ApiError:
+    return ApiError(422, "invalid_encoding", f"the body could not be decompressed as its Content-Encoding says: {why}")

@@ -11,7 +11,7 @@ router = APIRouter(tags=["generation"])
 
 STREAM = described('texts as `{"text"}`, then `done` with the answer less its text, or `error` with the error')
 ENDED = {"description": "the stream of Last-Event-ID had ended: nothing is left to send, and an EventSource asks no more"}
-ERRORS = documented(404, 410, 413, 422, 503)
+ERRORS = documented(404, 410, 413, 415, 422, 503)
 
 
 @router.post(

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
-from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, sampling_of, stop_ids, submitted
-from service.api.body_limit import FewFields
+from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, read_tokens, sampling_of, stop_ids, submitted
+from service.api.body_limit import JsonBody
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError, documented, translated
+from service.api.fields import OnUnknown
 from service.api.openai_schemas import (
     ChatChoice,
     ChatCompletion,
@@ -38,7 +39,6 @@ from service.api.openai_schemas import (
 )
 from service.api.reader import Reader
 from service.api.request_log import Work
-from service.api.schemas import MAX_SEED
 from service.api.streaming import COMMENT, EventStream, described, event, unless_left
 from service.api.tokens import weights_digest
 from service.generation.engine import EngineStopped
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 STREAM = described("the answer in parts, then `[DONE]`")
-ERRORS = documented(404, 413, 422, 503)
+ERRORS = documented(400, 404, 413, 415, 503)
 DONE = b"data: [DONE]\n\n"
 MOST_OF_A_REPLY = 1000  # characters, where a chat sets no limit
 
@@ -89,8 +89,11 @@ class Answer:
 
     @property
     def usage(self) -> TokenUsage:
-        prompts = {id(choice.generation.prompt): len(choice.prompt) for choice in self.choices}
-        read, written = sum(prompts.values()), sum(choice.generation.generated for choice in self.choices)
+        return self.usage_of(sum(choice.generation.generated for choice in self.choices))
+
+    def usage_of(self, written: int) -> TokenUsage:
+        """The usage once so many characters have been written."""
+        read = sum({id(choice.generation.prompt): len(choice.prompt) for choice in self.choices}.values())
         return TokenUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
     def wake(self) -> None:
@@ -101,24 +104,37 @@ class Answer:
                 return
 
 
+@dataclass(frozen=True)
+class ChunkForm:
+    """What the chunks of an operation's stream hold."""
+
+    object: str
+    part: Callable[[Answer, int, Piece, int], dict[str, Any]]
+    opening: Mapping[str, Any] | None  # what a choice begins with
+    closing: Mapping[str, Any]  # stands beside the finish reason
+
+
 async def _begun_completion(
-    request: Request, body: Annotated[CompletionRequest, FewFields], registry: CurrentRegistry, settings: CurrentSettings
+    request: Request, body: JsonBody[CompletionRequest], registry: CurrentRegistry, settings: CurrentSettings
 ) -> AsyncIterator[Answer]:
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    asked = Asked("cmpl", prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", "max_tokens", body.echo)
+    asked = Asked(
+        "cmpl", body.prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", "max_tokens", body.echo
+    )
     with _begun(request, body, asked, registry, settings) as answer:
         yield answer
 
 
 async def _begun_chat(
-    request: Request, body: Annotated[ChatRequest, FewFields], registry: CurrentRegistry, settings: CurrentSettings
+    request: Request, body: JsonBody[ChatRequest], registry: CurrentRegistry, settings: CurrentSettings
 ) -> AsyncIterator[Answer]:
     chat = registry.get(body.model).chat
-    prompt = chat.render([(message.role, message.name, message.content) for message in body.messages])
+    messages = [(message.role, message.name, str(message.content)) for message in body.messages]
+    prompt = chat.render(messages, open_ended=body.continues)
+    stop = body.stop if body.ignore_eos else [*chat.stop, *body.stop]
     limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     most = body.max_completion_tokens or body.max_tokens or min(MOST_OF_A_REPLY, settings.max_num_generate)
     logprobs = body.top_logprobs if body.logprobs else None
-    asked = Asked("chatcmpl", [prompt], most, [*chat.stop, *body.stop], logprobs, body.on_unknown, "messages", limit)
+    asked = Asked("chatcmpl", [prompt], most, stop, logprobs, body.on_unknown, "messages", limit)
     with _begun(request, body, asked, registry, settings) as answer:
         yield answer
 
@@ -128,11 +144,11 @@ class Asked:
     """What the two operations ask of the engine, each from its own fields."""
 
     kind: str  # which the answer's id begins with
-    prompts: Sequence[str]
+    prompts: Sequence[str | list[int]]  # texts or their ids
     most: int  # characters of each continuation
     stop: Sequence[str]
     logprobs: int | None
-    on_unknown: str
+    on_unknown: OnUnknown | None  # None: replace where the model knows a space, else skip
     field: str  # which the prompts come from
     limit: str  # the field that `most` comes from
     echo: bool = False  # the answer's texts begin with the prompts; with logprobs they are scored too
@@ -149,35 +165,50 @@ def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, se
     check_length(asked.limit, count * asked.most, settings.max_num_generate)
     echoed = sum(map(len, asked.prompts)) * body.n if asked.echo else 0
     check_logprobs(count * asked.most + echoed, asked.logprobs, settings)
+    if body.min_tokens > asked.most:
+        raise ApiError(422, "invalid_value", f"min_tokens: {body.min_tokens:,} are more than {asked.limit}", param="min_tokens")
     vocabulary, seed = model.vocabulary, drawn_seed() if body.seed is None else body.seed
     sampling = sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters)
-    choices = []
-    for text in asked.prompts:
-        check_length(asked.field, len(text), settings.max_start_string)
-        read, ids = read_text(vocabulary, text, asked.on_unknown, asked.field)
+    choices: list[Choice] = []
+    on_unknown = asked.on_unknown or ("replace" if " " in vocabulary.characters else "skip")
+    for given in asked.prompts:
+        _check_context(asked.field, len(given), settings.max_start_string)
+        if isinstance(given, str):
+            read, ids = read_text(vocabulary, given, on_unknown, asked.field)
+        else:
+            read, ids = read_tokens(vocabulary, given, asked.field)
         if not len(ids):
             raise ApiError(422, "invalid_value", f"{asked.field}: nothing is left without unknown characters", param=asked.field)
         prompt = Prompt(ids, shared=body.n > 1, scored=asked.echo and asked.logprobs is not None)
-        for i in range(body.n):
+        for _ in range(body.n):
             generation = Generation(
                 prompt=prompt,
                 num_generate=asked.most,
                 sampling=sampling,
-                seed=(seed + i) % (MAX_SEED + 1),
+                seed=seed,
+                choice=len(choices),
                 stop=stop_ids(asked.stop, vocabulary),
                 likeliest=asked.logprobs,
+                min_tokens=body.min_tokens,
             )
             choices.append(Choice(read, generation, Reader(generation, pace=body.pace, over=lambda: registry.ended)))
-    work = Work(model, [choice.generation for choice in choices], asked.prompts)
+    work = Work(model, [choice.generation for choice in choices], list(dict.fromkeys(choice.prompt for choice in choices)))
     with submitted(request, work):
         yield Answer(body, asked, f"{asked.kind}-{uuid.uuid4().hex}", int(time.time()), model, choices, work)
+
+
+def _check_context(field: str, given: int, limit: int) -> None:
+    """Raises ApiError, in words that clients look for."""
+    if given > limit:
+        message = f"This model's maximum context length is {limit:,} tokens (a token is a character), but {field} has {given:,}"
+        raise ApiError(422, "context_length_exceeded", message, param=field)
 
 
 @router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}, **ERRORS})
 async def complete(answer: Annotated[Answer, Depends(_begun_completion)], request: Request) -> Completion | Response:
     """Continues each prompt n times."""
     if answer.body.stream:
-        return EventStream(_events(answer, "text_completion", _completion_part), answer.wake)
+        return EventStream(_events(answer, COMPLETION), answer.wake)
     pieces = await unless_left(_read(answer), request.receive)
     choices = [
         _completion_choice(answer, i, piece, 0, choice.finish_reason)
@@ -194,7 +225,7 @@ async def complete(answer: Annotated[Answer, Depends(_begun_completion)], reques
 async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request) -> ChatCompletion | Response:
     """Writes what the assistant says next, the messages rendered by the model's template: a play, unless it has another."""
     if answer.body.stream:
-        return EventStream(_events(answer, "chat.completion.chunk", _chat_part), answer.wake)
+        return EventStream(_events(answer, CHAT), answer.wake)
     pieces = await unless_left(_read(answer), request.receive)
     choices = [
         ChatChoice(
@@ -214,7 +245,7 @@ async def models(registry: CurrentRegistry) -> ServedModels:
     return ServedModels(data=[_served(model) for model in registry.models])
 
 
-@router.get("/models/{name}", responses=documented(404, 422, 503))
+@router.get("/models/{name}", responses=documented(400, 404, 503))
 async def model(name: str, registry: CurrentRegistry) -> ServedModel:
     """One of them."""
     return _served(registry.get(name))
@@ -229,16 +260,17 @@ async def _read(answer: Answer) -> list[Piece]:
     return await asyncio.gather(*(choice.reader.read_all() for choice in answer.choices))
 
 
-async def _events(
-    answer: Answer, kind: str, part: Callable[[Answer, int, Piece, int, FinishReason | None], dict[str, Any]]
-) -> AsyncGenerator[bytes, None]:
-    """The choices' parts as they come, then the counts if they are wanted, then [DONE], whatever happens."""
-    head, offsets = {"object": kind, **answer.fields}, [0] * len(answer.choices)
-    counted: dict[str, Any] = {"usage": None} if answer.body.include_usage else {}
-    work = answer.work
+async def _events(answer: Answer, form: ChunkForm) -> AsyncGenerator[bytes, None]:
+    """The choices' parts as they come, then the usage if it was requested, then [DONE], whatever happens."""
+    head, offsets, begun = {"object": form.object, **answer.fields}, [0] * len(answer.choices), set[int]()
+    work, body = answer.work, answer.body
     work.streamed = 0
 
-    def event_with(choices: list[dict[str, Any]], counted: dict[str, Any]) -> bytes:
+    def chunk(*choices: dict[str, Any]) -> bytes:
+        counted: dict[str, Any] = {}
+        if body.include_usage:
+            every = body.continuous_usage or not choices
+            counted = {"usage": answer.usage_of(sum(offsets)).model_dump() if every else None}
         return event(json.dumps({**head, "choices": choices, **counted}, ensure_ascii=False))
 
     try:
@@ -247,18 +279,29 @@ async def _events(
                 if not piece.characters and not ended:
                     yield COMMENT
                     continue
-                reason = answer.choices[i].finish_reason if ended else None
-                yield event_with([part(answer, i, piece, offsets[i], reason)], counted)
-                offsets[i] += len(piece.characters)
-                work.streamed += len(piece.characters)
-        if counted:
-            yield event_with([], {"usage": answer.usage.model_dump()})
+                # As OpenAI does: the role alone, then texts, then the reason alone, for clients ignore any text beside these two.
+                chunks = [chunk(_without_text(i, form.opening))] if i not in begun and form.opening else []
+                if piece.characters or (i not in begun and answer.asked.echo):
+                    offset = offsets[i]
+                    offsets[i] += len(piece.characters)
+                    chunks.append(chunk(form.part(answer, i, piece, offset)))
+                if ended:
+                    chunks.append(chunk(_without_text(i, form.closing, answer.choices[i].finish_reason)))
+                begun.add(i)
+                yield b"".join(chunks)
+                work.streamed = sum(offsets)
+        if body.include_usage:
+            yield chunk()
     except Exception as error:
         if not isinstance(error, EngineStopped):
             log.exception("stream %s failed", answer.id)
         work.cut = "error"
         yield event(translated(error).body.model_dump_json())
     yield DONE
+
+
+def _without_text(i: int, content: Mapping[str, Any], finish_reason: FinishReason | None = None) -> dict[str, Any]:
+    return {"index": i, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
 async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Piece, bool], None]:
@@ -286,8 +329,8 @@ async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Piece, bool], Non
             task.cancel()
 
 
-def _completion_part(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> dict[str, Any]:
-    return _completion_choice(answer, i, piece, offset, finish_reason).model_dump()
+def _completion_part(answer: Answer, i: int, piece: Piece, offset: int) -> dict[str, Any]:
+    return _completion_choice(answer, i, piece, offset, None).model_dump()
 
 
 def _completion_choice(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
@@ -329,12 +372,10 @@ def _completion_logprobs(vocabulary: Vocabulary, piece: Piece, offset: int) -> C
     )
 
 
-def _chat_part(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> dict[str, Any]:
-    delta = {"content": answer.model.vocabulary.decode(piece.characters)} if piece.characters else {}
-    if not offset:
-        delta = {"role": "assistant", "content": "", **delta}
+def _chat_part(answer: Answer, i: int, piece: Piece, offset: int) -> dict[str, Any]:  # noqa: ARG001 - as the other form
+    delta = {"content": answer.model.vocabulary.decode(piece.characters)}
     logprobs = _chat_logprobs(answer.model.vocabulary, piece)
-    return {"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": finish_reason}
+    return {"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": None}
 
 
 def _chat_logprobs(vocabulary: Vocabulary, piece: Piece) -> ChatLogprobs | None:
@@ -361,3 +402,7 @@ def _values(vocabulary: Vocabulary, piece: Piece) -> tuple[list[float], list[lis
         return [], []
     named = np.array(vocabulary.characters, object)[p.likeliest].tolist()
     return p.chosen.tolist(), [list(zip(*pair, strict=True)) for pair in zip(named, p.values.tolist(), strict=True)]
+
+
+COMPLETION = ChunkForm("text_completion", _completion_part, None, {"text": ""})
+CHAT = ChunkForm("chat.completion.chunk", _chat_part, {"delta": {"role": "assistant", "content": ""}}, {"delta": {}})

@@ -17,6 +17,8 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+@router.get("/health", include_in_schema=False)
+@router.get("/ping", include_in_schema=False)
 @router.get("/healthz", responses=documented(503))
 async def healthz(registry: CurrentRegistry) -> Health:
     """The process answers, and no engine in it is dead."""

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.access import FREE
 from service.api.errors import translated
+from service.api.notes import Notes
 from service.generation.request import Generation
 from service.registry import Model
 
@@ -75,6 +76,7 @@ class RequestLog:
         level = logging.DEBUG if probed else logging.INFO
         state = scope.get("state", {})
         work: Work | None = state.pop("work", None)  # a connection keeps its last request's scope, and so would keep the model
+        notes: Notes | None = state.pop("notes", None)
         if not log.isEnabledFor(level):
             return
         fields: dict[str, Any] = {
@@ -86,6 +88,10 @@ class RequestLog:
         }
         if "key" in state:
             fields["key"] = state["key"]
+        if notes and notes.ignored_fields:
+            fields["ignored_fields"] = notes.ignored_fields
+        if notes and notes.unknown_characters:
+            fields["unknown_characters"] = notes.unknown_characters
         line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
         if work:
             if work.cut is None and (not whole or status >= 400):

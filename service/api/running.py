@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import Depends, Header, Query, Request
 
 from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, sampling_of, stop_ids, submitted
-from service.api.body_limit import FewFields
+from service.api.body_limit import JsonBody
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
 from service.api.reader import Reader
@@ -83,12 +83,14 @@ def timings(generation: Generation, finished: float) -> Timings:
     )
 
 
+EVENTS, JSON = "text/event-stream", "application/json"
+
 LastEventId = Annotated[str | None, Header(description="of a stream that was cut: goes on after that event")]
 
 
 async def taken(
     request: Request,
-    body: Annotated[GenerateRequest, FewFields],
+    body: JsonBody[GenerateRequest],
     registry: CurrentRegistry,
     settings: CurrentSettings,
     last_event_id: LastEventId = None,
@@ -98,18 +100,21 @@ async def taken(
 
     However the answer ends, sent, failed or its reader gone, the slot is free afterwards.
     """
-    streams = body.stream or _accepts_stream(accept)
+    streams = prefers_stream(accept) if body.stream is None else body.stream
     with _running(request, body, streams, last_event_id, registry, settings) as running:
         yield running
 
 
-def _accepts_stream(accept: str) -> bool:
-    """q=0 says that it does not."""
-    kinds = [re.sub(r"\s", "", kind).lower().split(";") for kind in accept.split(",")]
-    return any(
-        kind == "text/event-stream" and not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
-        for kind, *parameters in kinds
-    )
+def prefers_stream(accept: str) -> bool:
+    """An Accept header names event streams, and does not prefer JSON to them by weight or, of equal weights, by order."""
+    weights: dict[str, float] = {}
+    for kind, *parameters in (re.sub(r"\s", "", kind).lower().split(";") for kind in accept.split(",")):
+        found = [re.fullmatch(r"q=(0(\.\d*)?|1(\.0*)?)", parameter) for parameter in parameters]
+        weights.setdefault(kind, next((float(q[1]) for q in found if q), 1.0))
+    stream, json = weights.get(EVENTS, 0), next((weights[kind] for kind in (JSON, "application/*", "*/*") if kind in weights), 0)
+    if stream != json:
+        return stream > json
+    return stream > 0 and next(kind for kind in weights if kind in (EVENTS, JSON)) == EVENTS
 
 
 async def taken_by_query(
@@ -132,13 +137,13 @@ def _running(
     request: Request, body: GenerateRequest, streams: bool, last_event_id: str | None, registry: Registry, settings: Settings
 ) -> Iterator[Running]:
     if body.start_string is None and body.state is None:
-        raise ApiError(422, "invalid_value", "start_string: needed, unless there is a state to go on from", param="start_string")
+        raise ApiError(422, "invalid_value", "start_string: a start string or a state is needed", param="start_string")
     check_length("start_string", len(body.start_string or ""), settings.max_start_string)
     check_length("num_generate", body.num_generate, settings.max_num_generate)
     check_logprobs(body.num_generate, body.logprobs, settings)
     model = registry.get(body.model)
     vocabulary, asked = model.vocabulary, digest(model, body)
-    cut = None if last_event_id is None else EventId.parse(last_event_id)
+    cut = EventId.parse(last_event_id) if last_event_id else None
     if cut:
         if not streams:
             raise ApiError(422, "invalid_event_id", "Last-Event-ID: only a stream can be gone on with", param="Last-Event-ID")

@@ -1,52 +1,29 @@
 """What requests and answers of the service's own operations look like. OpenAI's are in `openai_schemas`."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.generation.decoder import LIKELIEST
+from service.api.fields import (
+    AllowedCharacters,
+    Logprobs,
+    MinP,
+    OnUnknown,
+    Pace,
+    RequestBody,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+)
 from trainer.artifact import VersionConfig
 
-MAX_SEED = 2**53 - 1  # what every JSON reader holds exactly
-MAX_STOP = 16  # stop strings
-MAX_ALLOWED = 10_000  # characters
 
-Temperature = Annotated[
-    float, Field(ge=0, allow_inf_nan=False, description="1 samples as trained, less is safer, 0 always the likeliest")
-]
-TopK = Annotated[int, Field(ge=1, le=2**31 - 1, description="draw from the k likeliest characters only")]
-TopP = Annotated[
-    float,
-    Field(gt=0, le=1, description="draw from the fewest likeliest characters whose probabilities reach this (nucleus sampling)"),
-]
-MinP = Annotated[float, Field(ge=0, le=1, description="draw only characters at least this many times as likely as the likeliest")]
-AllowedCharacters = Annotated[str, Field(min_length=1, max_length=MAX_ALLOWED, description="draw these characters only")]
-Seed = Annotated[
-    int, Field(ge=0, le=MAX_SEED, description="same request, same seed, same text, unless time ends it; drawn when not given")
-]
-Pace = Annotated[
-    float, Field(ge=0.01, le=1e6, description="characters a second: slows the answer to what a larger model would feel like")
-]
-OnUnknown = Annotated[
-    Literal["error", "skip", "replace"],
-    Field(description="characters that the model's vocabulary lacks: 422 with their places, left out, or taken for spaces"),
-]
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Stop = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=1000)]],
-    Field(max_length=MAX_STOP, description=f"a string or up to {MAX_STOP}; the text ends before the first that comes"),
-    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-]
-
-
-class GenerateRequest(BaseModel):
+class GenerateRequest(RequestBody):
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"start_string": "ROMEO: ", "temperature": 0.8, "num_generate": 200}]}
+        json_schema_extra={"examples": [{"start_string": "ROMEO: ", "temperature": 0.8, "num_generate": 200}]}
     )
 
     start_string: str | None = Field(
@@ -59,21 +36,21 @@ class GenerateRequest(BaseModel):
     )
     return_state: bool = Field(False, description="answer with a `state` from which the text can be gone on with")
     temperature: Temperature = 1.0
-    top_k: TopK | None = None
+    top_k: TopK = None
     top_p: TopP = 1.0
     min_p: MinP = 0.0
     allowed_characters: AllowedCharacters | None = None
-    stop: Stop = []
+    stop: Stop = Field([])
     num_generate: int = Field(1000, ge=1, description="characters to generate")
     max_time_ms: int | None = Field(
         None, ge=1, le=86_400_000, description="end after this time, in the queue or not, with what there is by then"
     )
-    seed: Seed | None = None
+    seed: Seed = None
     model: str | None = Field(None, description="a model's name; the default one when not given")
-    stream: bool = Field(False, description="answer with server-sent events, as `Accept: text/event-stream` does")
-    logprobs: int | None = Field(
-        None, ge=0, le=LIKELIEST, description="give each character's log-probability, and so many of the likeliest characters"
+    stream: bool | None = Field(
+        None, description="answer with server-sent events; not given, `Accept` decides: text/event-stream asks for them"
     )
+    logprobs: Logprobs = Field(None, description="each character's log-probability, and those of this many of the likeliest")
     echo: bool | None = Field(
         None, description="the answer's text begins with start_string: unless told otherwise it does, and a stream does not"
     )
@@ -82,9 +59,14 @@ class GenerateRequest(BaseModel):
 
 
 class GenerateQuery(GenerateRequest):
-    """The same as query parameters."""
+    """The same as query parameters. An empty one counts as not given."""
 
-    stream: bool = Field(True, description="has no say here: a GET always streams")
+    stream: bool | None = Field(None, description="changes nothing: a GET always streams")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item not in ("", [""])} if isinstance(value, Mapping) else value
 
 
 class Alternative(BaseModel):
@@ -135,10 +117,8 @@ class GenerateResponse(Done):
     logprobs: list[CharacterLogprob] | None = Field(None, description="of what was generated, where asked for")
 
 
-class ScoreRequest(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"text": "To be, or not to be: that is the question."}]}
-    )
+class ScoreRequest(RequestBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "To be, or not to be: that is the question."}]})
 
     text: str = Field(min_length=1, description="each character after the first is scored after all before it")
     model: str | None = Field(None, description="a model's name; the default one when not given")
@@ -165,8 +145,8 @@ class ScoreResponse(BaseModel):
     surprising: list[Surprise] = Field(description="the least likely first")
 
 
-class VectorizeRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"text": "First Citizen"}]})
+class VectorizeRequest(RequestBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "First Citizen"}]})
 
     text: str
     model: str | None = Field(None, description="a model's name; the default one when not given")

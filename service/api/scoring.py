@@ -1,13 +1,12 @@
 """/score: how likely a text is to a model. /vectorize: a text as ids."""
 
 import math
-from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Request
 
 from service.api.asking import check_length, read_text, submitted
-from service.api.body_limit import FewFields
+from service.api.body_limit import JsonBody
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError, documented
 from service.api.reader import Reader
@@ -27,9 +26,9 @@ ALTERNATIVES = 5  # told of a surprising place
 MOST_NATS = 700  # whose perplexity a float holds
 
 
-@router.post("/score", responses=documented(404, 413, 422, 503))
+@router.post("/score", responses=documented(404, 413, 415, 422, 503))
 async def score(
-    body: Annotated[ScoreRequest, FewFields], request: Request, registry: CurrentRegistry, settings: CurrentSettings
+    body: JsonBody[ScoreRequest], request: Request, registry: CurrentRegistry, settings: CurrentSettings
 ) -> ScoreResponse:
     """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
     check_length("text", len(body.text), settings.max_score)
@@ -67,10 +66,8 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
     )
 
 
-@router.post("/vectorize", responses=documented(404, 413, 422, 503))
-async def vectorize(
-    body: Annotated[VectorizeRequest, FewFields], registry: CurrentRegistry, settings: CurrentSettings
-) -> VectorizeResponse:
+@router.post("/vectorize", responses=documented(404, 413, 415, 422, 503))
+async def vectorize(body: JsonBody[VectorizeRequest], registry: CurrentRegistry, settings: CurrentSettings) -> VectorizeResponse:
     """A text's ids, and where the characters are that the model's vocabulary lacks."""
     check_length("text", len(body.text), settings.max_score)
     model = registry.get(body.model)

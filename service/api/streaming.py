@@ -17,8 +17,9 @@ from service.generation.engine import EngineStopped
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}  # JSON itself escapes all others
 KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
-COMMENT = b": keep-alive\n\n"
+COMMENT = b": keep-alive\n"  # one line feed: after two, some clients take the event before it for another
 
 
 class EventStream(Response):
@@ -31,7 +32,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes, None], wake: Callable[[], None]) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._wake = events, wake
 
@@ -117,7 +118,9 @@ async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
 
 
 def event(data: str, name: str | None = None, *, id: str | None = None) -> bytes:  # noqa: A002 - the field's name
-    """One event; its data must have no line ends: JSON has none."""
+    """One event of JSON, in which line ends are escaped, as are those that only some readers take for one."""
+    if not data.isascii():
+        data = data.translate(LINE_ENDS)
     named, identified = f"event: {name}\n" if name else "", f"id: {id}\n" if id else ""
     return f"{named}data: {data}\n{identified}\n".encode()
 

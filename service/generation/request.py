@@ -65,13 +65,15 @@ class Generation:
     prompt: Prompt
     num_generate: int
     sampling: Sampling
-    seed: int
+    seed: int  # of 64 bits
     stop: Sequence[Sequence[int]] = ()  # ids of each stop string
     likeliest: int | None = None  # how many characters get log-probabilities at each place, besides the chosen one; None: none does
     deadline: float | None = None
     already_sent: int = 0  # characters that its reader had from an earlier stream: they are generated again whatever the deadline
     drawn_before: int = 0  # uniforms of the seed that were used before this began
     returns_state: bool = False  # its `memory` is needed when it has ended
+    choice: int = 0  # which of a request's continuations this is: no two share random numbers
+    min_tokens: int = 0  # a stop string that ends within so many characters does not count
 
     status: Status = Status.WAITING
     position: int = 0  # prompt characters given to the network so far
@@ -89,12 +91,12 @@ class Generation:
 
     def __post_init__(self) -> None:
         # Counter-based: the i-th generated character uses the i-th uniform, however the calls are cut.
-        numbers = np.random.Philox(key=self.seed)
+        numbers = np.random.Philox(key=np.array([self.seed, self.choice], np.uint64))
         numbers.advance(self.drawn_before // PER_COUNT)
         self._uniforms = np.random.Generator(numbers)
         self._uniforms.random(self.drawn_before % PER_COUNT, np.float32)
         self._drawn_ahead = np.empty(0, np.float32)
-        self._stop = StopStrings(self.stop)
+        self._stop = StopStrings(self.stop, self.min_tokens)
         self._held = Piece([])  # drawn, but perhaps the beginning of a stop string
         self._anchor = self.prompt.start  # what the network remembered of all before `_since`
         self._since: list[int] = []  # inputs of the network

@@ -14,7 +14,7 @@ class Sampling:
     top_k keeps the k likeliest characters (of equally likely ones those of lower id); of what that left, top_p keeps the
     fewest likeliest ones whose probabilities reach it (nucleus sampling, Holtzman et al. 2020), and min_p those at least
     min_p times as likely as the likeliest (Nguyen et al. 2024). The defaults leave nothing out. Temperature 0 takes the
-    likeliest allowed character.
+    likeliest allowed character, and so does top_p 0.
     """
 
     temperature: float = 1.0

@@ -11,12 +11,13 @@ class StopStrings:
     wherever it stands and however the stream is cut.
     """
 
-    def __init__(self, strings: Sequence[Sequence[int]]) -> None:
-        """Raises ValueError for an empty one."""
+    def __init__(self, strings: Sequence[Sequence[int]], ignored: int = 0) -> None:
+        """A string that ends within the first `ignored` characters does not count. Raises ValueError for an empty string."""
         self._strings = [tuple(string) for string in strings]
         if not all(self._strings):
             raise ValueError("a stop string holds at least one character")
         self._borders = [borders(string) for string in self._strings]
+        self._ignored = ignored
         self._matched = [0] * len(self._strings)  # length of the longest start of each that the stream ends with
 
     @property
@@ -38,10 +39,12 @@ class StopStrings:
                 while matched and string[matched] != character:
                     matched = border[matched - 1]
                 matched += string[matched] == character
-                self._matched[s] = matched
                 if matched == len(string):
                     found = max(found, matched)
-            if found:
+                    matched = border[-1]  # one that does not count may overlap the next
+                self._matched[s] = matched
+            self._ignored -= 1
+            if found and self._ignored < 0:
                 return i + 1, found
         return None
 

@@ -138,7 +138,8 @@ def test_a_client_has_only_so_many_requests_open_at_a_time(models: Path) -> None
 
 
 def test_pages_of_other_origins_may_not_call_unless_that_is_set(models: Path) -> None:
-    ask = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    named = "authorization,content-type,x-api-key,x-stainless-arch,x-stainless-retry-count,user-agent"
+    ask = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": named}
     with serving(Settings(models_dir=models)) as (_, client):
         assert not [name for name in client.options("/generate", headers=ask).headers if name.startswith("access-control")]
         assert "access-control-allow-origin" not in client.post("/generate", json=BODY, headers=ask).headers
@@ -147,13 +148,15 @@ def test_pages_of_other_origins_may_not_call_unless_that_is_set(models: Path) ->
         allowed = client.options("/generate", headers=ask)
         assert allowed.status_code == 200, "a preflight brings no key"
         assert allowed.headers["access-control-allow-origin"] == "https://example.org"
-        assert "X-API-Key" in allowed.headers["access-control-allow-headers"]
+        assert allowed.headers["access-control-allow-headers"] == ask["Access-Control-Request-Headers"]
         refused = client.post("/generate", json=BODY, headers=ask)
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == "https://example.org", "so that the page can read the error"
         assert "Retry-After" in refused.headers["access-control-expose-headers"]
         foreign = client.options("/generate", headers=ask | {"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in foreign.headers
+        assert (foreign.status_code, foreign.json()["error"]["code"]) == (400, "cors_refused")
+        assert "--cors-origins" in foreign.json()["error"]["message"]
 
 
 def test_the_page_runs_nothing_foreign_and_in_nobodys_frame(keyed: httpx.Client) -> None:
