@@ -22,6 +22,7 @@ from trainer.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 PINNED = "PINNED"  # a file in a model's folder that names the version to serve instead of the newest
+SAMPLE = "sample.txt"  # a file in a version's folder: texts of the model, as it was when it was published
 CHAT = "chat.json"  # another, that says how a chat becomes a text
 
 
@@ -44,6 +45,7 @@ class Model:
     engine_name: str  # as in "openvino"
     precision: Precision
     files: frozenset[str]  # names in its folder, when it was loaded
+    start_string: str  # one that it can continue
     chat: ChatTemplate
 
 
@@ -167,16 +169,18 @@ class Registry:
         """files: as they were before, so that a change while they are read is seen by the next refresh."""
         try:
             version = read_own(path)
+            vocabulary = Vocabulary(version.config.vocabulary)
             engine = self._open_engine(version)
             model = Model(
                 path=path,
                 config=version.config,
-                vocabulary=Vocabulary(version.config.vocabulary),
+                vocabulary=vocabulary,
                 engine=engine,
                 engine_name=engine.decoder.name,
                 precision=engine.decoder.precision,
                 files=frozenset(file.name for file in path.iterdir()),
                 chat=chat,
+                start_string=suggest_start_string(path, vocabulary),
             )
             engine.start()
         except Exception as error:
@@ -325,6 +329,18 @@ def read_own(path: Path) -> Version:
     if published != f"{path.parent.name}/{path.name}":
         raise ArtifactError(f"{path}: was published as {published}: copy it to a folder of that name")
     return version
+
+
+def suggest_start_string(path: Path, vocabulary: Vocabulary, longest: int = 40) -> str:
+    """The first line of a version's sample, at most `longest` characters; without a usable one, a character of the vocabulary."""
+    try:
+        text = (path / SAMPLE).read_bytes()[: 4 * longest].decode(errors="replace")
+    except OSError:
+        text = ""
+    line = text.splitlines(keepends=True)[0][:longest] if text else ""
+    if line.strip() and set(line) <= set(vocabulary.characters):
+        return line
+    return next(filter(str.isalnum, vocabulary.characters), vocabulary.characters[0])
 
 
 def files_of(path: Path) -> object:

@@ -9,11 +9,11 @@ from fastapi.responses import FileResponse
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import ApiError, documented
 from service.api.schemas import ModelCard, ModelDetails, ModelList
-from service.registry import Model, Registry
+from service.registry import SAMPLE, Model, Registry
 
 router = APIRouter(prefix="/models", tags=["models"])
 
-LOSS, SAMPLE = "loss.png", "sample.txt"
+LOSS = "loss.png"
 
 
 @router.get("", responses=documented(503))
@@ -66,6 +66,7 @@ def _card(model: Model, registry: Registry) -> dict[str, object]:
         ),
         "default": registry.is_default(model),
         "vocabulary_size": len(config.vocabulary),
+        "start_string": model.start_string,
         "engine": model.engine_name,
         "precision": model.precision,
         "scores": config.scores.model_dump(),

@@ -177,6 +177,7 @@ class ModelCard(BaseModel):
     layers: int
     units: int
     vocabulary_size: int
+    start_string: str = Field(description="one to begin with: the first line of the model's sample")
     characters: int = Field(description="of the text it was trained on")
     recipe: str
     created: str

@@ -268,7 +268,9 @@ async function meet() {
 
 function introduce() {
   const model = known.find(({ name }) => name === form.value("model"));
-  if (model) about.show(model);
+  if (!model) return;
+  about.show(model);
+  form.suggest("start_string", model.start_string);
 }
 
 $("request").addEventListener("submit", (event) => {

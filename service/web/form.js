@@ -30,6 +30,14 @@ export class Form {
     this.field(name).dispatchEvent(new Event("input", { bubbles: true }));
   }
 
+  /** Sets a field to what it begins with, unless it was changed. */
+  suggest(name, value) {
+    const field = this.field(name);
+    const untouched = field.value === field.defaultValue;
+    field.defaultValue = value;
+    if (untouched) field.value = value;
+  }
+
   /** What to ask for: what is as the server has it anyway is left out, a seed is drawn where none is given. */
   body() {
     const body = { start_string: this.value("start_string"), temperature: Number(this.value("temperature")) };

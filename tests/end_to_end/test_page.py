@@ -892,6 +892,28 @@ def test_the_key_field_is_no_wider_than_a_phone_and_its_words_are_legible(browse
 # --- the model
 
 
+def test_the_page_begins_with_what_its_model_knows(browser: Browser, tmp_path: Path) -> None:
+    digits = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=list("\n0123456789"))
+    publish(tmp_path, "digits", 1, digits, {"sample.txt": b"2718\n281828"})
+    publish(tmp_path, "tiny", 2, ARCHITECTURE, {"sample.txt": SAMPLE.encode()})
+    publish(tmp_path, "without", 3, digits)
+    with (
+        serving(Settings(models_dir=tmp_path, default_model="digits")) as (_, client),
+        opened(browser, str(client.base_url)) as page,
+    ):
+        field = page.get_by_label("Start string")
+        expect(field).to_have_value("2718\n")
+        generate(page, num_generate=20)
+        page.locator("[name=model]").select_option("tiny")
+        expect(field).to_have_value(SAMPLE)
+        page.locator("[name=model]").select_option("without")
+        expect(field).to_have_value("0")
+        field.fill("314")
+        page.locator("[name=model]").select_option("tiny")
+        expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
+        expect(field).to_have_value("314")
+
+
 def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_one(page: Page) -> None:
     facts = page.locator("#facts > div").all_text_contents()
     assert "Score full_pass1.423 nats per characterheld-out text read at a stretch" in facts

@@ -75,16 +75,23 @@ def test_openais_client(address: str) -> None:
 
 
 def test_javascript(address: str) -> None:
+    by_event_source, by_fetch = blocks("JavaScript", "js")
+    run_in_browser(by_event_source, address)
+    key = "correct-horse-battery"
+    with serving(Settings.model_validate({"models_dir": ROOT / "models", "api_keys": key})) as (_, client):
+        run_in_browser(by_fetch.replace("YOUR-API-KEY", key), str(client.base_url).rstrip("/"))
+
+
+def run_in_browser(code: str, address: str) -> None:
     if not CHROMIUM:
         pytest.skip("no chromium here")
     from playwright.sync_api import sync_playwright
 
-    (code,) = blocks("JavaScript", "js")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"])
         page = browser.new_page()
         page.goto(f"{address}/healthz")
-        page.evaluate(f"() => {{ document.body.textContent = ''; {code.replace('http://127.0.0.1:8000', address)} }}")
+        page.evaluate(f"async () => {{ document.body.textContent = ''; {code.replace('http://127.0.0.1:8000', address)} }}")
         page.wait_for_function("document.body.textContent.length === 500", timeout=60_000)
         browser.close()
 

@@ -1,0 +1,97 @@
+"""The Makefile's set-up, with packages made here: it installs what the lock says and nothing else, whatever has been released since."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.processes import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+
+# What `pip install -e .` needs of a project, so that no package has to be fetched for it.
+BACKEND = """
+import zipfile
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    name = "sample-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as file:
+        file.writestr("sample-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: sample\\nVersion: 1.0\\nRequires-Dist: alpha\\n")
+        file.writestr("sample-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        file.writestr("sample-1.0.dist-info/RECORD", "")
+    return name
+"""
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+
+
+def wheel(folder: Path, name: str, version: str, *requires: str) -> str:
+    """Makes a package without any code; returns its line of a lock."""
+    path, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
+    metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: more\n"]
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{info}/METADATA", "".join([*metadata, *(f"Requires-Dist: {required}\n" for required in requires)]))
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def set_up(folder: Path, lock: str) -> subprocess.CompletedProcess[str]:
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "requirements").mkdir(exist_ok=True)
+    for name in ("service", "trainer", "dev"):
+        (folder / "requirements" / f"{name}.txt").write_text(lock)
+    (folder / "requirements" / "build.txt").write_text("")
+    (folder / "pyproject.toml").write_text(PROJECT)
+    (folder / "backend.py").write_text(BACKEND)
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder / "wheels"), "PIP_CONFIG_FILE": os.devnull}
+    command = ["make", ".venv/serves", f"PYTHON={sys.executable}"]
+    return subprocess.run(command, cwd=folder, env=os.environ | offline, capture_output=True, text=True, check=False)
+
+
+def test_a_lock_older_than_the_newest_releases_is_installed_as_it_stands(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    lock = wheel(wheels, "alpha", "1.0", "beta[more]>=1.0") + wheel(wheels, "beta", "1.0")
+    wheel(wheels, "alpha", "2.0")
+    wheel(wheels, "beta", "2.0")
+    done = set_up(tmp_path, lock)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No broken requirements found" in done.stdout
+    listed = [tmp_path / ".venv" / "bin" / "python", "-m", "pip", "list", "--format", "freeze", "--disable-pip-version-check"]
+    installed = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    assert {"alpha==1.0", "beta==1.0", "sample==1.0"} == {
+        one for one in installed if one.split("==")[0] not in ("pip", "setuptools")
+    }
+
+
+def test_a_lock_that_is_not_whole_is_told(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    done = set_up(tmp_path, wheel(wheels, "alpha", "1.0", "beta>=1.0"))
+    assert done.returncode != 0
+    assert "alpha 1.0 requires beta, which is not installed" in done.stdout
+    assert not (tmp_path / ".venv" / "serves").exists(), "the next `make` tries again"
+
+
+@pytest.mark.parametrize(("target", "newest"), [("serve", "3.14"), ("train", "3.13"), ("setup", "3.13")])
+def test_a_python_that_will_not_do_is_told_with_one_that_will(tmp_path: Path, target: str, newest: str) -> None:
+    (tmp_path / "python3.15").write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.15.0\nexit 1\n')
+    (tmp_path / "python3.15").chmod(0o755)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = ["make", target, f"PYTHON={tmp_path / 'python3.15'}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"Python 3.11 to {newest}" in done.stdout
+    assert f"make {target} PYTHON=python{newest}" in done.stdout
+    assert ("TensorFlow has no release" in done.stdout) == (target != "serve")
