@@ -173,8 +173,9 @@ def _joined(content: str | list[TextPart] | None) -> str:
 
 
 def _only_text(content: Any) -> Any:
-    kinds = {part.get("type") for part in content if isinstance(part, dict)} if isinstance(content, list) else set()
-    if others := sorted(str(kind) for kind in kinds - {"text", None}):
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    kinds = {part["type"] for part in parts if isinstance(part.get("type"), str)}
+    if others := sorted(kinds - {"text"}):
         raise PydanticCustomError("unsupported_value", "parts of type {kinds} are not supported: send text parts only",
                                   {"kinds": ", ".join(others)})  # fmt: skip
     return content
