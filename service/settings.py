@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         "auto", description="what the network computes in; auto: bf16 where the CPU has it, else f32; int8 rounds its kernels"
     )
     slots: int = Field(64, ge=1, description="generations that run at the same time, for each model")
-    queue_limit: int = Field(512, ge=0, description="generations that may wait for a slot; more are answered 429")
+    queue_limit: int = Field(1024, ge=0, description="generations that may wait for a slot; more are answered 429")
     chunk: int = Field(64, ge=1, description="most characters that one call of the decoder adds to a stream")
     call_ms: float = Field(
         30, gt=0, allow_inf_nan=False, description="about how long a call may take, so how often streams get their characters"

@@ -3,17 +3,19 @@
 import asyncio
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import ApiError, documented
 from service.api.schemas import ModelCard, ModelDetails, ModelList
 from service.registry import SAMPLE, Model, Registry
+from trainer.tokenizer import tokenizer_config_json, tokenizer_json
 
 router = APIRouter(prefix="/models", tags=["models"])
 
 LOSS = "loss.png"
+JSON = {"application/json": {"schema": {"type": "object"}}}
 
 
 @router.get("", responses=documented(503))
@@ -45,6 +47,20 @@ async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
 async def sample(name: str, registry: CurrentRegistry) -> FileResponse:
     """Texts of the model, as it was when it was published."""
     return FileResponse(await _file(registry.get(name), SAMPLE), media_type="text/plain; charset=utf-8")
+
+
+@router.get("/{name}/tokenizer.json", response_class=Response, responses={200: {"content": JSON}, **documented(404, 422, 503)})
+async def tokenizer(name: str, registry: CurrentRegistry) -> Response:
+    """The vocabulary as a Hugging Face tokenizer, one token a character, for tools that want one."""
+    return Response(tokenizer_json(registry.get(name).config.vocabulary), media_type="application/json")
+
+
+@router.get(
+    "/{name}/tokenizer_config.json", response_class=Response, responses={200: {"content": JSON}, **documented(404, 422, 503)}
+)
+async def tokenizer_config(name: str, registry: CurrentRegistry) -> Response:
+    """What the transformers library wants beside it."""
+    return Response(tokenizer_config_json(registry.get(name).config.vocabulary), media_type="application/json")
 
 
 async def _file(model: Model, name: str) -> Path:

@@ -252,7 +252,8 @@ async def model(name: str, registry: CurrentRegistry) -> ServedModel:
 
 
 def _served(model: Model) -> ServedModel:
-    return ServedModel(id=model.config.name, created=int(datetime.fromisoformat(model.config.created).timestamp()))
+    name, created = model.config.name, datetime.fromisoformat(model.config.created)
+    return ServedModel(id=name, root=name, created=int(created.timestamp()))
 
 
 async def _read(answer: Answer) -> list[Piece]:

@@ -315,6 +315,7 @@ class ServedModel(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["folio"] = "folio"
+    root: str = Field(description="the same as id: vLLM's name for what an adapter is based on")
 
 
 class ServedModels(BaseModel):

@@ -16,6 +16,7 @@ from tests.support import serving
 
 ROOT = Path(__file__).parents[2]
 READMES = [ROOT / "README.md", *ROOT.glob("*/README.md")]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 CHROMIUM = shutil.which("chromium")
 
 
@@ -41,7 +42,7 @@ def run(command: list[str], code: str, address: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("readme", [*READMES, ROOT / "CONTRIBUTING.md"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("readme", [*READMES, *DOCS, ROOT / "CONTRIBUTING.md"], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(readme: Path) -> None:
     for place, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", readme.read_text()):
         target = readme.parent / place if place else readme

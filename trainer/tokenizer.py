@@ -1,0 +1,41 @@
+"""A vocabulary as a Hugging Face tokenizer, one token a character, for load and evaluation tools that want one."""
+
+import json
+from collections.abc import Sequence
+
+
+def tokenizer_json(characters: Sequence[str]) -> bytes:
+    """tokenizer.json of the `tokenizers` library. A character that is not in the vocabulary becomes a space, or the first one."""
+    unknown = " " if " " in characters else characters[0]
+    return _as_json(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],  # one that ends texts would be left out when ids are decoded
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": {c: i for i, c in enumerate(characters)}, "unk_token": unknown},
+        }
+    )
+
+
+def tokenizer_config_json(characters: Sequence[str]) -> bytes:
+    """tokenizer_config.json of the `transformers` library, which wants it beside the other."""
+    end = "\n" if "\n" in characters else characters[0]
+    return _as_json(
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": end,
+            "eos_token": end,
+            "pad_token": end,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+        }
+    )
+
+
+def _as_json(value: object) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
