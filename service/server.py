@@ -39,7 +39,9 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.listens_on,
                 port=settings.port,
-                http=partial(Connection, patience=settings.request_timeout),  # type: ignore[arg-type]  # it is only called
+                http=partial(  # type: ignore[arg-type]  # it is only called
+                    Connection, patience=settings.request_timeout, keep_alive=settings.keep_alive
+                ),
                 # By default uvicorn trusts any proxy on this machine, and so whatever a client makes it pass on.
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=settings.proxies,

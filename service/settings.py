@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     max_score: int = Field(100_000, ge=1, description="longest text to score, in characters")
     max_logprobs: int = Field(100_000, ge=1, description="most log-probabilities in one answer, those of the likeliest counted")
     max_choices: int = Field(128, ge=1, description="most continuations one request to /v1 may ask for, over all its prompts")
+    keep_alive: float = Field(
+        75,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that a connection may be idle after an answer; longer than a proxy keeps it",
+    )
     request_timeout: float = Field(
         30, gt=0, allow_inf_nan=False, description="seconds a request may take to arrive, and an answer's bytes to be taken"
     )

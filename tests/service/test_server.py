@@ -2,34 +2,15 @@
 
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.app import create_app
-from service.server import Server
 from service.settings import Settings
-from tests.support import publish, wait_until
-
-
-@contextmanager
-def served(settings: Settings) -> Iterator[httpx.Client]:
-    server = Server(create_app(settings), settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+from tests.support import connected, publish, served, wait_until
 
 
 def statuses(client: httpx.Client, *addresses: str) -> list[int]:
@@ -56,12 +37,6 @@ def test_a_trusted_proxy_tells_the_clients_address_and_scheme(tmp_path: Path, tr
 def test_another_proxy_is_not_believed(tmp_path: Path) -> None:
     with served(Settings(models_dir=tmp_path, port=0, rate_limit="2/hour", trusted_proxies="192.0.2.99")) as client:
         assert statuses(client, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [404, 404, 429]
-
-
-@contextmanager
-def connected(client: httpx.Client) -> Iterator[socket.socket]:
-    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=60) as connection:
-        yield connection
 
 
 def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
