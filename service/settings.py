@@ -12,7 +12,7 @@ from limits import parse_many
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-SHORTEST_KEY = 16  # characters
+SHORTEST_KEY = 16  # characters; of a secret too
 LONGEST_RATE = 360 * 24 * 3600  # seconds: a year, as `limits` has it
 
 
@@ -28,6 +28,7 @@ class Settings(BaseSettings):
         cli_implicit_flags="toggle",  # --tracing, without a value
         protected_namespaces=(),
         hide_input_in_errors=True,  # it may be a key
+        env_ignore_empty=True,  # an empty variable is not given: Compose passes one for each that is not set
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -71,7 +72,6 @@ class Settings(BaseSettings):
     )
     secret: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
-        min_length=16,
         description="what state tokens are signed with: the same for all replicas; drawn at start if not given",
     )
     max_body: int = Field(2_000_000, ge=1_000, description="longest body of a request, in bytes; longer ones are answered 413")
@@ -119,6 +119,13 @@ class Settings(BaseSettings):
     def _are_addresses(cls, given: str) -> str:
         for proxy in _listed(given):
             try:
+    @field_validator("secret")
+    @classmethod
+    def _is_long(cls, given: SecretStr) -> SecretStr:
+        if len(given.get_secret_value()) < SHORTEST_KEY:
+            raise ValueError(f"a secret needs at least {SHORTEST_KEY} characters; without one, one is drawn at start")
+        return given
+
                 if proxy != "*":
                     ipaddress.ip_network(proxy)
             except ValueError:

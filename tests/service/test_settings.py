@@ -89,3 +89,18 @@ def test_a_switch_needs_no_value_and_its_variable_does(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("rate", ["10/second", "100 per 10 minutes", "20/second;300/minute", "1/year"])
 def test_what_is_a_rate_is_taken(rate: str) -> None:
     assert Settings(rate_limit=rate).rate_limit == rate
+
+
+def test_an_empty_variable_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Settings().model_dump(exclude={"secret"})
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"SERVICE_{name.upper()}", "")
+    assert Settings().model_dump(exclude={"secret"}) == given
+    assert len(CliApp.run(Settings, cli_args=["--port", "1"]).secret.get_secret_value()) >= 16
+
+
+def test_a_secret_that_is_too_short_is_refused_with_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_SECRET", "tell no one")
+    with pytest.raises(ValidationError, match="a secret needs at least 16 characters") as refused:
+        Settings()
+    assert "tell no one" not in str(refused.value)
