@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 from service.api import errors, generate, models, openai, page, probes, scoring
 from service.api.access import Access
 from service.api.body_limit import BodyLimit
+from service.api.hosts import Hosts
 from service.api.request_log import RequestLog
 from service.generation.decoders import choose, open_decoder
 from service.generation.engine import Engine
@@ -73,13 +74,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.stuck = False  # something has not ended in time, once the server has stopped
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
     for part in (generate, scoring, models, openai):
-        app.include_router(part.router, dependencies=key, responses=errors.documented(401, 429, 500))
+        app.include_router(part.router, dependencies=key, responses=errors.documented(401, 421, 429, 500))
     app.include_router(probes.router)
     app.include_router(page.router)
     errors.install(app)
     # The last is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
+    app.add_middleware(Hosts, allowed=settings.hosts, any_address=settings.on_any_address)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -49,6 +49,11 @@ class Settings(BaseSettings):
         description="proxies whose X-Forwarded-For and X-Forwarded-Proto tell the client's address and scheme: addresses or "
         "networks, separated by commas or blanks; * for all",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="names by which clients reach a server without API keys, besides localhost and its address: example.org or "
+        "*.example.org, separated by commas or blanks; * for all",
+    )
     cors_origins: str = Field(
         "", description="origins whose pages may call, as https://example.org, separated by commas or blanks; * for all"
     )
@@ -114,11 +119,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"{given!r} is no rate that can be; one is of at least 1 request in 1 second to 1 year")
         return given
 
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _are_addresses(cls, given: str) -> str:
-        for proxy in _listed(given):
-            try:
     @field_validator("secret")
     @classmethod
     def _is_long(cls, given: SecretStr) -> SecretStr:
@@ -126,6 +126,19 @@ class Settings(BaseSettings):
             raise ValueError(f"a secret needs at least {SHORTEST_KEY} characters; without one, one is drawn at start")
         return given
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, given: str) -> str:
+        for host in _listed(given):
+            if not re.fullmatch(r"\*|(\*\.)?[^*:/\[\]]+|\[?[0-9A-Fa-f:.]+\]?", host):
+                raise ValueError(f"{host!r} is no host; one is example.org or *.example.org, without scheme, port and path")
+        return given
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, given: str) -> str:
+        for proxy in _listed(given):
+            try:
                 if proxy != "*":
                     ipaddress.ip_network(proxy)
             except ValueError:
@@ -173,6 +186,20 @@ class Settings(BaseSettings):
     def origins(self) -> list[str]:
         """Whose pages may call."""
         return _listed(self.cors_origins)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names in Host headers that are answered; ["*"]: all.
+
+        With API keys all are, unless some are named: a foreign page has no key.
+        """
+        named = _listed(self.allowed_hosts)
+        return [self.host, *named] if named or not self.keys else ["*"]
+
+    @property
+    def on_any_address(self) -> bool:
+        """`host` stands for every address of the machine."""
+        return self.host in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
 
     @property
     def listens_on(self) -> str:

@@ -31,6 +31,7 @@ STATUSES = {
     404: "no model of that name is served (`model_not_found`), or it has no such file (`not_found`)",
     410: "the version that an event's id or a state token is of is not served any more (`version_gone`)",
     413: "the body is longer than the server allows (`body_too_long`)",
+    421: "the request's Host is not one of the server's (`host_not_allowed`)",
     422: "a field is not right: `param` names it, `message` says what would be (`invalid_value`, `unknown_characters`, `too_long`, "
     "`invalid_json`, `invalid_state`, `invalid_event_id`, `other_request`, `too_many`)",
     429: "too many are waiting (`queue_full`), or this client has asked too often (`rate_limited`) or has too much open "

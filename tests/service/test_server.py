@@ -50,14 +50,14 @@ def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
 @pytest.mark.parametrize("line", [b"A:\r\n", b"A: %s\r\n" % (b"x" * 1000), b"x" * 1000], ids=["empty", "short", "one without end"])
 def test_headers_without_end_are_cut_off(tmp_path: Path, line: bytes) -> None:
     with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: folio\r\n" + (b"B: " if b"\r" not in line else b""))
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + (b"B: " if b"\r" not in line else b""))
         with pytest.raises(ConnectionError):
             send_on(connection, line * 100)
 
 
 def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
     with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: folio\r\nA: ")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
         while not select.select([connection], [], [], 0)[0]:
             connection.sendall(b"x")
         received = connection.recv(65536)
@@ -66,7 +66,7 @@ def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
 
 
 def test_what_frames_a_chunked_body_is_bounded(tmp_path: Path) -> None:
-    head = b"POST /vectorize HTTP/1.1\r\nHost: folio\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /vectorize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     settings = Settings(models_dir=tmp_path, port=0)
     with served(settings) as client, connected(client) as connection, pytest.raises(ConnectionError):
         send_on(connection, b"Trailer: x\r\n" * 1000, head + b"1\r\nx\r\n0\r\n")
