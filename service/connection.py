@@ -13,6 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.addresses import unmapped
 from service.hangup import Hangup
 
 LINGERING = 1  # seconds in which a refusal is read
@@ -74,6 +75,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in what it extends
         super().connection_made(transport)
+        if self.client:
+            self.client = unmapped(self.client[0]), self.client[1]
         connection = transport.get_extra_info("socket")
         self._timed_by_kernel = hasattr(socket, "TCP_USER_TIMEOUT") and connection.family != socket.AF_UNIX
         if self._timed_by_kernel:  # it closes a connection whose other end reads nothing, whether it is gone or just not reading

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.connection import Connection
+from service.listening import Listeners
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,15 +31,14 @@ class Server(uvicorn.Server):
     that are left then end with an error event.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
-        self._app, self._delay, self._grace = app, settings.shutdown_delay, settings.shutdown_grace
+    def __init__(self, app: FastAPI, settings: Settings, listeners: Listeners) -> None:
+        self._app, self._listeners = app, listeners
+        self._delay, self._grace = settings.shutdown_delay, settings.shutdown_grace
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(
             uvicorn.Config(
                 app,
-                host=settings.listens_on,
-                port=settings.port,
                 http=partial(  # type: ignore[arg-type]  # it is only called
                     Connection, patience=settings.request_timeout, keep_alive=settings.keep_alive
                 ),
@@ -51,22 +51,30 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,
             )
         )
-        if settings.listens_on != settings.host:
+        if settings.listens_on != settings.host and not settings.uds:
             log.warning(
                 "listening on %s only, not on %s: there are no API keys; give SERVICE_API_KEYS, or SERVICE_WITHOUT_KEYS=true",
                 settings.listens_on,
                 settings.host,
             )
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets or self._listeners.sockets)
+        finally:
+            self._listeners.close()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        log.info("listening on %s", ", ".join(self._listeners.names))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self._stopping:
+            self._listeners.close()
             os._exit(128 + sig)
         self._stopping = True
-        if self._loop is None:
+        if self._loop is None:  # it has not started yet, and will not
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self._stop, self._delay if sig == signal.SIGTERM else 0)

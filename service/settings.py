@@ -31,8 +31,9 @@ class Settings(BaseSettings):
         env_ignore_empty=True,  # an empty variable is not given: Compose passes one for each that is not set
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address to listen on; :: takes IPv4 too where the system can")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    uds: Path | None = Field(None, description="Unix socket to listen on instead: a path; needs no keys, as it is of this machine")
     api_keys: SecretStr = Field(
         SecretStr(""), description="keys, one of which a request must have, separated by commas or blanks; better in a variable"
     )
@@ -191,10 +192,10 @@ class Settings(BaseSettings):
     def hosts(self) -> list[str]:
         """The names in Host headers that are answered; ["*"]: all.
 
-        With API keys all are, unless some are named: a foreign page has no key.
+        With API keys all are, unless some are named: a foreign page has no key. Nor does a browser reach a Unix socket.
         """
         named = _listed(self.allowed_hosts)
-        return [self.host, *named] if named or not self.keys else ["*"]
+        return [self.host, *named] if named or not (self.keys or self.uds) else ["*"]
 
     @property
     def on_any_address(self) -> bool:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
+from service.listening import listen
 from service.server import Server
 from service.settings import Settings
 from tests.sse import Event, events
@@ -109,14 +110,15 @@ def serving(settings: Settings) -> Iterator[tuple[FastAPI, httpx.Client]]:
 def listening(settings: Settings, loop: str = "auto") -> Iterator[tuple[FastAPI, httpx.Client]]:
     """A server as `python -m service` starts it, but in a thread, and a client for it."""
     app = create_app(settings)
-    server = Server(app, settings)
+    server = Server(app, settings, listen(settings.listens_on, settings.port, settings.uds))
     server.config.loop = loop
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        address = server.servers[0].sockets[0].getsockname()
+        base, uds = ("http://folio.example", str(settings.uds)) if settings.uds else (f"http://127.0.0.1:{address[1]}", None)
+        with httpx.Client(base_url=base, transport=httpx.HTTPTransport(uds=uds), timeout=60) as client:
             yield app, client
     finally:
         server.should_exit = True
