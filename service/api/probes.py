@@ -19,7 +19,7 @@ class Health(BaseModel):
 
 @router.get("/healthz", responses=documented(503))
 async def healthz(registry: CurrentRegistry) -> Health:
-    """The process answers, and no engine in it is dead."""
+    """The process answers, and no engine in it is dead or hangs."""
     registry.check_alive()
     return Health()
 
