@@ -74,7 +74,8 @@ def _stop_at_once_on_signals(program: str, codes: dict[signal.Signals, int], cle
 
     def stop(number: int, _: FrameType | None) -> None:
         with suppress(OSError):
-            os.write(2, f"\n{program}: stopped by {signal.Signals(number).name}\n".encode())
+            behind = "\n" if os.isatty(2) else ""  # what Ctrl-C shows there
+            os.write(2, f"{behind}{program}: stopped by {signal.Signals(number).name}\n".encode())
         clean_up()
         os._exit(codes[signal.Signals(number)])
 

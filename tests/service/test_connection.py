@@ -185,12 +185,16 @@ def test_a_client_that_closes_both_sides_frees_its_slot_though_nothing_was_to_be
         gate.open()
 
 
-def test_a_client_that_leaves_with_more_requests_queued_frees_its_slot(models: Path) -> None:
-    with ready(models) as (engine, client):
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_client_that_leaves_with_more_requests_queued_frees_its_slot(
+    models: Path, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ready(models, loop) as (engine, client):
         with connected(client) as connection:
             connection.sendall(post(ENDLESS) + GET)
             wait_until(lambda: engine.running == 1)
         wait_until(lambda: engine.running == 0)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
