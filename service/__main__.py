@@ -1,49 +1,86 @@
-"""python -m service: serves the models folder over HTTP; python -m service generate: continues a text on the terminal."""
+"""python -m service: serves the models folder over HTTP; python -m service generate: continues a text on the terminal.
+
+What takes a while to import is imported by functions, when signals have handlers and the address is known to be free.
+"""
 
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp
-
-from service import logs, memory
-from service.app import create_app
-from service.server import Server, allow_many_connections
-from service.settings import Settings
-from service.tracing import TracingMissing
-
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from service.listening import Listeners
+    from service.settings import Settings
 
 
 def main() -> int:
-    """Serves until told to stop, then returns 0; 1 where it can't listen, 2 for settings that can't be."""
+    """Serves until told to stop, then returns 0; 1 if it can't listen, 2 for settings that can't be. Or see `generate`."""
     if sys.argv[1:2] == ["generate"]:
+        _stop_at_once_on_signals("python -m service generate", {signal.SIGINT: 130, signal.SIGTERM: 1})
         from service.command import generate
 
         return generate(sys.argv[2:])
+    _stop_at_once_on_signals("python -m service", {signal.SIGINT: 0, signal.SIGTERM: 0})
+    from pydantic import ValidationError
+    from pydantic_settings import CliApp
+
+    from service.listening import CannotListen, listen
+    from service.settings import Settings
+
     try:
         settings = CliApp.run(Settings)
+        listeners = listen(settings.listens_on, settings.port, settings.uds)
     except ValidationError as error:
-        return _fail("; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()))
+        return _fail("; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()), code=2)
+    except CannotListen as error:
+        return _fail(str(error), code=1)
+    _stop_at_once_on_signals("python -m service", {signal.SIGINT: 0, signal.SIGTERM: 0}, listeners.close)
+    try:
+        return _serve(settings, listeners)
+    finally:
+        listeners.close()
+
+
+def _serve(settings: "Settings", listeners: "Listeners") -> int:
+    from service import logs, memory
+    from service.app import create_app
+    from service.server import Server, allow_many_connections
+    from service.tracing import TracingMissing
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     logs.configure(settings.log_format)
     allow_many_connections()
     memory.map_large_blocks()
     try:
         app = create_app(settings)
-        Server(app, settings).run()
-        if app.state.stuck:
-            log.warning("not waiting any longer for what has not ended")
-            logging.shutdown()
-            os._exit(0)  # a thread in a library's hands may crash the interpreter that ends around it
+        Server(app, settings, listeners).run()
     except TracingMissing as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return 0
-    except SystemExit as stopped:  # uvicorn's own code where it can't listen
-        return 1 if stopped.code else 0
+        return _fail(str(error), code=2)
+    except SystemExit:  # uvicorn's, if the application does not start; it has logged why
+        return 1
+    if app.state.stuck:
+        logging.getLogger(__name__).warning("not waiting any longer for what has not ended")
     return 0
+
+
+def _stop_at_once_on_signals(program: str, codes: dict[signal.Signals, int], clean_up: Callable[[], object] = lambda: None) -> None:
+    """The process ends in the handler. An exception would have to find its way through imports and threads, and an interpreter
+    that ends while a thread is inside a library is aborted."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        with suppress(OSError):
+            behind = "\n" if os.isatty(2) else ""  # what Ctrl-C shows there
+            os.write(2, f"{behind}{program}: stopped by {signal.Signals(number).name}\n".encode())
+        clean_up()
+        os._exit(codes[signal.Signals(number)])
+
+    for number in codes:
+        signal.signal(number, stop)
 
 
 def _said(place: tuple[int | str, ...], message: str) -> str:
@@ -51,10 +88,21 @@ def _said(place: tuple[int | str, ...], message: str) -> str:
     return f"--{str(place[0]).replace('_', '-')}: {message}" if place else message
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, *, code: int) -> int:
     print(f"python -m service: error: {message}", file=sys.stderr)
-    return 2
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process; if a thread is left, without the interpreter's clean-up, which would abort if it is inside a library."""
+    if threading.active_count() == 1:
+        sys.exit(code)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

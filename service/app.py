@@ -17,6 +17,7 @@ from service.api import errors, generate, models, notes, openai, page, probes, s
 from service.api.access import Access
 from service.api.body_limit import BodyLimit
 from service.api.cors import CORS
+from service.api.hosts import Hosts
 from service.api.notes import NotesMiddleware
 from service.api.paths import Paths
 from service.api.request_log import RequestLog
@@ -86,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.stuck = False  # something has not ended in time, once the server has stopped
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
     for part in (generate, scoring, models, openai):
-        app.include_router(part.router, dependencies=key, responses=errors.documented(401, 429, 500))
+        app.include_router(part.router, dependencies=key, responses=errors.documented(401, 421, 429, 500))
     app.include_router(probes.router)
     app.include_router(page.router)
     errors.install(app)
@@ -94,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
+    app.add_middleware(Hosts, allowed=settings.hosts, any_address=settings.on_any_address)
     if settings.origins:
         app.add_middleware(
             CORS,

@@ -41,7 +41,8 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         logs.configure(self._settings.log_format)
-        self._app = create_app(self._settings)
+        # Ray listens, on whatever addresses: requests may name any of them as their Host.
+        self._app = create_app(self._settings.model_copy(update={"host": "0.0.0.0"}))  # noqa: S104
         self._app.router.lifespan_context = _loaded(self._app.router.lifespan_context)
         return self._app
 

@@ -216,7 +216,7 @@ class Registry:
         """Ends the replaced engines that have nothing left to do: on the loop, where a request gets one and submits in one step."""
         freed = False
         for model in list(self._replaced):
-            if model.engine.stopped:
+            if model.engine.stopped and not model.engine.hung:  # a call that hangs is not waited for
                 model.engine.join()
                 with self._lock:
                     self._freed[model.config.name] = _total(model, self._freed)
@@ -245,10 +245,10 @@ class Registry:
         self.check_alive()
 
     def check_alive(self) -> None:
-        """Raises NotReady while an engine is dead: until the next refresh has put another in its place, if it can."""
+        """Raises NotReady while an engine is dead, until the next refresh has put another in its place; and while one hangs."""
         for name, model in self._models.items():
-            if model.engine.failed:
-                raise NotReady(f"{name}: {model.engine.stopped}")
+            if why := model.engine.stopped if model.engine.failed else model.engine.hung:
+                raise NotReady(f"{name}: {why}")
 
     def get(self, name: str | None) -> Model:
         """The model `name`; without a name the default one, or the only one, once that is known.

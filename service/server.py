@@ -1,7 +1,6 @@
-"""Uvicorn as it is wanted here: patient with streams, not with clients that stall, and orderly when it stops."""
+"""A uvicorn server that stops in order: open streams are given time to end."""
 
 import asyncio
-import json
 import logging
 import os
 import resource
@@ -11,115 +10,18 @@ from contextlib import suppress
 from functools import partial
 from math import ceil
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.connection import Connection
+from service.listening import Listeners
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 SENDING = 5  # seconds that ended streams have to send their last event
 STOPPING = "the server is shutting down"
-LINGERING = 1  # seconds in which a refusal is read
-LONGEST_HEAD = 65536  # bytes of a request that are none of its body's: its headers, and what frames a chunked body
-TOO_LONG = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%s"
-)
-
-
-class Connection(HttpToolsProtocol):
-    """Closed when a request has not fully arrived within `patience` seconds, when the client has taken nothing for that long,
-    and when a request's headers are too long.
-    """
-
-    def __init__(self, *arguments: Any, patience: float, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._patience = patience
-        self._deadline: asyncio.TimerHandle | None = None
-        self._arriving = False  # a request has begun to arrive, and has not ended
-        self._moved = False  # what just came began a request or belonged to a body
-        self._head = 0  # bytes since then
-        self._refused = False
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in what it extends
-        super().connection_made(transport)
-        connection = transport.get_extra_info("socket")
-        if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family in (socket.AF_INET, socket.AF_INET6):
-            # The kernel closes a connection whose other end reads nothing, whether it is gone or just not reading.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ceil(self._patience * 1000))
-        self._expect()
-
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        self._moved = False
-        super().data_received(data)
-        self._head = self._head + len(data) if self._arriving and not self._moved else 0
-        if self._head > LONGEST_HEAD and not self.transport.is_closing():
-            self._refuse_head()
-        # Bytes that begin no request (an empty line) cancel uvicorn's keep-alive timer; start ours.
-        if not self._answering and self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            self._expect()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._arriving = self._moved = True
-        if not self._answering:
-            self._expect()
-
-    def on_body(self, body: bytes) -> None:
-        self._moved = True
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._arriving = False
-        self._unexpect()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._arriving and not self.transport.is_closing():  # the next one: it was not read on while this one was answered
-            self._expect()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unexpect()
-        super().connection_lost(exc)
-
-    def shutdown(self) -> None:
-        if self._deadline is None:
-            super().shutdown()
-        else:  # a request that has not fully arrived is not waited for
-            self.transport.close()
-
-    def _refuse_head(self) -> None:
-        self._refused = True
-        if self._answering:
-            self.transport.close()
-            return
-        error = {"code": "headers_too_long", "type": "invalid_request_error", "param": None}
-        error["message"] = f"the request's headers are longer than {LONGEST_HEAD:,} bytes"
-        body = json.dumps({"error": error}).encode()
-        self.transport.write(TOO_LONG % (len(body), body))
-        # What comes meanwhile is thrown away: closed at once, with bytes unread, the connection would be reset, and that can
-        # overtake the answer.
-        self.loop.call_later(LINGERING, self.transport.abort)
-
-    @property
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def _expect(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._patience, self.transport.abort)
-
-    def _unexpect(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 class Server(uvicorn.Server):
@@ -129,16 +31,17 @@ class Server(uvicorn.Server):
     that are left then end with an error event.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
-        self._app, self._delay, self._grace = app, settings.shutdown_delay, settings.shutdown_grace
+    def __init__(self, app: FastAPI, settings: Settings, listeners: Listeners) -> None:
+        self._app, self._listeners = app, listeners
+        self._delay, self._grace = settings.shutdown_delay, settings.shutdown_grace
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(
             uvicorn.Config(
                 app,
-                host=settings.listens_on,
-                port=settings.port,
-                http=partial(Connection, patience=settings.request_timeout),  # type: ignore[arg-type]  # it is only called
+                http=partial(  # type: ignore[arg-type]  # it is only called
+                    Connection, patience=settings.request_timeout, keep_alive=settings.keep_alive
+                ),
                 # By default uvicorn trusts any proxy on this machine, and so whatever a client makes it pass on.
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=settings.proxies,
@@ -148,22 +51,30 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,
             )
         )
-        if settings.listens_on != settings.host:
+        if settings.listens_on != settings.host and not settings.uds:
             log.warning(
                 "listening on %s only, not on %s: there are no API keys; give SERVICE_API_KEYS, or SERVICE_WITHOUT_KEYS=true",
                 settings.listens_on,
                 settings.host,
             )
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets or self._listeners.sockets)
+        finally:
+            self._listeners.close()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        log.info("listening on %s", ", ".join(self._listeners.names))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self._stopping:
+            self._listeners.close()
             os._exit(128 + sig)
         self._stopping = True
-        if self._loop is None:
+        if self._loop is None:  # it has not started yet, and will not
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self._stop, self._delay if sig == signal.SIGTERM else 0)

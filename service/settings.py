@@ -12,7 +12,7 @@ from limits import parse_many
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-SHORTEST_KEY = 16  # characters
+SHORTEST_KEY = 16  # characters; of a secret too
 LONGEST_RATE = 360 * 24 * 3600  # seconds: a year, as `limits` has it
 
 
@@ -28,10 +28,12 @@ class Settings(BaseSettings):
         cli_implicit_flags="toggle",  # --tracing, without a value
         protected_namespaces=(),
         hide_input_in_errors=True,  # it may be a key
+        env_ignore_empty=True,  # an empty variable is not given: Compose passes one for each that is not set
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address to listen on; :: takes IPv4 too where the system can")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    uds: Path | None = Field(None, description="Unix socket to listen on instead: a path; needs no keys, as it is of this machine")
     api_keys: SecretStr = Field(
         SecretStr(""), description="keys, one of which a request must have, separated by commas or blanks; better in a variable"
     )
@@ -47,6 +49,11 @@ class Settings(BaseSettings):
         "",
         description="proxies whose X-Forwarded-For and X-Forwarded-Proto tell the client's address and scheme: addresses or "
         "networks, separated by commas or blanks; * for all",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="names by which clients reach a server without API keys, besides localhost and its address: example.org or "
+        "*.example.org, separated by commas or blanks; * for all",
     )
     cors_origins: str = Field(
         "", description="origins whose pages may call, as https://example.org, separated by commas or blanks; * for all"
@@ -77,7 +84,6 @@ class Settings(BaseSettings):
     any_model: bool = Field(False, description="a model name that is not served means the default model")
     secret: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
-        min_length=16,
         description="what state tokens are signed with: the same for all replicas; drawn at start if not given",
     )
     max_body: int = Field(2_000_000, ge=1_000, description="longest body of a request, in bytes; longer ones are answered 413")
@@ -86,6 +92,12 @@ class Settings(BaseSettings):
     max_score: int = Field(100_000, ge=1, description="longest text to score, in characters")
     max_logprobs: int = Field(100_000, ge=1, description="most log-probabilities in one answer, those of the likeliest counted")
     max_choices: int = Field(128, ge=1, description="most continuations one request to /v1 may ask for, over all its prompts")
+    keep_alive: float = Field(
+        75,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that a connection may be idle after an answer; longer than a proxy keeps it",
+    )
     request_timeout: float = Field(
         30, gt=0, allow_inf_nan=False, description="seconds a request may take to arrive, and an answer's bytes to be taken"
     )
@@ -112,6 +124,21 @@ class Settings(BaseSettings):
             # `limits` takes 0 seconds for one.
             if re.search(r"(?<!\d)0+(?!\d)", given) or any(rate.get_expiry() > LONGEST_RATE for rate in rates):
                 raise ValueError(f"{given!r} is no rate that can be; one is of at least 1 request in 1 second to 1 year")
+        return given
+
+    @field_validator("secret")
+    @classmethod
+    def _is_long(cls, given: SecretStr) -> SecretStr:
+        if len(given.get_secret_value()) < SHORTEST_KEY:
+            raise ValueError(f"a secret needs at least {SHORTEST_KEY} characters; without one, one is drawn at start")
+        return given
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, given: str) -> str:
+        for host in _listed(given):
+            if not re.fullmatch(r"\*|(\*\.)?[^*:/\[\]]+|\[?[0-9A-Fa-f:.]+\]?", host):
+                raise ValueError(f"{host!r} is no host; one is example.org or *.example.org, without scheme, port and path")
         return given
 
     @field_validator("trusted_proxies")
@@ -179,6 +206,20 @@ class Settings(BaseSettings):
     def origins(self) -> list[str]:
         """Whose pages may call."""
         return _listed(self.cors_origins)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names in Host headers that are answered; ["*"]: all.
+
+        With API keys all are, unless some are named: a foreign page has no key. Nor does a browser reach a Unix socket.
+        """
+        named = _listed(self.allowed_hosts)
+        return [self.host, *named] if named or not (self.keys or self.uds) else ["*"]
+
+    @property
+    def on_any_address(self) -> bool:
+        """`host` stands for every address of the machine."""
+        return self.host in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
 
     @property
     def listens_on(self) -> str:

@@ -18,6 +18,8 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
+from service.listening import listen
+from service.server import Server
 from service.settings import Settings
 from tests.sse import Event, events
 from trainer import artifact
@@ -102,6 +104,39 @@ def serving(settings: Settings) -> Iterator[tuple[FastAPI, httpx.Client]]:
     with run_server(app) as address, httpx.Client(base_url=address, timeout=60) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         yield app, client
+
+
+@contextmanager
+def listening(settings: Settings, loop: str = "auto") -> Iterator[tuple[FastAPI, httpx.Client]]:
+    """A server as `python -m service` starts it, but in a thread, and a client for it."""
+    app = create_app(settings)
+    server = Server(app, settings, listen(settings.listens_on, settings.port, settings.uds))
+    server.config.loop = loop
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        address = server.servers[0].sockets[0].getsockname()
+        base, uds = ("http://folio.example", str(settings.uds)) if settings.uds else (f"http://127.0.0.1:{address[1]}", None)
+        with httpx.Client(base_url=base, transport=httpx.HTTPTransport(uds=uds), timeout=60) as client:
+            yield app, client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[httpx.Client]:
+    """The same, where only the client is needed."""
+    with listening(settings) as (_, client):
+        yield client
+
+
+@contextmanager
+def connected(client: httpx.Client) -> Iterator[socket.socket]:
+    """A connection to the client's server."""
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=60) as connection:
+        yield connection
 
 
 def stream(client: httpx.Client, **body: Any) -> list[Event]:

@@ -17,6 +17,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.addresses import network
 from service.api.body_limit import has_body
 from service.api.errors import ApiError
 
@@ -24,7 +25,7 @@ FREE = re.compile(r"/(web/.*|health|healthz|ping|readyz|docs|redoc|openapi\.json
 
 
 class Access:
-    """Raw ASGI middleware. A client is a key, or an address where there are no keys."""
+    """Raw ASGI middleware. A client is a key, or where there are no keys an address; of IPv6, a network."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], rate_limit: str, max_open: int) -> None:
         """rate_limit: in the notation of `limits`, "" for none; max_open: requests of a client at a time, 0 for any number."""
@@ -60,7 +61,7 @@ class Access:
     def _client(self, scope: Scope) -> str:
         """Raises ApiError for a missing or unknown key."""
         if not self._keys:
-            return scope["client"][0] if scope["client"] else ""
+            return network(scope["client"][0]) if scope["client"] else ""
         headers = Headers(scope=scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")

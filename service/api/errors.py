@@ -35,6 +35,7 @@ STATUSES = {
     "`unknown_characters`, `too_long`, `too_many`, `invalid_json`, `invalid_encoding`)",
     413: "the body is longer than the server allows (`body_too_long`)",
     415: "the body is compressed in a way that the server does not support (`unsupported_encoding`)",
+    421: "the request's Host is not one of the server's (`host_not_allowed`)",
     422: "a field is invalid: `param` names it, `message` says what would be valid (`invalid_value`, `unknown_characters`, "
     "`too_long`, `invalid_json`, `invalid_encoding`, `invalid_state`, `invalid_event_id`, `other_request`, `too_many`)",
     429: "too many are waiting (`queue_full`), or this client has asked too often (`rate_limited`) or has too much open "

@@ -21,7 +21,7 @@ class Health(BaseModel):
 @router.get("/ping", include_in_schema=False)
 @router.get("/healthz", responses=documented(503))
 async def healthz(registry: CurrentRegistry) -> Health:
-    """The process answers, and no engine in it is dead."""
+    """The process answers, and no engine in it is dead or hangs."""
     registry.check_alive()
     return Health()
 

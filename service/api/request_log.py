@@ -14,13 +14,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.access import FREE
-from service.api.errors import translated
+from service.api.errors import LEFT, translated
 from service.api.notes import Notes
 from service.generation.request import Generation
 from service.registry import Model
 
 log = logging.getLogger(__name__)
 
+TIMED_OUT = 408  # in the log and the metrics: the server closed the connection, for too little came or was read on it
 OF_WORK = " by {model} {version}, {prompt_characters:,} + {sent_characters:,} characters, {finish_reasons}"
 
 
@@ -32,7 +33,7 @@ class Work:
     generations: Sequence[Generation]
     prompts: Sequence[str]
     streamed: int | None = None  # characters sent so far; None: the answer is no stream
-    cut: Literal["cancelled", "error"] | None = None  # why the answer ended before its texts did
+    cut: Literal["cancelled", "error", "timeout"] | None = None  # why the answer ended before its texts did
 
 
 def note(request: Request, work: Work) -> None:
@@ -67,6 +68,8 @@ class RequestLog:
                 raise
             await translated(error).response()(scope, receive, noting)
         finally:
+            if status == LEFT and _timed_out(scope):
+                status = TIMED_OUT
             if status:  # else nobody was left to answer
                 scope["app"].state.metrics.answered(status)
             self._write(scope, status, whole, time.perf_counter() - start)
@@ -74,7 +77,7 @@ class RequestLog:
     def _write(self, scope: Scope, status: int, whole: bool, seconds: float) -> None:
         probed = FREE.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
         level = logging.DEBUG if probed else logging.INFO
-        state = scope.get("state", {})
+        state, timed_out = scope.get("state", {}), _timed_out(scope)
         work: Work | None = state.pop("work", None)  # a connection keeps its last request's scope, and so would keep the model
         notes: Notes | None = state.pop("notes", None)
         if not log.isEnabledFor(level):
@@ -95,12 +98,17 @@ class RequestLog:
         line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
         if work:
             if work.cut is None and (not whole or status >= 400):
-                work.cut = "error" if status >= 500 else "cancelled"
+                work.cut = "error" if status >= 500 else "timeout" if timed_out else "cancelled"
             fields |= work_fields(work)
             line += OF_WORK.format_map(fields)
             if self._log_prompts:
                 fields["prompts"] = list(work.prompts)
         log.log(level, "%s", line, extra=fields)
+
+
+def _timed_out(scope: Scope) -> bool:
+    """As service.connection notes it."""
+    return bool(scope.get("state", {}).get("timed_out"))
 
 
 def work_fields(work: Work) -> dict[str, Any]:

@@ -7,14 +7,18 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Protocol
 
-from service.generation.decoder import Decoder
+from service.generation.decoder import Batch, Decoder
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import FinishReason, Generation, Piece, Status
 from service.generation.scheduler import Output, QueueFull, Scheduler
 
 log = logging.getLogger(__name__)
+
+CALL_LIMIT = 60.0  # seconds; a call takes some 30 ms, and what takes longer, compiling, comes before an engine starts
+TICKS = 60  # in that time
 
 
 class EngineStopped(Exception):
@@ -50,9 +54,10 @@ class Engine:
         call_seconds: float,
         prompt_cache: int,
         observer: Observer | None = None,
+        call_limit: float = CALL_LIMIT,
     ) -> None:
         """queue_limit: generations that may wait for a slot; chunk and call_seconds: most steps in a call, and about how
-        long it may take; prompt_cache: bytes for prompts' states."""
+        long it may take; prompt_cache: bytes for prompts' states; call_limit: seconds after which a call hangs."""
         self.decoder, self._loop, self._observer = decoder, loop, observer  # the decoder is there until the thread ends
         self.slots = decoder.slots
         self.prompts = PromptCache(prompt_cache)
@@ -61,10 +66,15 @@ class Engine:
         self._work = threading.Condition()  # guards the scheduler and `stopped`
         self.stopped: str | None = None  # why no more work is taken
         self.failed = False  # that is why
+        self.hung: str | None = None  # why no work is taken until the call under way has returned
+        self._calls, self._calling = 0, False  # so far; whether the last of them is under way
+        self._tick = call_limit / TICKS
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(self._watch, 0, 0)
 
     def end(self, why: str) -> None:
         """Ends every generation with EngineStopped and accepts no more; returns at once."""
@@ -73,11 +83,36 @@ class Engine:
     def _end(self, why: str, error: type[EngineStopped]) -> None:
         with self._work:
             self.stopped = self.stopped or why
-            everybody = [*self._scheduler.running.values(), *self._scheduler.waiting]
-            for generation in everybody:
-                self._scheduler.remove(generation)
+            outputs = self._remove_all()
             self._work.notify()
-        self._on_loop([Output(generation, Piece([]), "error") for generation in everybody], error(why))
+        self._on_loop(outputs, error(why))
+
+    def _remove_all(self) -> list[Output]:
+        everybody = [*self._scheduler.running.values(), *self._scheduler.waiting]
+        for generation in everybody:
+            self._scheduler.remove(generation)
+        return [Output(generation, Piece([]), "error") for generation in everybody]
+
+    def _watch(self, call: int, ticks: int) -> None:
+        """On the event loop, at each tick: notices that the same call is under way at too many of them.
+
+        Ticks are counted, and not seconds: a machine that was suspended, or a container that was paused, has had no ticks.
+        """
+        if self.stopped:
+            return
+        ticks = ticks + 1 if self._calling and call == self._calls else 0
+        if ticks == TICKS:
+            self._hang()
+        self._loop.call_later(self._tick, self._watch, self._calls, ticks)
+
+    def _hang(self) -> None:
+        with self._work:
+            if not self._calling:
+                return
+            self.hung = f"a call of the decoder has not returned for {self._tick * TICKS:g} s"
+            outputs = self._remove_all()
+        log.error("%s; requests are refused until it does", self.hung)
+        self._on_loop(outputs, EngineStopped(self.hung))
 
     def end_if_idle(self, why: str) -> None:
         """The same, unless a generation has a slot or waits for one."""
@@ -103,8 +138,8 @@ class Engine:
     def submit(self, *generations: Generation) -> None:
         """Queues all of them; their characters come through their `read`. Raises QueueFull or EngineStopped."""
         with self._work:
-            if self.stopped:
-                raise EngineStopped(self.stopped)
+            if why := self.stopped or self.hung:
+                raise EngineStopped(why)
             if not self._scheduler.has_room(len(generations)):
                 raise QueueFull(self._speed.seconds_for(self._scheduler.work))
             self._scheduler.add(*generations)
@@ -137,19 +172,28 @@ class Engine:
                     if self.stopped:
                         return
                     batch = self._scheduler.schedule(self._speed.steps(self._scheduler.expected))
+                    self._calls, self._calling = self._calls + 1, batch is not None
                 if batch is not None:
-                    start = time.perf_counter()
-                    decoded = self.decoder.decode(batch)
-                    self._speed.measured(batch.forced.shape, time.perf_counter() - start)
-                    with self._work:
-                        outputs = self._scheduler.update(decoded)
-                    self._on_loop(outputs, rows=len(batch.slots))
+                    self._on_loop(self._call(batch), rows=len(batch.slots))
         except Exception as error:
             log.exception("the engine's thread died")
-            self.failed = True
+            self.failed, self.hung = True, None
             self._end(f"the engine failed: {error!r}", EngineFailed)
         finally:
             del self.decoder  # whoever still reads what was generated, slowly perhaps, is not to keep the weights
+
+    def _call(self, batch: Batch) -> list[Output]:
+        start = time.perf_counter()
+        decoded = self.decoder.decode(batch)
+        seconds = time.perf_counter() - start
+        with self._work:
+            self._calling = False
+            if self.hung is None:
+                self._speed.measured(batch.forced.shape, seconds)
+            else:
+                log.warning("the call has returned after all; requests are accepted again")
+                self.hung = None
+            return self._scheduler.update(decoded)
 
     def _on_loop(self, outputs: list[Output], error: Exception | None = None, rows: int = 0) -> None:
         """Delivers on the event loop, with one wake-up for all; once that is closed there are no readers left."""

@@ -21,7 +21,7 @@ from trainer import artifact
 PATIENCE = 1.0  # --request-timeout, in seconds
 BODY: dict[str, Any] = {"start_string": "a", "num_generate": 50, "seed": 1}
 ENDLESS = b'{"start_string": "a", "num_generate": 1000000000, "stream": true, "logprobs": 5}'
-HEAD = b"POST /generate HTTP/1.1\r\nHost: folio\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ENDLESS)
+HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ENDLESS)
 
 PUBLISHER = """
 import sys
@@ -96,7 +96,7 @@ def test_requests_that_do_not_arrive_are_closed_and_others_answered(served: tupl
 
 def test_a_kept_connection_with_nothing_but_an_empty_line_is_closed(served: tuple[Process, httpx.Client]) -> None:
     _, client = served
-    with connect(client, b"GET /healthz HTTP/1.1\r\nHost: folio\r\n\r\n") as connection:
+    with connect(client, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
         received = b""
         while not received.endswith(b'{"status":"ok"}'):  # head and body come as one packet or as two
             more = connection.recv(10_000)

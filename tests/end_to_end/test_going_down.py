@@ -91,7 +91,9 @@ def test_half_a_request_holds_nothing_up(models: Path) -> None:
             socket.create_connection(address) as head,
             socket.create_connection(address),
         ):
-            body.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\nContent-Type: application/json\r\n\r\n{")
+            body.sendall(
+                b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nContent-Type: application/json\r\n\r\n{"
+            )
             head.sendall(b"POST /generate HT")
             wait_until(lambda: client.get("/readyz").status_code == 200)
             process.send_signal(signal.SIGTERM)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -130,3 +131,66 @@ def test_a_key_comes_from_its_variable_and_a_servers_own_settings_are_not_in_the
             assert "the variable FOLIO_API_KEY" in done.stderr
     alone = generate("a", "--num-generate", 5, "--models-dir", models, SERVICE_API_KEYS=key, SERVICE_RATE_LIMIT="1/hour")
     assert alone.returncode == 0, alone.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_server", [True, False])
+def test_a_stop_string_may_be_written_with_escapes(models: Path, client: httpx.Client, by_server: bool) -> None:
+    body = {"start_string": "a", "num_generate": 2000, "seed": 1, "stop": ["\n", "z\tz", "\\d"]}
+    expected = client.post("/generate", json=body).json()
+    assert (expected["finish_reason"], len(expected["text"])) == ("stop", len(expected["text"].split("\n")[0]))
+    where = ["--url", client.base_url] if by_server else ["--models-dir", models]
+    options = ["--seed", 1, "--num-generate", 2000, "--stop", r"\n", "--stop", r"z\tz", "--stop", r"\\d", *where]
+    done = generate("a", *options)
+    assert (done.returncode, done.stdout) == (0, expected["text"] + "\n")
+    warned = [line for line in done.stderr.splitlines() if "cannot occur" in line]
+    assert ["'z\\tz'" in warned[0], "'\\\\d'" in warned[1], len(warned)] == [True, True, 2], warned
+    assert warned[0].endswith(r"tiny does not know '\t'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["/", "//", "/v1", "/v1/"])
+def test_an_address_may_end_with_a_slash_or_be_that_of_openais_clients(client: httpx.Client, end: str) -> None:
+    done = generate("a", "--num-generate", 5, "--url", str(client.base_url).rstrip("/") + end)
+    assert (done.returncode, len(done.stdout)) == (0, 7), done.stderr
+
+
+@contextmanager
+def other_server(status: int, kind: str, body: str) -> Iterator[str]:
+    """Answers everything so."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the library's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+EVENTS, HTML, JSON = "text/event-stream", "text/html", "application/json"
+OTHERS = [
+    (200, JSON, "[]"), (200, JSON, "{}"), (200, HTML, "<p>hello"), (404, HTML, "<p>no"), (404, JSON, '{"error": "text"}'),
+    (500, JSON, '{"error": {"message": 5}}'), (404, JSON, '{"detail": "Not Found"}'), (400, JSON, "[]"), (301, HTML, ""),
+    (404, JSON, "[" * 100_000), (200, EVENTS, "hello\n\n"), (200, EVENTS, "data: []\nid: 1\n\n"),
+    (200, EVENTS, 'data: {"text": 5}\nid: 1\n\n'), (200, EVENTS, 'data: {"choices": [{"text": "a"}]}\n\ndata: [DONE]\n\n'),
+    (200, EVENTS, 'event: done\ndata: {}\nid: 1\n\n'), (200, EVENTS, 'event: error\ndata: {"error": "text"}\nid: 1\n\n'),
+    (200, EVENTS, 'event: done\ndata: {"usage": 1, "timings": []}\nid: 1\n\n'),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "kind", "body"), OTHERS)
+def test_another_kind_of_server_is_told_in_one_line(status: int, kind: str, body: str) -> None:
+    with other_server(status, kind, body) as address:
+        done = generate("a", "--stop", "b", "--url", address)
+    assert (done.returncode, done.stdout.strip()) == (1, "")
+    assert done.stderr.strip() == f"python -m service generate: error: {address}: not a Folio server"

@@ -22,7 +22,7 @@ class FakeEngine:
 
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False
-        self.failed = False
+        self.failed, self.hung = False, ""
         self.prompts = SimpleNamespace(queries=2, hits=1)
 
     def start(self) -> None:
@@ -673,3 +673,23 @@ def test_a_chats_template_may_change_while_its_model_serves(tmp_path: Path, publ
     models.refresh()
     assert models.get("tiny").chat.stop == ["."]
     assert models.get("tiny").engine is engine
+
+
+def test_an_engine_that_hangs_is_not_alive_and_not_waited_for_when_it_is_replaced(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    models = registry(tmp_path)
+    models.refresh()
+    engine: Any = models.get("tiny").engine
+    engine.hung = "a call has not returned"
+    for check in (models.check_alive, models.check_ready):
+        with pytest.raises(NotReady, match="tiny: a call has not returned"):
+            check()
+    publish()
+    models.refresh()
+    models.check_alive()
+    engine.end("replaced")
+    models.refresh()
+    assert not engine.joined
+    engine.hung = ""
+    models.refresh()
+    assert engine.joined

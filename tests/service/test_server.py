@@ -2,34 +2,15 @@
 
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.app import create_app
-from service.server import Server
 from service.settings import Settings
-from tests.support import publish, wait_until
-
-
-@contextmanager
-def served(settings: Settings) -> Iterator[httpx.Client]:
-    server = Server(create_app(settings), settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+from tests.support import connected, publish, served, wait_until
 
 
 def statuses(client: httpx.Client, *addresses: str) -> list[int]:
@@ -58,12 +39,6 @@ def test_another_proxy_is_not_believed(tmp_path: Path) -> None:
         assert statuses(client, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [404, 404, 429]
 
 
-@contextmanager
-def connected(client: httpx.Client) -> Iterator[socket.socket]:
-    with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=60) as connection:
-        yield connection
-
-
 def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
     """The same again and again, for ten seconds at most."""
     connection.sendall(begun)
@@ -75,14 +50,14 @@ def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
 @pytest.mark.parametrize("line", [b"A:\r\n", b"A: %s\r\n" % (b"x" * 1000), b"x" * 1000], ids=["empty", "short", "one without end"])
 def test_headers_without_end_are_cut_off(tmp_path: Path, line: bytes) -> None:
     with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: folio\r\n" + (b"B: " if b"\r" not in line else b""))
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + (b"B: " if b"\r" not in line else b""))
         with pytest.raises(ConnectionError):
             send_on(connection, line * 100)
 
 
 def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
     with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: folio\r\nA: ")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
         while not select.select([connection], [], [], 0)[0]:
             connection.sendall(b"x")
         received = connection.recv(65536)
@@ -91,7 +66,7 @@ def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
 
 
 def test_what_frames_a_chunked_body_is_bounded(tmp_path: Path) -> None:
-    head = b"POST /vectorize HTTP/1.1\r\nHost: folio\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /vectorize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     settings = Settings(models_dir=tmp_path, port=0)
     with served(settings) as client, connected(client) as connection, pytest.raises(ConnectionError):
         send_on(connection, b"Trailer: x\r\n" * 1000, head + b"1\r\nx\r\n0\r\n")

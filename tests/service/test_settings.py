@@ -70,6 +70,8 @@ def test_a_file_that_holds_no_key_or_is_not_there_leaves_nothing_open(tmp_path: 
         ("rate_limit", "0/second", "at least 1 request"), ("rate_limit", "10/0 second", "in 1 second to 1 year"),
         ("rate_limit", "10/second; 5 per 00 hour", "in 1 second"), ("rate_limit", "1/99999999999999 year", "to 1 year"),
         ("cors_origins", "example.org", "is no origin"), ("cors_origins", "https://example.org/page", "is no origin"),
+        ("allowed_hosts", "http://folio.example", "is no host"), ("allowed_hosts", "folio.example:8000", "is no host"),
+        ("allowed_hosts", "a.*.example", "is no host"),
         ("trusted_proxies", "nginx", "is no address"), ("trusted_proxies", "10.0.0.1/8", "is no address"),
     ],
 )  # fmt: skip
@@ -89,3 +91,18 @@ def test_a_switch_needs_no_value_and_its_variable_does(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("rate", ["10/second", "100 per 10 minutes", "20/second;300/minute", "1/year"])
 def test_what_is_a_rate_is_taken(rate: str) -> None:
     assert Settings(rate_limit=rate).rate_limit == rate
+
+
+def test_an_empty_variable_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Settings().model_dump(exclude={"secret"})
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"SERVICE_{name.upper()}", "")
+    assert Settings().model_dump(exclude={"secret"}) == given
+    assert len(CliApp.run(Settings, cli_args=["--port", "1"]).secret.get_secret_value()) >= 16
+
+
+def test_a_secret_that_is_too_short_is_refused_with_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_SECRET", "tell no one")
+    with pytest.raises(ValidationError, match="a secret needs at least 16 characters") as refused:
+        Settings()
+    assert "tell no one" not in str(refused.value)

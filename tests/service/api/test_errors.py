@@ -33,7 +33,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_fault_of_its_body(client: htt
 
     left, refused = answered(499), answered(422)
     with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
-        head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+        head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
         connection.sendall(head + b'{"start_string": ')
     wait_until(lambda: answered(499) == left + 1)
     assert answered(422) == refused

@@ -178,7 +178,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up_and_gets_everything_later(c
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((client.base_url.host, client.base_url.port))
         data = json.dumps(body).encode()
-        head = f"POST /generate HTTP/1.1\r\nHost: folio\r\nConnection: close\r\nContent-Length: {len(data)}\r\n"
+        head = f"POST /generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(data)}\r\n"
         slow.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
         for _ in range(20):
             assert client.post("/generate", json={"start_string": "b", "num_generate": 200}).status_code == 200

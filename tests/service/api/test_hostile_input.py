@@ -110,7 +110,9 @@ def test_a_huge_body_is_cut_off_with_413(client: httpx.Client, declared: bool, p
     """The server must answer before all has been sent: what is sent here has no end."""
     with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
         length = "Content-Length: 1000000000000" if declared else "Transfer-Encoding: chunked"
-        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode())
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n".encode()
+        )
         block = b" " * 65536
         try:
             for _ in range(100_000):

@@ -1,4 +1,6 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 from service.app import create_app
 from service.generation.decoder import Batch
 from service.generation.decoders import DecoderName, open_decoder
+from service.generation.engine import Engine
 from service.generation.openvino_decoder import OpenVINODecoder
 from service.generation.tensorflow_decoder import TensorFlowDecoder
 from service.settings import Settings
-from tests.support import Publish, run_server, wait_until
+from tests.support import Gate, Publish, run_server, serving, wait_until
 
 
 def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +61,26 @@ def test_without_a_model_it_lives_and_says_why_it_is_not_ready(tmp_path: Path) -
         assert response.status_code == 503
         assert "absent: No such file or directory" in response.json()["error"]["message"]
         assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_while_a_call_does_not_return_it_is_not_alive_and_nobody_waits(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish()
+    monkeypatch.setattr("service.app.Engine", partial(Engine, call_limit=0.3))
+    body = {"start_string": "a", "num_generate": 5}
+    with serving(Settings(models_dir=tmp_path)) as (app, client), ThreadPoolExecutor(2) as pool:
+        gate = Gate(app.state.registry.get("tiny").engine.decoder, monkeypatch, permits=0)
+        waiting = [pool.submit(client.post, "/generate", json=body | {"stream": streamed}) for streamed in (False, True)]
+        answers = [one.result() for one in waiting]
+        assert "engine_stopped" in answers[0].text
+        assert "has not returned" in answers[1].text
+        for path in ("/healthz", "/readyz"):
+            response = client.get(path)
+            assert (response.status_code, "has not returned" in response.json()["error"]["message"]) == (503, True)
+        refused = client.post("/generate", json=body)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert caplog.text.count("a call of the decoder has not returned") == 1
+        gate.open()
+        wait_until(lambda: client.get("/healthz").status_code == 200)
+        assert client.post("/generate", json=body).status_code == 200

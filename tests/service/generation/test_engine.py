@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from service.generation.engine import Engine, EngineStopped, Speed
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.generation.scheduler import QueueFull
+from tests.support import wait_until
 
 
 class Counter:
@@ -50,9 +52,9 @@ def generation(first: int, num_generate: int = 5, prompt: int = 1) -> Generation
 
 
 @asynccontextmanager
-async def running(decoder: Counter, queue_limit: int = 100, chunk: int = 4) -> AsyncIterator[Engine]:
+async def running(decoder: Counter, queue_limit: int = 100, chunk: int = 4, call_limit: float = 60) -> AsyncIterator[Engine]:
     loop = asyncio.get_running_loop()
-    engine = Engine(decoder, loop, queue_limit=queue_limit, chunk=chunk, call_seconds=60, prompt_cache=1000)
+    engine = Engine(decoder, loop, queue_limit=queue_limit, chunk=chunk, call_seconds=60, prompt_cache=1000, call_limit=call_limit)
     engine.start()
     try:
         yield engine
@@ -264,5 +266,46 @@ def test_an_engine_that_has_ended_keeps_no_decoder() -> None:
             assert held() is not None
         assert engine.stopped
         assert held() is None
+
+    run(test)
+
+
+def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        gate = threading.Semaphore(0)
+        async with running(Counter(1, gate), call_limit=0.06) as engine:
+            one, waiting = generation(0), generation(10)
+            engine.submit(one, waiting)
+            for hit in (one, waiting):
+                with pytest.raises(EngineStopped, match=r"a call of the decoder has not returned for 0\.06 s"):
+                    await read(hit)
+            assert (engine.running, engine.waiting, engine.failed) == (0, 0, False)
+            with pytest.raises(EngineStopped, match="has not returned"):
+                engine.submit(generation(20))
+            gate.release(1_000_000)
+            await asyncio.to_thread(wait_until, lambda: engine.hung is None)
+            later = generation(30)
+            engine.submit(later)
+            assert await read_all(later) == [31, 32, 33, 34, 35]
+            assert one.finish_reason == "error"
+
+    run(test)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_the_time_in_which_a_machine_sleeps_is_not_a_calls() -> None:
+    async def test() -> None:
+        gate, decoder = threading.Semaphore(0), Counter(1)
+        decoder.gate = gate
+        async with running(decoder, call_limit=1.2) as engine:
+            one = generation(0, num_generate=1)
+            engine.submit(one)
+            await asyncio.to_thread(decoder.called.acquire)
+            time.sleep(1.5)  # noqa: ASYNC251 - nothing runs, as when the process is paused
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert engine.hung is None
+            gate.release()
+            assert await read(one) == [1]
 
     run(test)

@@ -1,0 +1,120 @@
+"""The sockets a server listens on. They are bound before anything is loaded, so that an address that is taken is known at once."""
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+BACKLOG = 2048  # connections that wait to be accepted
+MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # this machine has no such address, or no such kind of addresses
+ANYBODY = 0o666  # may connect, as on a port of this machine; the folder's permissions can say otherwise
+
+
+class CannotListen(Exception):
+    """The message says on what and why."""
+
+
+class Listeners:
+    """Listening sockets, and the file of a Unix one."""
+
+    def __init__(self, sockets: list[socket.socket], file: Path | None = None) -> None:
+        self.sockets = sockets
+        self.names = [f"unix:{file}" if file else _url(one) for one in sockets]
+        self._file, self._identity = file, file and _identity(file)
+
+    def close(self) -> None:
+        """Closes them and removes the file, unless another server has put its own in that place. May be called again."""
+        for one in self.sockets:
+            one.close()
+        with suppress(OSError):
+            if self._file and _identity(self._file) == self._identity:
+                self._file.unlink()
+
+
+def listen(host: str, port: int, uds: Path | None = None) -> Listeners:
+    """Listens on a Unix socket if a path is given, or else on all addresses of the host.
+
+    `::` stands for all addresses of the machine, those of IPv4 too where the system allows that. Raises CannotListen.
+    """
+    try:
+        return _listen_unix(uds) if uds else Listeners(_listen_tcp(host, port))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        place = str(uds) if uds else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise CannotListen(f"cannot listen on {place}: {reason[:1].lower()}{reason[1:]}") from error
+
+
+def _listen_tcp(host: str, port: int) -> list[socket.socket]:
+    found = dict.fromkeys(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
+    sockets, missing = list[socket.socket](), list[OSError]()
+    for family, _, _, _, address in found:
+        if sockets and not port:  # one free port for all
+            address = (address[0], sockets[0].getsockname()[1], *address[2:])
+        one = socket.socket(family)
+        try:
+            _bind(one, address, dual_stack=host == "::")
+            sockets.append(one)
+        except OSError as error:
+            one.close()
+            missing.append(error)
+            if error.errno not in MISSING:
+                break
+    if not sockets or (missing[-1:] and missing[-1].errno not in MISSING):
+        for one in sockets:
+            one.close()
+        raise missing[-1]
+    return sockets
+
+
+def _bind(one: socket.socket, address: object, *, dual_stack: bool) -> None:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if one.family == socket.AF_INET6:
+        with suppress(OSError):  # not every system lets it take IPv4 too
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+    one.bind(address)  # type: ignore[arg-type]  # as getaddrinfo has it
+    one.listen(BACKLOG)  # at once: two sockets may be bound to one address until one of them listens
+
+
+def _listen_unix(file: Path) -> Listeners:
+    _remove_stale(file)
+    one = socket.socket(socket.AF_UNIX)
+    try:
+        one.bind(str(file))
+        file.chmod(ANYBODY)
+        one.listen(BACKLOG)
+    except OSError:
+        one.close()
+        raise
+    return Listeners([one], file)
+
+
+def _remove_stale(file: Path) -> None:
+    """Removes the socket that a server left when it was killed. Raises OSError if there is anything else."""
+    try:
+        kind = file.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise FileExistsError(errno.EEXIST, "a file that is no socket is there")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(file))
+        except ConnectionRefusedError:
+            file.unlink()
+            return
+        except BlockingIOError:
+            pass  # its queue is full
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    found = file.lstat()
+    return found.st_dev, found.st_ino
+
+
+def _url(one: socket.socket) -> str:
+    host, port = one.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
