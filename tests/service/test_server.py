@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -25,12 +24,11 @@ def statuses(client: httpx.Client, *addresses: str) -> list[int]:
 @contextmanager
 def telling_schemes(settings: Settings) -> Iterator[tuple[httpx.Client, Callable[[], str]]]:
     """A client of the server, and what a request over https by a proxy is taken for."""
-    with listening(settings) as (server, client):
+    with listening(settings) as (app, client):
 
         async def scheme(request: Request) -> PlainTextResponse:
             return PlainTextResponse(request.url.scheme)
 
-        app: Any = server.config.app
         app.add_route("/web/scheme", scheme)
         app.router.routes.insert(0, app.router.routes.pop())  # before the page's own files
         yield client, lambda: client.get("/web/scheme", headers={"X-Forwarded-Proto": "https"}).text

@@ -32,8 +32,8 @@ def keyed(models: Path) -> Iterator[httpx.Client]:
 PROTECTED = [
     ("POST", "/generate"), ("GET", "/generate?start_string=a"), ("POST", "/score"), ("POST", "/vectorize"), ("GET", "/models"),
     ("GET", "/models/tiny/sample.txt"), ("GET", "/models/tiny/tokenizer.json"), ("GET", "/models/tiny/tokenizer_config.json"),
-    ("HEAD", "/models"), ("POST", "/generate/"), ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models"),
-    ("GET", "/metrics"), ("GET", "/what-is-not-there"),
+    ("HEAD", "/models"), ("POST", "/generate/"), ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/what-is-not-there"),
 ]  # fmt: skip
 
 
