@@ -8,7 +8,8 @@ import pytest
 
 from trainer import machine
 from trainer.config import TrainingConfig
-from trainer.machine import ClusterError, TooLarge, check_memory, cores, read_position, share_cores
+from trainer.machine import ClusterError, TooLarge, cores, read_position, share_cores
+from trainer.preflight import check_memory
 
 
 def test_a_process_that_nobody_told_of_a_cluster_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
