@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 PARTS = 2  # of a batch; chosen on two cores
 PART_ROWS = 16  # the fewest rows of a part: in parts of 8 a network of 1024 units trains a fifth more slowly than whole
+SCORED_ROWS = 64  # windows of a held-out text scored at a time, at most
+SCORED_STEPS = 128  # characters of each scored in one call, at most
+SCORED_LOGITS = 1 << 24  # computed in one call, at most: 64 MiB, so memory stays bounded however large the vocabulary is
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
 UNLIMITED = "max"
 
@@ -30,6 +33,16 @@ class Position(NamedTuple):
 def count_parts(rows: int) -> int:
     """How many parts a batch runs in, side by side (see `trainer.recurrence`)."""
     return PARTS if rows % PARTS == 0 and rows >= PARTS * PART_ROWS else 1
+
+
+def count_rows(vocabulary: int) -> int:
+    """How many rows of a held-out text are scored at a time, with a vocabulary of so many characters."""
+    return max(1, min(SCORED_ROWS, SCORED_LOGITS // vocabulary))
+
+
+def count_steps(rows: int, vocabulary: int) -> int:
+    """How many characters of each row are scored in one call."""
+    return max(1, min(SCORED_STEPS, SCORED_LOGITS // (rows * vocabulary)))
 
 
 def cores() -> int:

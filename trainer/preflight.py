@@ -7,8 +7,10 @@ from trainer.artifact import GATES, ArtifactError, Version, VersionConfig
 from trainer.checkpoints import State
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
-from trainer.machine import Position, TooLarge, read_memory
+from trainer.machine import Position, TooLarge, count_rows, count_steps, read_memory
 from trainer.options import Options, RunConflict
+
+RUNTIME = 600 << 20  # bytes that Python takes with TensorFlow imported and a network's functions traced
 
 
 def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
@@ -36,14 +38,32 @@ def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
 
 
 def estimate_memory(config: TrainingConfig, vocabulary: list[str]) -> int:
-    """Bytes that a training step needs at least.
+    """Bytes that a run needs at least: TensorFlow, the weights, and the largest of a step, a save and scoring.
 
-    Each weight with its gradient, Adam's two moments and its average, and what a step keeps for the way back: for each
-    recurrent layer gates, states and outputs; the logits and their gradient.
+    Kept throughout for each weight: itself, Adam's two moments, its average, and its copy in the network that samples.
     """
-    kept = config.layers * (2 * GATES[config.cell] + 1) * config.units + 2 * len(vocabulary)
     weights = config.architecture(vocabulary).parameter_count
-    return 4 * ((4 + (config.averaging > 0)) * weights + config.batch_size * config.seq_length * kept)
+    learnt = 3 + (config.averaging > 0)  # what a save writes: once as arrays, once as the file's bytes
+    step = 2 * weights + _count_step_values(config, len(vocabulary))  # gradients, and the weights that dropout leaves
+    scoring = _count_scoring_values(config, len(vocabulary)) if config.held_out else 0
+    return RUNTIME + 4 * ((learnt + 1) * weights + max(step, 2 * learnt * weights, scoring))
+
+
+def _count_step_values(config: TrainingConfig, characters: int) -> int:
+    """Values other than weights that a training step holds at its peak.
+
+    For each unit of each layer: gates and two more for the way back, the outputs twice. For one layer at a time: the
+    gradients of what its gates are sums of, in three layouts. The logits, their gradient, and a copy in another layout.
+    """
+    gates = GATES[config.cell]
+    units = config.units * (config.layers * (gates + 4) + 3 * gates + 2)
+    return config.batch_size * config.seq_length * (units + 3 * characters)
+
+
+def _count_scoring_values(config: TrainingConfig, characters: int) -> int:
+    """Values that scoring holds at its peak: what a layer's steps keep, its outputs twice, the logits in two layouts."""
+    gates, rows = GATES[config.cell], count_rows(characters)
+    return rows * count_steps(rows, characters) * (config.units * (gates + 4) + 2 * characters)
 
 
 def check_resumable(config: TrainingConfig, text: Corpus, state: State, position: Position) -> None:
