@@ -54,13 +54,14 @@ def train(
     try:
         with workers.raising_worker_lost():
             run = fit(config, text, stop, state, workers, init)
-        if not run.chief:
-            return None
-        version = (find_published(run) if state is not None else None) or publish(run)
+        version = None
+        if run.chief:
+            version = (find_published(run) if state is not None else None) or publish(run)
+            checkpoints.finish(config.work_dir)
+        workers.wait_for_chief()
     except tf.errors.ResourceExhaustedError as error:
         first = error.message.partition("\n")[0]
         raise TooLarge(f"the device's memory is too small for this network and batch: {first}") from error
-    checkpoints.finish(config.work_dir)
     return version
 
 
