@@ -133,8 +133,24 @@ class Version:
 
 
 def versions(model: Path) -> list[int]:
-    """The version numbers taken in the folder models/<name>, ascending, whether or not the versions are valid."""
-    return sorted(int(path.name) for path in model.iterdir() if is_version(path.name))
+    """The version numbers taken in the folder models/<name>, ascending, whether or not the versions are valid.
+
+    None where there is no such folder.
+    """
+    return sorted(int(path.name) for path in model.iterdir() if is_version(path.name)) if model.is_dir() else []
+
+
+def find(path: Path) -> Path:
+    """The folder of the version that `path` names: models/<name>/<version> itself, or the newest in models/<name>.
+
+    Raises ArtifactError when models/<name> has no version.
+    """
+    if (path / CONFIG).exists() or not path.is_dir():
+        return path
+    found = versions(path)
+    if not found:
+        raise ArtifactError(f"{path}: no version in it")
+    return path / str(found[-1])
 
 
 def read(path: Path) -> Version:
@@ -143,7 +159,7 @@ def read(path: Path) -> Version:
     Raises ArtifactError saying what is wrong: a missing file, an unknown format number, a field, a string that UTF-8 can't
     encode, the weights' hash, or a tensor's name, shape, type or values.
     """
-    config = _read_config(path)
+    config = read_config(path)
     try:
         data = (path / WEIGHTS).read_bytes()
     except OSError as error:
@@ -206,7 +222,8 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdigit() and not name.startswith("0")
 
 
-def _read_config(path: Path) -> VersionConfig:
+def read_config(path: Path) -> VersionConfig:
+    """Reads and verifies a version's config.json alone. Raises ArtifactError."""
     file = path / CONFIG
     try:
         fields = json.loads(file.read_bytes())

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from trainer.artifact import MAX_LAYERS, MAX_UNITS, Architecture, ModelName
 from trainer.corpus import SHAKESPEARE
+from trainer.text_files import Newlines
 
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
@@ -63,8 +64,19 @@ class TrainingConfig(BaseSettings):
         min_length=1,
         description="UTF-8 text files, read as one; Shakespeare's plays, which come with this package, if none is given",
     )
-    name: ModelName = Field("shakespeare", description="the model's name; the run publishes its next version")
+    newlines: Newlines = Field(
+        "universal", description="line ends: universal reads CRLF and CR as LF, keep leaves them as they are"
+    )
+    name: ModelName = Field(
+        "shakespeare",
+        description="the model's name; the run publishes its next version; with --corpus FILE the default is that file's name",
+    )
     models_dir: Path = Field(Path("models"), description="where versions are published")
+    init_from: Path | None = Field(
+        None,
+        description="start from a published version's weights and architecture: models/<name>/<version>, or models/<name> for "
+        "its newest",
+    )
     cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell: gru or lstm")
     layers: int = Field(1, ge=1, le=MAX_LAYERS, description="recurrent layers")
     units: int = Field(1024, ge=1, le=MAX_UNITS, description="units in each recurrent layer")

@@ -4,17 +4,18 @@ The files are read twice, block by block, and the ids are a memory-mapped array,
 is. Knows nothing of networks.
 """
 
-import codecs
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.text_files import CorpusError as CorpusError
+from trainer.text_files import Newlines, read_blocks
 from trainer.vocabulary import UnknownCharacters, Vocabulary, code_points
 
 if TYPE_CHECKING:
@@ -26,41 +27,55 @@ BLOCK = 1 << 20  # bytes read at a time
 CODE_POINTS = 0x110000
 MOST_NAMED = 10  # unknown characters in an error
 
-
-class CorpusError(ValueError):
-    """A text can't be used; the message says what is wrong, where, and what would be right."""
+OnUnknown = Literal["error", "skip", "replace"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """An encoded text: `ids` [characters] of the smallest unsigned type that holds the vocabulary."""
+    """An encoded text: `ids` [characters] of the smallest unsigned type that holds the vocabulary.
+
+    sha256: of the files' bytes as they are, one after the other. converted: line ends that were CRLF or CR and are LF now.
+    """
 
     vocabulary: Vocabulary
     ids: NDArray[np.unsignedinteger]
     sha256: str
+    converted: int = 0
 
 
-def read(paths: Sequence[Path], folder: Path) -> Corpus:
-    """Reads the UTF-8 files `paths` as one text; its ids take the room of a file in `folder` as long as they are used.
+@dataclass(frozen=True)
+class Encoded:
+    """A text in a given vocabulary. unknown: characters that were skipped or replaced. converted: see `Corpus`."""
 
+    ids: NDArray[np.unsignedinteger]
+    sha256: str
+    unknown: int
+    converted: int
+
+
+def read(paths: Sequence[Path], folder: Path, newlines: Newlines = "universal", known: Sequence[str] = ()) -> Corpus:
+    """Reads the UTF-8 files `paths` as one text. Its ids occupy a file in `folder` for as long as they are used.
+
+    newlines: see `read_blocks`. known: characters that the vocabulary has besides the text's.
     Raises CorpusError for a file that can't be read, is not UTF-8 (naming the byte), or when all are empty.
     """
     named = ", ".join(map(str, paths))
     changed = CorpusError(f"{named}: changed while being read")
     seen, digest = np.zeros(CODE_POINTS, bool), hashlib.sha256()
-    for block, text in _read_blocks(paths):
-        digest.update(block)
-        seen[code_points(text)] = True
+    for block in read_blocks(paths, newlines, BLOCK):
+        digest.update(block.data)
+        seen[code_points(block.text)] = True
     if not seen.any():
         raise CorpusError(f"{named}: no text in it")
+    seen[code_points("".join(known))] = True
     vocabulary = Vocabulary([chr(point) for point in np.flatnonzero(seen)])
     try:
-        ids, sha256 = _encode(paths, vocabulary, folder)
+        encoded = _encode(paths, vocabulary, folder, newlines, "error")
     except UnknownCharacters:
         raise changed from None
-    if sha256 != digest.hexdigest():
+    if encoded.sha256 != digest.hexdigest():
         raise changed
-    return Corpus(vocabulary, ids, sha256)
+    return Corpus(vocabulary, encoded.ids, encoded.sha256, encoded.converted)
 
 
 def split(ids: NDArray[Any], held_out: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -163,74 +178,62 @@ def _batches(keys: "tf.data.Dataset", rows: "Callable[[NDArray[np.int64]], NDArr
     return keys.map(split_rows).prefetch(2)
 
 
-def encode(path: Path, vocabulary: Vocabulary, folder: Path) -> NDArray[np.unsignedinteger]:
-    """The ids of a UTF-8 file in a given vocabulary; they take the room of a file in `folder` as long as they are used.
+def encode(
+    path: Path, vocabulary: Vocabulary, folder: Path, newlines: Newlines = "universal", on_unknown: OnUnknown = "error"
+) -> Encoded:
+    """Encodes a UTF-8 file in a given vocabulary. The ids occupy a file in `folder` for as long as they are used.
 
-    Raises CorpusError for a file that can't be read, is not UTF-8, or holds characters that the vocabulary lacks.
+    newlines: see `read_blocks`. on_unknown: what to do with characters that the vocabulary lacks: `skip` leaves them out,
+    `replace` reads a space for each. Raises CorpusError for a file that can't be read, is not UTF-8, holds unknown
+    characters that are an error, or no known ones.
     """
     try:
-        ids, _ = _encode([path], vocabulary, folder)
+        return _encode([path], vocabulary, folder, newlines, on_unknown)
     except UnknownCharacters as error:
+        if on_unknown == "replace":
+            raise CorpusError(
+                f"{path}: --on-unknown replace needs a space in the model's vocabulary, which has none; skip leaves them out"
+            ) from error
         named, more = UnknownCharacters(error.places[:MOST_NAMED]), len(error.places) > MOST_NAMED
-        raise CorpusError(f"{path}: {named}{' and more' if more else ''}") from error
-    return ids
+        raise CorpusError(
+            f"{path}: {named}{' and more' if more else ''}; --on-unknown skip leaves them out, replace reads spaces instead"
+        ) from error
 
 
-def _encode(paths: Sequence[Path], vocabulary: Vocabulary, folder: Path) -> tuple[NDArray[np.unsignedinteger], str]:
-    """(the ids of a text, of the smallest type that holds the vocabulary; its SHA-256).
-
-    Raises UnknownCharacters once more than MOST_NAMED have been met, or at the end; CorpusError.
-    """
+def _encode(paths: Sequence[Path], vocabulary: Vocabulary, folder: Path, newlines: Newlines, on_unknown: OnUnknown) -> Encoded:
+    """Raises UnknownCharacters when `on_unknown` can't be done: at the end, or once more than MOST_NAMED were met."""
     dtype, path = np.min_scalar_type(len(vocabulary) - 1), folder / "ids"
-    unknown: list[tuple[int, str]] = []
-    characters, digest = 0, hashlib.sha256()
+    to_space = on_unknown == "replace" and " " in vocabulary.characters
+    places: list[tuple[int, str]] = []  # of the unknown characters that are an error
+    characters = written = unknown = converted = 0
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        for block, text in _read_blocks(paths):
-            digest.update(block)
-            try:
-                file.write(vocabulary.encode(text).astype(dtype).tobytes())
-            except UnknownCharacters as error:
-                unknown += [(characters + place, character) for place, character in error.places]
-            characters += len(text)
-            if len(unknown) > MOST_NAMED:
+        for block in read_blocks(paths, newlines, BLOCK):
+            digest.update(block.data)
+            ids = vocabulary.look_up(block.text)
+            missing = np.flatnonzero(ids < 0)
+            if on_unknown == "skip":
+                ids = np.delete(ids, missing)
+            elif to_space:
+                ids[missing] = vocabulary.characters.index(" ")
+            else:
+                places += [(characters + int(place), block.text[place]) for place in missing[: MOST_NAMED + 1]]
+            if len(places) > MOST_NAMED:
                 break
-    if unknown:
-        raise UnknownCharacters(unknown)
-    if not characters:
-        raise CorpusError(f"{', '.join(map(str, paths))}: no text in it")
-    ids = np.memmap(path, dtype, "r", shape=(characters,))
+            file.write(ids.astype(dtype).tobytes())
+            characters, written = characters + len(block.text), written + len(ids)
+            unknown, converted = unknown + len(missing), converted + block.converted
+    if places:
+        raise UnknownCharacters(places)
+    if not written:
+        what = "none of its characters is in the model's vocabulary" if characters else "no text in it"
+        raise CorpusError(f"{', '.join(map(str, paths))}: {what}")
+    return Encoded(_map(path, dtype, written), digest.hexdigest(), unknown, converted)
+
+
+def _map(path: Path, dtype: "np.dtype[Any]", length: int) -> NDArray[np.unsignedinteger]:
+    """The ids in a file, memory-mapped; the file's name is gone afterwards."""
+    ids: NDArray[np.unsignedinteger] = np.memmap(path, dtype, "r", shape=(length,))
     with suppress(PermissionError):  # Windows keeps what is mapped
         path.unlink()  # the map outlives the name, and nothing stays behind, however the process ends
-    return ids, digest.hexdigest()
-
-
-def _read_blocks(paths: Sequence[Path]) -> Iterator[tuple[bytes, str]]:
-    """Each file's bytes and the text that has become complete with them, a block at a time."""
-    for path in paths:
-        try:
-            if path.is_dir():
-                raise CorpusError(f"{path}: is a directory")
-            if path.exists() and not path.is_file():
-                raise CorpusError(f"{path}: is not a regular file: the text is read twice, so save it to a file first")
-            with path.open("rb") as file:
-                yield from _decode_blocks(path, file)
-        except OSError as error:
-            raise CorpusError(f"{path}: {error.strerror or error}") from error
-
-
-def _decode_blocks(path: Path, file: BinaryIO) -> Iterator[tuple[bytes, str]]:
-    rest, offset = b"", 0  # bytes of a character that a block's end cut, and where they start in the file
-    while block := file.read(BLOCK):
-        text, used = _decode(path, rest + block, offset, final=False)
-        rest, offset = (rest + block)[used:], offset + used
-        yield block, text
-    _decode(path, rest, offset, final=True)
-
-
-def _decode(path: Path, data: bytes, offset: int, *, final: bool) -> tuple[str, int]:
-    try:
-        return codecs.utf_8_decode(data, "strict", final)
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start} ({error.reason}); save it as UTF-8"
-        ) from error
+    return ids

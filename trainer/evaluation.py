@@ -4,7 +4,6 @@ Always two scores. `full_pass`: the state is carried over the whole text from it
 256 characters, each from a zero state (nanoGPT's protocol); a last window that is not full is left out, unless it is the only one.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,10 +16,9 @@ from numpy.typing import NDArray
 
 from trainer import network
 from trainer.artifact import Architecture, Scores
+from trainer.machine import SCORED_ROWS, count_rows, count_steps
 
 COLD = 256  # characters in a window
-ROWS = 64  # windows scored at a time
-STEPS = 128  # characters of each scored in one call
 WARM_UP = 1024  # characters a row reads before those it scores
 
 
@@ -39,14 +37,9 @@ class Evaluator:
     def __init__(self, architecture: Architecture, stop: Event | None = None) -> None:
         """Once `stop` is set, scoring raises KeyboardInterrupt."""
         self._architecture, self._stop = architecture, stop
-        forward = network.forward(architecture)
-
-        def nats(weights: Any, states: Any, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
-            logits, states = forward(weights, states, inputs)
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits), states
-
-        # A function for each number of rows, so that it is known to the network, which runs many rows in parts.
-        self._nats = defaultdict[int, Any](lambda: tf.function(nats, reduce_retracing=True))
+        self._characters = len(architecture.vocabulary)
+        self._forward = network.forward(architecture)
+        self._functions: dict[int, Any] = {}  # by number of rows
 
     def scores(self, weights: Mapping[str, Any], ids: NDArray[Any], *, exact: bool = True) -> Scores:
         """Both scores of a text of at least two characters; weights: arrays, tensors or variables, by published name.
@@ -55,7 +48,7 @@ class Evaluator:
         characters before it: some ten times faster, and the same but for what a state remembers from further back.
         """
         weights = {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}  # once, not in every call
-        return Scores(full_pass=self.full_pass(weights, ids, 1 if exact else ROWS), cold_256=self.cold(weights, ids))
+        return Scores(full_pass=self.full_pass(weights, ids, 1 if exact else SCORED_ROWS), cold_256=self.cold(weights, ids))
 
     def full_pass(self, weights: Mapping[str, Any], ids: NDArray[Any], rows: int = 1) -> float:
         """Nats per character with the state carried, the text cut into `rows` stretches that are read side by side."""
@@ -74,7 +67,7 @@ class Evaluator:
 
     def _mean(self, weights: Mapping[str, Any], ids: NDArray[Any], rows: Iterable[Row]) -> float:
         total, scored, rows = 0.0, 0, iter(rows)
-        while group := list(islice(rows, ROWS)):
+        while group := list(islice(rows, count_rows(self._characters))):
             total += self._sum(weights, ids, group)
             scored += sum(row.end - row.first for row in group)
         return total / scored
@@ -85,12 +78,34 @@ class Evaluator:
         starts = np.array([row.start for row in rows])
         firsts, ends = np.array([row.first for row in rows]), np.array([row.end for row in rows])
         states, total = network.zero_states(self._architecture, len(rows)), 0.0
-        for at in range(0, steps, STEPS):
+        nats_of, stride = self._compile(len(rows)), count_steps(len(rows), self._characters)
+        for at in range(0, steps, stride):
             if self._stop is not None and self._stop.is_set():
                 raise KeyboardInterrupt
-            places = starts[:, None] + np.arange(at, min(at + STEPS, steps))
+            places = starts[:, None] + np.arange(at, min(at + stride, steps))
             read = ids[np.minimum(np.stack([places, places + 1]), len(ids) - 1)].astype(np.int32)
-            nats, states = self._nats[len(rows)](weights, states, tf.constant(read[0]), tf.constant(read[1]))
+            nats, states = nats_of(weights, states, tf.constant(read[0]), tf.constant(read[1]))
             scored = (places >= firsts[:, None]) & (places < ends[:, None])
             total += float(nats.numpy()[scored].sum(dtype=np.float64))
         return total
+
+    def _compile(self, rows: int) -> Any:
+        """The function that scores so many rows: their number is known to the network, which runs many rows in parts.
+
+        The number of steps is open, so that each function is traced once.
+        """
+
+        def nats(weights: Any, states: Any, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
+            logits, states = self._forward(weights, states, inputs)
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits), states
+
+        if rows not in self._functions:
+            self._functions[rows] = tf.function(nats, input_signature=_signature(self._architecture, rows))
+        return self._functions[rows]
+
+
+def _signature(architecture: Architecture, rows: int) -> Any:
+    weights = {name: tf.TensorSpec(shape) for name, shape in architecture.tensor_shapes.items()}
+    characters = tf.TensorSpec((rows, None), tf.int32)  # [rows, steps]
+    states = [tuple(tf.TensorSpec(part.shape) for part in state) for state in network.zero_states(architecture, rows)]
+    return weights, states, characters, characters

@@ -1,28 +1,27 @@
 """The training loop: step, save, evaluate, sample, and at the end publish the best epoch."""
 
 import json
-import platform
 import time
-from datetime import UTC, datetime
 from threading import Event
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import __version__, artifact, checkpoints, corpus, network, report
-from trainer.artifact import ArtifactError, Scores, Version
+from trainer import checkpoints, corpus, network, report, warm_start
+from trainer.artifact import Scores, Version
 from trainer.checkpoints import State
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
 from trainer.evaluation import Evaluator
 from trainer.machine import TooLarge
+from trainer.publish import best_epoch, cut_opening, find_published, publish
 from trainer.report import EpochRow
 from trainer.step import Weights, optimizer_of, resolve_precision, training_step
 from trainer.workers import Workers
 
 CURVE_POINTS = 50  # recorded losses an epoch
-SAMPLE_CHARACTERS = 1000
 EPOCH_SAMPLE_CHARACTERS = 300
 TEMPERATURES = (0.5, 1.0)
 
@@ -32,10 +31,16 @@ class Diverged(Exception):
 
 
 def train(
-    config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None, workers: Workers | None = None
+    config: TrainingConfig,
+    text: Corpus,
+    stop: Event | None = None,
+    state: State | None = None,
+    workers: Workers | None = None,
+    init: Version | None = None,
 ) -> Version | None:
     """Trains a network on `text`, from `state` on if that is given, and publishes its best epoch.
 
+    init: a new run starts from this version's weights. `config` has its architecture, `text` all of its vocabulary.
     Of several workers all train and one publishes: None for the others. Raises
     - KeyboardInterrupt when `stop` is set, the run saved: after the batch under way, or in the middle of scoring;
     - Diverged;
@@ -48,19 +53,25 @@ def train(
     workers = workers or Workers()
     try:
         with workers.raising_worker_lost():
-            run = fit(config, text, stop, state, workers)
-        if not run.chief:
-            return None
-        version = (_find_published(run) if state is not None else None) or publish(run)
+            run = fit(config, text, stop, state, workers, init)
+        version = None
+        if run.chief:
+            version = (find_published(run) if state is not None else None) or publish(run)
+            checkpoints.finish(config.work_dir)
+        workers.wait_for_chief()
     except tf.errors.ResourceExhaustedError as error:
         first = error.message.partition("\n")[0]
         raise TooLarge(f"the device's memory is too small for this network and batch: {first}") from error
-    checkpoints.finish(config.work_dir)
     return version
 
 
 def fit(
-    config: TrainingConfig, text: Corpus, stop: Event | None = None, state: State | None = None, workers: Workers | None = None
+    config: TrainingConfig,
+    text: Corpus,
+    stop: Event | None = None,
+    state: State | None = None,
+    workers: Workers | None = None,
+    init: Version | None = None,
 ) -> "Run":
     """Trains until the last epoch or until the held-out score has not improved for `patience` epochs.
 
@@ -71,6 +82,8 @@ def fit(
     run = Run(config, text, stop, workers)
     if state is not None:
         run.restore(state)
+    elif init is not None:
+        run.start_from(init)
     run.check_agreement()
     while run.epoch <= config.epochs and not _has_given_up(run.history, config.patience):
         for inputs, targets in run.examples.epoch(run.epoch, run.batch):
@@ -119,6 +132,8 @@ class Run:
         self.averages = {name: tf.Variable(weight) for name, weight in self.weights.items()} if config.averaging else {}
         self.optimizer = optimizer_of(config, self.weights, batches)
         self.states = network.zero_states(self.architecture, config.batch_size)
+
+        self.init_from: dict[str, Any] | None = None  # the published version that the first weights are from
 
         # Where the run is
         self.epoch, self.batch = 1, 0  # batches of this epoch that are done
@@ -174,7 +189,7 @@ class Run:
         if self.chief:
             network.load(self.single, {name: weight.numpy() for name, weight in (self.averages or self.weights).items()})
             row["samples"] = {
-                str(temperature): self.sampler.sample(_cut_opening(self.text), EPOCH_SAMPLE_CHARACTERS, temperature, self.epoch)
+                str(temperature): self.sampler.sample(cut_opening(self.text), EPOCH_SAMPLE_CHARACTERS, temperature, self.epoch)
                 for temperature in TEMPERATURES
             }
             checkpoints.save(self.config.work_dir, self.epoch, network.tensors(self.single))
@@ -186,7 +201,12 @@ class Run:
 
     def check_agreement(self) -> None:
         """Raises WorkersDisagree unless this worker is where worker 0 is."""
-        where = [self.config.model_dump(mode="json", exclude={"models_dir", "corpus"}), self.text.sha256, self.epoch, self.batch]
+        where = [
+            self.config.model_dump(mode="json", exclude={"models_dir", "corpus", "init_from"}),
+            self.text.sha256,
+            self.epoch,
+            self.batch,
+        ]
         self.workers.check_agreement([json.dumps(where).encode(), *(w.numpy().tobytes() for w in self.weights.values())])
 
     def _scores(self) -> Scores:
@@ -214,6 +234,8 @@ class Run:
         progress = {
             "config": self.config.model_dump(mode="json"),
             "corpus": self.text.sha256,
+            "vocabulary": self.text.vocabulary.characters,
+            "init_from": self.init_from,
             "epoch": self.epoch,
             "batch": self.batch,
             "workers": self.workers.count,
@@ -221,6 +243,15 @@ class Run:
             "history": self.history,
         }
         checkpoints.save_state(self.config.work_dir, State(tensors, progress))
+
+    def start_from(self, init: Version) -> None:
+        """Takes a published version's weights; characters that it lacks keep the weights of a new network."""
+        fresh = {name: weight.numpy() for name, weight in self.weights.items()}
+        for name, tensor in warm_start.starting_weights(init, self.text.vocabulary.characters, fresh).items():
+            for variables in (self.weights, self.averages):
+                if name in variables:
+                    variables[name].assign(tensor)
+        self.init_from = warm_start.describe(init)
 
     def restore(self, state: State) -> None:
         """Takes back what `save` wrote."""
@@ -236,88 +267,13 @@ class Run:
         self.states = [
             tuple(tf.constant(tensors[f"states/{i}/{j}"][mine]) for j in range(len(state))) for i, state in enumerate(self.states)
         ]
+        self.init_from = progress.get("init_from")  # not in what earlier releases saved
         self.epoch, self.batch = progress["epoch"], progress["batch"]
         self.losses, self.seconds, self.history = tensors["losses"].tolist(), progress["seconds"], progress["history"]
 
 
-def best_epoch(history: list[EpochRow]) -> int:
-    """The epoch with the lowest held-out full_pass; the last where nothing was held out."""
-    scores = [(score, row["epoch"]) for row in history if (score := row["held_out"]["full_pass"]) is not None]
-    return min(scores)[1] if scores else history[-1]["epoch"]
-
-
-def publish(run: Run) -> Version:
-    """Publishes the run's best epoch with exact scores, the history, its curves, and a sample."""
-    config, text, history = run.config, run.text, run.history
-    best = best_epoch(history)
-    weights = checkpoints.load(checkpoints.path(config.work_dir, best))
-    network.load(run.single, weights)
-    sample = run.sampler.sample(_cut_opening(text), SAMPLE_CHARACTERS, 1.0, config.seed)
-    scores = run.evaluator.scores(weights, run.held_out) if len(run.held_out) > 1 else Scores()
-    elsewhere = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding"}  # in config.json, beside these
-    of_no_effect = {"save_every"}
-    options = config.model_dump(mode="json", exclude=elsewhere | of_no_effect)
-    return artifact.publish(
-        config.models_dir,
-        {
-            "name": config.name,
-            **run.architecture.model_dump(),
-            "characters": len(text.ids),
-            "recipe": config.recipe,
-            "training": {
-                **options,
-                "corpus": [_escape(path.name) for path in config.corpus],
-                "best_epoch": best,
-                "last_loss": history[best - 1]["last_loss"],
-            },
-            "scores": scores.model_dump(),
-            "sha256": {"corpus": text.sha256},
-            "packages": {
-                "folio": __version__,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "keras": keras.__version__,
-                "tensorflow": tf.__version__,
-            },
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-        weights,
-        {
-            "training.json": json.dumps({**options, "best_epoch": best, "history": history}, indent=1).encode(),
-            "loss.png": report.loss_curve(history, best, f"{config.name}, recipe {config.recipe}"),
-            "sample.txt": sample.encode(),
-            "events.out.tfevents": report.summary_file(history, len(run.examples)),
-        },
-    )
-
-
-def _find_published(run: Run) -> Version | None:
-    """The newest version if it is this run's: a run killed between publishing and noting it would publish again."""
-    model = run.config.models_dir / run.config.name
-    numbers = artifact.versions(model)
-    if not numbers:
-        return None
-    try:
-        newest = artifact.read(model / str(numbers[-1]))
-    except ArtifactError:
-        return None
-    weights = checkpoints.load(checkpoints.path(run.config.work_dir, best_epoch(run.history)))
-    same = weights.keys() == newest.tensors.keys() and all(np.array_equal(weights[name], newest.tensors[name]) for name in weights)
-    return newest if same else None
-
-
 def _has_given_up(history: list[EpochRow], patience: int) -> bool:
     return bool(patience and history and history[-1]["epoch"] - best_epoch(history) >= patience)
-
-
-def _cut_opening(text: Corpus, longest: int = 40) -> str:
-    """The text's first line with its line break, at most `longest` characters: a start string that any corpus has."""
-    return text.vocabulary.decode(text.ids[:longest].tolist()).splitlines(keepends=True)[0]
-
-
-def _escape(name: str) -> str:
-    """A file's name as text, those of its bytes that are not UTF-8 escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _thin(losses: list[float]) -> list[float]:

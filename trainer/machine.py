@@ -3,17 +3,14 @@
 import json
 import math
 import os
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-from trainer.artifact import GATES
-
-if TYPE_CHECKING:
-    from trainer.config import TrainingConfig
+from typing import NamedTuple
 
 PARTS = 2  # of a batch; chosen on two cores
 PART_ROWS = 16  # the fewest rows of a part: in parts of 8 a network of 1024 units trains a fifth more slowly than whole
+SCORED_ROWS = 64  # windows of a held-out text scored at a time, at most
+SCORED_STEPS = 128  # characters of each scored in one call, at most
+SCORED_LOGITS = 1 << 24  # computed in one call, at most: 64 MiB, so memory stays bounded however large the vocabulary is
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
 UNLIMITED = "max"
 
@@ -36,6 +33,16 @@ class Position(NamedTuple):
 def count_parts(rows: int) -> int:
     """How many parts a batch runs in, side by side (see `trainer.recurrence`)."""
     return PARTS if rows % PARTS == 0 and rows >= PARTS * PART_ROWS else 1
+
+
+def count_rows(vocabulary: int) -> int:
+    """How many rows of a held-out text are scored at a time, with a vocabulary of so many characters."""
+    return max(1, min(SCORED_ROWS, SCORED_LOGITS // vocabulary))
+
+
+def count_steps(rows: int, vocabulary: int) -> int:
+    """How many characters of each row are scored in one call."""
+    return max(1, min(SCORED_STEPS, SCORED_LOGITS // (rows * vocabulary)))
 
 
 def cores() -> int:
@@ -68,41 +75,6 @@ def read_position() -> Position:
     return Position(len(addresses), index)
 
 
-def check_memory(config: "TrainingConfig", vocabulary: list[str]) -> None:
-    """Raises TooLarge, before hours or the machine are lost, when a step can't fit into memory."""
-    needed, available = estimate_memory(config, vocabulary), _read_memory()
-    if needed > available:
-        raise TooLarge(
-            f"{config.layers} x {config.units:,} units with batches of {config.batch_size} x {config.seq_length} characters "
-            f"need at least {needed / 2**30:,.1f} GiB of memory, of which there are {available / 2**30:,.1f}; "
-            "take fewer --units or --layers, or a smaller --batch-size or --seq-length"
-        )
-
-
-def check_disk(config: "TrainingConfig", vocabulary: list[str]) -> None:
-    """Raises TooLarge, before hours are lost, when what a run saves can't fit the disk."""
-    weights = 4 * config.architecture(vocabulary).parameter_count
-    state = weights * (3 + (config.averaging > 0))
-    needed, free = 2 * state + (config.epochs + 1) * weights, shutil.disk_usage(config.work_dir).free
-    free += sum(file.stat().st_size for file in config.work_dir.glob("*.safetensors"))  # there already, or to be replaced
-    if needed > free:
-        raise TooLarge(
-            f"{config.work_dir}: {config.epochs} checkpoints and what a run goes on from need {needed / 2**20:,.0f} MiB, "
-            f"{free / 2**20:,.0f} are free; make room, or take fewer --epochs or another --models-dir"
-        )
-
-
-def estimate_memory(config: "TrainingConfig", vocabulary: list[str]) -> int:
-    """Bytes that a training step needs at least.
-
-    Each weight with its gradient, Adam's two moments and its average, and what a step keeps for the way back: for each
-    recurrent layer gates, states and outputs; the logits and their gradient.
-    """
-    kept = config.layers * (2 * GATES[config.cell] + 1) * config.units + 2 * len(vocabulary)
-    weights = config.architecture(vocabulary).parameter_count
-    return 4 * ((4 + (config.averaging > 0)) * weights + config.batch_size * config.seq_length * kept)
-
-
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself, as far as Linux tells."""
     try:
@@ -112,7 +84,7 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _read_memory() -> int:
+def read_memory() -> int:
     """Bytes of memory this process may use: the machine's, or less where its container says so."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
     limit = _read_limit("memory.max")

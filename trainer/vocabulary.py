@@ -60,9 +60,14 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.characters)
 
+    def look_up(self, text: str) -> NDArray[np.int32]:
+        """Ids of `text`, shape [len(text)]; -1 for each character that the vocabulary lacks."""
+        ids: NDArray[np.int32] = self._ids[np.minimum(code_points(text), len(self._ids) - 1)]
+        return ids
+
     def encode(self, text: str) -> NDArray[np.int32]:
         """Ids of `text`, shape [len(text)]; raises UnknownCharacters with every place."""
-        ids: NDArray[np.int32] = self._ids[np.minimum(code_points(text), len(self._ids) - 1)]
+        ids = self.look_up(text)
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):
             raise UnknownCharacters([(int(place), text[place]) for place in unknown])

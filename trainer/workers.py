@@ -6,7 +6,7 @@ average the gradients, so that all take the same step. Worker 0, the chief, save
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import tensorflow as tf
@@ -42,6 +42,15 @@ class Workers:
             if self.count == 1:
                 raise
             raise WorkerLost(error.message.partition("\n")[0]) from error
+
+    def wait_for_chief(self) -> None:
+        """Returns once the chief has called it too, so that all workers leave at the same time.
+
+        TensorFlow logs the loss of a worker that leaves while the chief is still busy. Raises WorkerLost, but not for the
+        chief, which has done its work when it calls this.
+        """
+        with suppress(*[WorkerLost] if self.index == 0 else []), self.raising_worker_lost():
+            self.from_chief(0.0)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls `function`, in which `mean` may be used."""

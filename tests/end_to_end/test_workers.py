@@ -35,10 +35,11 @@ def start_two(start: StartTrainer, models: Path, *arguments: object, other: Sequ
 
 
 def ended(workers: list[subprocess.Popen[str]]) -> list[str]:
+    """What each printed; none wrote to standard error."""
     outputs = []
     for worker in workers:
         output, errors = worker.communicate(timeout=300)
-        assert worker.returncode == 0, errors
+        assert (worker.returncode, errors) == (0, "")
         outputs.append(output)
     return outputs
 

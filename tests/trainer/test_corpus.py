@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 
 from trainer import corpus
-from trainer.corpus import CorpusError, Streams, Windows
+from trainer.corpus import CorpusError, OnUnknown, Streams, Windows
+from trainer.text_files import Newlines
 from trainer.vocabulary import Vocabulary
 
 
-def read(tmp_path: Path, *texts: bytes) -> corpus.Corpus:
+def read(tmp_path: Path, *texts: bytes, newlines: Newlines = "universal") -> corpus.Corpus:
     paths = []
     for i, text in enumerate(texts):
         paths.append(tmp_path / f"{i}.txt")
         paths[-1].write_bytes(text)
-    return corpus.read(paths, tmp_path)
+    return corpus.read(paths, tmp_path, newlines)
 
 
-@pytest.mark.parametrize("text", ["hello", "道可道，非常道。", "🎭🎭a🎉", "a\r\nb\rc\n", "\ufeffmark", "\x00\u2028"])
+@pytest.mark.parametrize("text", ["hello", "道可道，非常道。", "🎭🎭a🎉", "a\r\nb\rc\n", "mark\ufeff", "\x00\u2028"])
 def test_any_utf8_text_is_read_as_it_is(tmp_path: Path, text: str) -> None:
-    read_text = read(tmp_path, text.encode())
+    read_text = read(tmp_path, text.encode(), newlines="keep")
     assert read_text.vocabulary.characters == sorted(set(text))
     assert read_text.vocabulary.decode(read_text.ids) == text
     assert read_text.sha256 == hashlib.sha256(text.encode()).hexdigest()
@@ -42,10 +43,82 @@ def test_characters_cut_by_a_block_are_whole(tmp_path: Path, monkeypatch: pytest
         assert read_text.vocabulary.decode(read_text.ids) == text
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 1 << 20])
+def test_line_ends_are_lf_wherever_a_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    text = read(tmp_path, "語\r\nb\rc\n\r\r\n\n\r".encode())
+    assert text.vocabulary.decode(text.ids) == "語\nb\nc\n\n\n\n\n"
+    assert "\r" not in text.vocabulary.characters
+    assert text.converted == 5
+    kept = read(tmp_path, "語\r\nb\r".encode(), newlines="keep")
+    assert kept.vocabulary.decode(kept.ids) == "語\r\nb\r"
+    assert kept.converted == 0
+
+
+def test_a_line_end_does_not_span_two_files(tmp_path: Path) -> None:
+    text = read(tmp_path, b"one\r", b"\ntwo")
+    assert text.vocabulary.decode(text.ids) == "one\n\ntwo"
+
+
+def test_the_hash_is_that_of_the_files_as_they_are(tmp_path: Path) -> None:
+    first, second = "\ufeffa\r\n".encode(), b"b\r"
+    for newlines in ("universal", "keep"):
+        assert read(tmp_path, first, second, newlines=newlines).sha256 == hashlib.sha256(first + second).hexdigest()
+
+
+@pytest.mark.parametrize("block", [1, 2, 1 << 20])
+@pytest.mark.parametrize("newlines", ["universal", "keep"])
+def test_each_files_byte_order_mark_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, newlines: Newlines
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    text = read(tmp_path, "\ufeff\ufeffone ".encode(), "\ufefftwo".encode(), newlines=newlines)
+    assert text.vocabulary.decode(text.ids) == "\ufeffone two"
+    with pytest.raises(CorpusError, match="no text in it"):
+        read(tmp_path, "\ufeff".encode(), newlines=newlines)
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16", "UTF-16-BE", "UTF-32", "UTF-32-BE"])
+def test_another_encodings_byte_order_mark_is_named(tmp_path: Path, encoding: str) -> None:
+    text = "words" if encoding in ("UTF-16", "UTF-32") else "\ufeffwords"
+    with pytest.raises(CorpusError, match=rf"0\.txt: is {encoding[:6]}, as its byte-order mark says; save it as UTF-8"):
+        read(tmp_path, text.encode(encoding))
+
+
+def test_known_characters_join_the_vocabulary_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("db")
+    text = corpus.read([tmp_path / "text"], tmp_path, known=["c", "b", "語"])
+    assert text.vocabulary.characters == ["b", "c", "d", "語"]
+    assert text.ids.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("block", [1, 1 << 20])
+@pytest.mark.parametrize(("on_unknown", "read_as"), [("skip", "a b"), ("replace", " a   b ")])
+def test_unknown_characters_are_skipped_or_read_as_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, on_unknown: OnUnknown, read_as: str
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", block)
+    (tmp_path / "text").write_text("%aé 語b🎭")
+    vocabulary = Vocabulary(" ab")
+    encoded = corpus.encode(tmp_path / "text", vocabulary, tmp_path, on_unknown=on_unknown)
+    assert vocabulary.decode(encoded.ids) == read_as
+    assert encoded.unknown == 4
+
+
+def test_what_unknown_characters_leave_nothing_of_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("é語")
+    with pytest.raises(CorpusError, match="none of its characters is in the model's vocabulary"):
+        corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="skip")
+    with pytest.raises(CorpusError, match="replace needs a space in the model's vocabulary, which has none; skip leaves them out"):
+        corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="replace")
+    (tmp_path / "text").write_text("ab")
+    assert corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="replace").unknown == 0
+
+
 @pytest.mark.parametrize(("distinct", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.uint16), (70_000, np.uint32)])
 def test_ids_take_as_few_bytes_as_the_vocabulary_allows(tmp_path: Path, distinct: int, dtype: type) -> None:
     points = [point for point in range(distinct + 0x800) if not 0xD800 <= point <= 0xDFFF][:distinct]
-    text = read(tmp_path, "".join(map(chr, points)).encode())
+    text = read(tmp_path, "".join(map(chr, points)).encode(), newlines="keep")
     assert text.ids.dtype == dtype
     np.testing.assert_array_equal(text.ids, np.arange(distinct))
 
@@ -79,7 +152,7 @@ def test_ids_leave_nothing_behind(tmp_path: Path) -> None:
     text = read(tmp_path, b"text")
     assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
     assert text.vocabulary.decode(text.ids) == "text"
-    assert len(corpus.encode(tmp_path / "0.txt", text.vocabulary, tmp_path)) == 4
+    assert len(corpus.encode(tmp_path / "0.txt", text.vocabulary, tmp_path).ids) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
 
 
@@ -163,7 +236,7 @@ def test_workers_share_the_rows_that_one_would_have(tmp_path: Path, order: Any) 
 
 def test_a_text_is_encoded_in_a_vocabulary_that_is_given(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abba")
-    assert corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path).tolist() == [0, 1, 1, 0]
+    assert corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path).ids.tolist() == [0, 1, 1, 0]
     (tmp_path / "text").write_text("abcabd" + "x" * 100)
     with pytest.raises(
         CorpusError, match=r"text: not in the model's vocabulary: 'c' at position 2; 'd' at position 5; .* and more"

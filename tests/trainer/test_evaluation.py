@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support import random_tensors
-from trainer import network
+from trainer import machine, network
 from trainer.artifact import Architecture
 from trainer.evaluation import Evaluator
 
@@ -55,6 +55,17 @@ def test_side_by_side_it_is_the_same_but_for_what_a_state_keeps_longer(character
     exact = evaluator.scores(forgets, ids)
     assert side_by_side.cold_256 == exact.cold_256
     assert side_by_side.full_pass == pytest.approx(exact.full_pass, abs=1e-4)
+
+
+def test_scores_do_not_depend_on_how_much_is_scored_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = text(800)
+    whole = [Evaluator(SHAPE).scores(WEIGHTS, ids, exact=exact) for exact in (True, False)]
+    for logits in (64 * 5 * 13, 7 * 5):  # fewer steps, and fewer rows of one step
+        monkeypatch.setattr(machine, "SCORED_LOGITS", logits)
+        for exact, found in zip((True, False), whole, strict=True):
+            scores = Evaluator(SHAPE).scores(WEIGHTS, ids, exact=exact)
+            assert scores.full_pass == pytest.approx(found.full_pass, abs=1e-6)
+            assert scores.cold_256 == pytest.approx(found.cold_256, abs=1e-6)
 
 
 def test_a_network_that_knows_nothing_scores_the_logarithm_of_the_vocabularys_size() -> None:

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.support import config as fields
 from tests.support import random_tensors
-from trainer import artifact, checkpoints, corpus, loop, network, report
+from trainer import artifact, checkpoints, corpus, loop, network, publish, report
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
 from trainer.evaluation import Evaluator
@@ -80,7 +80,7 @@ def test_the_best_epoch_is_published_and_a_run_that_gets_no_better_stops(small: 
     scores = [row["held_out"]["full_pass"] or 9 for row in run.history]
     best = scores.index(min(scores)) + 1
     assert len(scores) == best + 2 < 30
-    version = loop.publish(run)
+    version = publish.publish(run)
     for name, tensor in checkpoints.load(config.work_dir / f"ckpt_{best}.safetensors").items():
         np.testing.assert_array_equal(version.tensors[name], tensor)
     assert version.config.training["best_epoch"] == best
@@ -230,7 +230,7 @@ def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_s
     config, text = small
     config = changed(config, layers=2)
     run = loop.fit(config, text)
-    learnt = checkpoints.load(checkpoints.path(config.work_dir, loop.best_epoch(run.history)))
+    learnt = checkpoints.load(checkpoints.path(config.work_dir, publish.best_epoch(run.history)))
     shape = changed(config, layers=others).architecture(text.vocabulary.characters)
     tensors = {**random_tensors(shape), **learnt}
     artifact.publish(config.models_dir, fields(shape, "small"), {name: tensors[name] for name in shape.tensor_shapes}, {})

@@ -4,14 +4,18 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.support import Publish, config, random_tensors
+from tests.support import Publish, config, publish, random_tensors
 from trainer import artifact, checkpoints, corpus
 from trainer.__main__ import main
 from trainer.artifact import Architecture, ArtifactError
+from trainer.config import TrainingConfig
+from trainer.options import RunConflict, read_options
 
 SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--epochs", "1"]
 
@@ -107,7 +111,20 @@ def test_packages_that_only_training_needs_are_named_when_they_are_missing(
 ) -> None:
     monkeypatch.setattr("trainer.__main__.find_spec", lambda name: None if name == "tensorflow" else name)
     assert main(["--epochs", "1"]) == 2
-    assert "error: tensorflow not installed; `make setup` brings" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "error: tensorflow not installed; `make setup` brings" in errors
+    assert "`make train TEXT=my.txt NAME=mine` installs that alone" in errors
+
+
+def test_a_python_that_tensorflow_has_no_release_for_is_named_with_one_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainer.__main__.find_spec", lambda name: None if name == "tensorflow" else name)
+    monkeypatch.setattr("trainer.__main__.PYTHON", (3, 14))
+    assert main(["--epochs", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "TensorFlow, which has no release for Python 3.14: use Python 3.11 to 3.13" in line
+    assert "`make train PYTHON=python3.13`" in line
 
 
 def test_text_that_is_not_utf8_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +245,7 @@ def test_a_list_in_a_variable_that_is_no_json_is_explained(
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
     assert run(tmp_path, "--corpus", text, *SMALL) == 1
-    assert "models/shakespeare/.training: Not a directory" in capsys.readouterr().err
+    assert "models/text/.training: Not a directory" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -247,6 +264,7 @@ def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, capsy
             "version": 1,
             "text": str(held_out),
             "characters": round(0.1 * len(whole)),
+            "unknown_characters": 0,
             **version.config.scores.model_dump(),
         }
 
@@ -270,6 +288,9 @@ def test_evaluate_knows_what_a_model_of_the_reference_held_out(tmp_path: Path, c
         (["--model", "."], "no version in it"),
         (["--model", "tiny", "--text", "absent"], "absent: No such file"),
         (["--model", "tiny", "--text", "unknown"], "unknown: not in the model's vocabulary: '%' at position 1"),
+        (["--model", "tiny", "--text", "unknown"], "--on-unknown skip leaves them out, replace reads spaces instead"),
+        (["--model", "tiny", "--text", "unknown", "--on-unknown", "skip"], "one character leaves nothing to predict"),
+        (["--model", "tiny", "--text", "strange", "--on-unknown", "skip"], "none of its characters is in the model's vocabulary"),
         (["--model", "tiny", "--text", "short"], "one character leaves nothing to predict"),
         (["--model", "tiny"], "its corpus does not come with this package; say what to score with --text FILE"),
     ],
@@ -284,8 +305,139 @@ def test_what_cannot_be_evaluated_is_one_line(
 ) -> None:
     publish("tiny")
     (tmp_path / "unknown").write_text("a%")
+    (tmp_path / "strange").write_text("%%")
     (tmp_path / "short").write_text("a")
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", *arguments]) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[dict[str, Any], str]:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    output, errors = capsys.readouterr()
+    return json.loads(output), errors
+
+
+@pytest.mark.slow
+def test_evaluate_skips_or_replaces_unknown_characters_and_counts_them(
+    tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish("tiny")
+    (tmp_path / "given").write_text("to%be% or not")
+    about: dict[str, dict[str, Any]] = {}
+    for name, words in (("skipped", "tobe or not"), ("replaced", "to be  or not")):
+        (tmp_path / name).write_text(words)
+        about[name], _ = evaluated(capsys, "--model", tmp_path / "tiny", "--text", tmp_path / name)
+    for on_unknown, as_if in (("skip", "skipped"), ("replace", "replaced")):
+        found, _ = evaluated(capsys, "--model", tmp_path / "tiny", "--text", tmp_path / "given", "--on-unknown", on_unknown)
+        assert found == about[as_if] | {"text": str(tmp_path / "given"), "unknown_characters": 2}
+
+
+@pytest.mark.slow
+def test_evaluate_reads_line_ends_as_the_version_was_trained(
+    tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "crlf").write_bytes(b"to be\r\nor not\r\n")
+    (tmp_path / "lf").write_bytes(b"to be\nor not\n")
+    publish("tiny")
+    of_crlf, errors = evaluated(capsys, "--model", tmp_path / "tiny", "--text", tmp_path / "crlf")
+    of_lf, _ = evaluated(capsys, "--model", tmp_path / "tiny", "--text", tmp_path / "lf")
+    assert of_crlf == of_lf | {"text": str(tmp_path / "crlf")}
+    assert "2 line ends were CRLF or CR and are read as LF" in errors
+    assert main(["evaluate", "--model", str(tmp_path / "tiny"), "--text", str(tmp_path / "crlf"), "--newlines", "keep"]) == 2
+
+    shape = Architecture(cell="gru", layers=1, units=8, embedding=4, vocabulary=sorted("\r\n abcdefghijklmnopqrstuvwxyz"))
+    for name, training in (("earlier", {}), ("kept", {"newlines": "keep"})):
+        artifact.publish(tmp_path, config(shape, name, training=training), random_tensors(shape), {})
+        found, errors = evaluated(capsys, "--model", tmp_path / name, "--text", tmp_path / "crlf")
+        assert (found["characters"], errors) == (15, "")
+
+
+NAMES = [
+    ("my.txt", "my"),
+    ("pg1342.txt", "pg1342"),
+    ("War and Peace (1869).txt", "war-and-peace-1869"),
+    ("Café_Straße.tar.txt", "cafe_strasse.tar"),
+    ("-x-", "x"),
+]
+
+
+@pytest.mark.parametrize(("file", "name"), NAMES)
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_a_text_names_its_model(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, file: str, name: str, by: str) -> None:
+    path = text.rename(tmp_path / file)
+    if by == "variable":
+        monkeypatch.setenv("TRAINER_CORPUS", json.dumps([str(path)]))
+    config = read_options(["--corpus", str(path)] if by == "flag" else []).config
+    assert config.name == name
+    TrainingConfig(name=config.name)
+    assert read_options(["--corpus", str(path), "--name", "Mine"]).config.name == "Mine"
+    monkeypatch.setenv("TRAINER_NAME", "other")
+    assert read_options(["--corpus", str(path)]).config.name == "other"
+
+
+def test_a_file_name_that_is_not_utf8_names_no_model() -> None:
+    with pytest.raises(RunConflict, match="give one with --name"):
+        read_options(["--corpus", os.fsdecode(b"caf\xe9.txt")])
+
+
+def test_without_a_text_the_model_is_shakespeare() -> None:
+    assert read_options([]).config.name == "shakespeare"
+
+
+@pytest.mark.parametrize("files", [["a.txt", "b.txt"], ["道德经.txt"], ["道德经 1.txt"], ["...txt"], ["a" * 101]])
+def test_a_text_that_names_no_model_is_refused_with_the_option_that_does(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], files: list[str]
+) -> None:
+    for file in files:
+        (tmp_path / file).write_text(text.read_text())
+    assert run(tmp_path, "--corpus", *(tmp_path / file for file in files), *SMALL) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--name" in line
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_text_does_not_take_another_texts_model_unless_it_is_named(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], resumed: bool
+) -> None:
+    publish(tmp_path / "models", "shakespeare")
+    path = text.rename(tmp_path / "shakespeare.txt")
+    assert run(tmp_path, "--corpus", path, *SMALL, *(["--resume"] if resumed else [])) == 2
+    errors = capsys.readouterr().err
+    assert ("no interrupted run" if resumed else "models/shakespeare was trained on another text; --name shakespeare") in errors
+    assert artifact.versions(tmp_path / "models" / "shakespeare") == [1]
+
+
+@pytest.mark.slow
+def test_a_text_takes_its_own_model_again_and_another_texts_when_that_is_named(tmp_path: Path, text: Path) -> None:
+    assert run(tmp_path, "--corpus", text, *SMALL) == 0
+    assert run(tmp_path, "--corpus", text, *SMALL) == 0
+    text.write_text(text.read_text() * 2)
+    assert run(tmp_path, "--corpus", text, *SMALL) == 2
+    assert run(tmp_path, "--corpus", text, "--name", "text", *SMALL) == 0
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["text"]
+    assert artifact.versions(tmp_path / "models" / "text") == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_windows_text_with_a_mark_gives_the_model_of_a_plain_one(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = tmp_path / "windows.txt"
+    windows.write_bytes(("\ufeff" + text.read_text().replace("\n", "\r\n")).encode())
+    said = []
+    for path in (text, windows):
+        assert run(tmp_path, "--corpus", path, *SMALL) == 0
+        said.append(capsys.readouterr().out)
+    assert "CRLF" not in said[0]
+    assert "40 line ends were CRLF or CR and are read as LF; --newlines keep leaves them" in said[1]
+    plain, converted = (artifact.read(tmp_path / "models" / name / "1") for name in ("text", "windows"))
+    assert converted.config.vocabulary == plain.config.vocabulary
+    assert converted.config.training["newlines"] == "universal"
+    for name, tensor in plain.tensors.items():
+        np.testing.assert_array_equal(converted.tensors[name], tensor)
+    assert run(tmp_path, "--corpus", windows, "--name", "kept", "--newlines", "keep", *SMALL) == 0
+    assert "\r" in artifact.read(tmp_path / "models" / "kept" / "1").config.vocabulary

@@ -1,0 +1,155 @@
+"""Runs that start from a published version's weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import config as fields
+from tests.support import random_tensors
+from trainer import artifact, checkpoints, corpus, loop, warm_start
+from trainer.__main__ import main
+from trainer.artifact import Architecture, Version
+from trainer.config import TrainingConfig
+
+pytestmark = pytest.mark.slow
+
+TEXT = "To be, or not to be, that is the question:\n" * 20
+OTHER = "Être, ou ne pas être, telle est la question:\n" * 20
+BATCHES = ["--batch-size", "4", "--seq-length", "20"]
+SHAPE: dict[str, Any] = {"cell": "lstm", "layers": 2, "units": 16, "embedding": 8}
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    path = tmp_path / "other.txt"
+    path.write_text(OTHER)
+    return path
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Version:
+    """models/mine/1, its vocabulary in no order."""
+    shape = Architecture(**SHAPE, vocabulary=sorted(set(TEXT), reverse=True))
+    return artifact.publish(tmp_path / "models", fields(shape, "mine"), random_tensors(shape), {})
+
+
+def run(tmp_path: Path, *arguments: object) -> int:
+    return main([str(argument) for argument in ("--models-dir", tmp_path / "models", *BATCHES, *arguments)])
+
+
+@pytest.mark.parametrize("named", ["mine", "mine/1"])
+def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, other: Path, mine: Version, named: str) -> None:
+    """A learning rate that changes nothing shows what it started from."""
+    still = ["--learning-rate", "1e-30", "--weight-decay", "0", "--epochs", "1"]
+    assert run(tmp_path, "--corpus", other, "--init-from", tmp_path / "models" / named, *still) == 0
+    version = artifact.read(tmp_path / "models" / "other" / "1")
+    assert {name: getattr(version.config, name) for name in SHAPE} == SHAPE
+    assert version.config.vocabulary == sorted(set(TEXT) | set(OTHER))
+    assert version.config.training["init_from"] == {
+        "name": "mine",
+        "version": 1,
+        "weights_sha256": mine.config.sha256.weights,
+    }
+    places = [version.config.vocabulary.index(character) for character in mine.config.vocabulary]
+    for name, tensor in mine.tensors.items():
+        axis = warm_start.CHARACTER_AXIS.get(name)
+        found = version.tensors[name] if axis is None else version.tensors[name].take(places, axis)
+        np.testing.assert_allclose(found, tensor, atol=1e-6, err_msg=name)
+    new = [i for i in range(len(version.config.vocabulary)) if i not in places]
+    assert new
+    assert version.tensors["embedding"][new].any(1).all()
+    assert np.abs(version.tensors["embedding"][new]).max() <= 0.05, "drawn as a new network's"
+    np.testing.assert_allclose(version.tensors["dense.bias"][new], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_a_run_taken_up_needs_the_version_no_more(tmp_path: Path, other: Path, mine: Version, stop_at: int) -> None:
+    def trained(models: str, *, interrupted: bool) -> Version:
+        config = TrainingConfig(
+            corpus=[other], models_dir=tmp_path / models, name="other", batch_size=4, seq_length=20, epochs=2, save_every=1, **SHAPE
+        ).model_copy(update={"init_from": mine.path})
+        config.work_dir.mkdir(parents=True)
+        text = corpus.read(config.corpus, config.work_dir, known=mine.config.vocabulary)
+        if not interrupted:
+            version = loop.train(config, text, init=mine)
+            assert version is not None
+            return version
+        loop.make_deterministic(config.seed)
+        run = loop.Run(config, text)
+        run.start_from(mine)
+        for (inputs, targets), _ in zip(run.examples.epoch(1), range(stop_at), strict=False):
+            run.train(inputs, targets)
+        run.save()
+        shutil.rmtree(mine.path)
+        assert main(["--resume", "--models-dir", str(tmp_path / models), "--corpus", str(other)]) == 0
+        return artifact.read(tmp_path / models / "other" / "1")
+
+    whole, resumed = trained("whole", interrupted=False), trained("resumed", interrupted=True)
+    assert resumed.config.vocabulary == whole.config.vocabulary
+    assert resumed.config.training == whole.config.training
+    for name, tensor in whole.tensors.items():
+        np.testing.assert_array_equal(resumed.tensors[name], tensor, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [("units", 8, "has 16"), ("layers", 1, "has 2"), ("cell", "gru", "lstm"), ("embedding", 4, "has 8")],
+)
+def test_another_architecture_than_the_versions_is_refused(
+    tmp_path: Path, other: Path, mine: Version, capsys: pytest.CaptureFixture[str], option: str, value: object, word: str
+) -> None:
+    assert run(tmp_path, "--corpus", other, "--init-from", mine.path, f"--{option}", value) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--{option}: {mine.path}, which --init-from names, has" in line
+    assert word in line
+    assert f"leave --{option} out" in line
+
+
+def test_without_a_text_the_versions_own_must_be_at_hand(tmp_path: Path, mine: Version, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--init-from", mine.path) == 2
+    assert "its corpus does not come with this package; say what to train on with --corpus FILE" in capsys.readouterr().err
+    assert artifact.versions(tmp_path / "models" / "mine") == [1]
+    assert run(tmp_path, "--init-from", tmp_path / "absent") == 1
+    assert "absent/config.json: No such file" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_that_it_is_and_how_to_train_on(
+    tmp_path: Path, mine: Version, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--name", "mine", "--resume") == 2
+    errors = capsys.readouterr().err
+    assert f"it is finished, and {mine.path} is its newest version; --init-from {mine.path} trains that further" in errors
+    assert "--fresh begins anew" in errors
+
+
+def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_read(tmp_path: Path, other: Path) -> None:
+    """What is saved then has neither `newlines` nor `init_from` nor the vocabulary."""
+    other.write_bytes(OTHER.replace("\n", "\r\n").encode())
+    options: dict[str, Any] = {
+        "corpus": [other],
+        "models_dir": tmp_path / "models",
+        "name": "other",
+        "newlines": "keep",
+        "epochs": 1,
+    }
+    config = TrainingConfig(**options, batch_size=4, seq_length=20, units=16, embedding=8)
+    config.work_dir.mkdir(parents=True)
+    loop.make_deterministic(config.seed)
+    run = loop.Run(config, corpus.read(config.corpus, config.work_dir, "keep"))
+    for inputs, targets in run.examples.epoch(1):
+        run.train(inputs, targets)
+    run.save()
+    state = checkpoints.load_state(config.work_dir)
+    assert state is not None
+    progress = json.loads(json.dumps(state.progress))
+    for name in ("vocabulary", "init_from"):
+        del progress[name]
+    for name in ("newlines", "init_from"):
+        del progress["config"][name]
+    checkpoints.save_state(config.work_dir, checkpoints.State(state.tensors, progress))
+    assert main(["--resume", "--models-dir", str(tmp_path / "models"), "--name", "other"]) == 0
+    assert "\r" in artifact.read(tmp_path / "models" / "other" / "1").config.vocabulary

@@ -1,0 +1,93 @@
+"""python -m trainer evaluate: a published version's scores on a text, as JSON."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from trainer import artifact, corpus
+from trainer.artifact import Version
+from trainer.corpus import CorpusError, Encoded, OnUnknown
+from trainer.options import RunConflict
+from trainer.text_files import Newlines, describe_converted
+from trainer.vocabulary import Vocabulary
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Prints the scores and returns the exit code. Raises ArtifactError, CorpusError, RunConflict."""
+    given = _parse(arguments)
+    version = artifact.read(artifact.find(given.model))
+    vocabulary = Vocabulary(version.config.vocabulary)
+    newlines = given.newlines or _newlines_of(version)
+    with tempfile.TemporaryDirectory() as folder:
+        if given.text is not None:
+            text, name = corpus.encode(given.text, vocabulary, Path(folder), newlines, given.on_unknown), str(given.text)
+            ids = text.ids
+        else:
+            text, share = _read_own_corpus(version, vocabulary, Path(folder), newlines)
+            ids, name = corpus.split(text.ids, share)[1], f"the last {share:.0%} of {corpus.SHAKESPEARE.name}"
+        if len(ids) < 2:
+            raise CorpusError(f"{name}: one character leaves nothing to predict")
+        if text.converted:
+            print(describe_converted(text.converted), file=sys.stderr)
+
+        from trainer.evaluation import Evaluator
+
+        scores = Evaluator(version.config).scores(version.tensors, ids)
+        about = {"model": version.config.name, "version": version.config.version, "text": name, "characters": len(ids)}
+        print(json.dumps(about | {"unknown_characters": text.unknown} | scores.model_dump()))
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer evaluate",
+        description="Print a version's scores on a text, in nats per character, as JSON.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="models/<name> for its newest version, or models/<name>/<version>"
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="a UTF-8 text file (default, for a version trained on Shakespeare's plays: the part that was held out)",
+    )
+    parser.add_argument(
+        "--on-unknown",
+        choices=get_args(OnUnknown),
+        default="error",
+        help="characters that the model's vocabulary lacks: an error, skipped, or replaced by spaces (default: error)",
+    )
+    parser.add_argument(
+        "--newlines",
+        choices=get_args(Newlines),
+        help="line ends: universal reads CRLF and CR as LF, keep leaves them (default: as the version was trained)",
+    )
+    return parser.parse_args(arguments)
+
+
+def _newlines_of(version: Version) -> Newlines:
+    """How the version's text was read. Earlier releases kept all line ends, which shows in the vocabulary."""
+    recorded: Newlines | None = version.config.training.get("newlines")
+    return recorded or ("keep" if "\r" in version.config.vocabulary else "universal")
+
+
+def _read_own_corpus(version: Version, vocabulary: Vocabulary, folder: Path, newlines: Newlines) -> tuple[Encoded, float]:
+    """(Shakespeare's plays, the share of them that was held out) for a version trained on them."""
+    missing = f"{version.path}: its corpus does not come with this package; say what to score with --text FILE"
+    try:
+        text = corpus.encode(corpus.SHAKESPEARE, vocabulary, folder, newlines)
+    except CorpusError as error:
+        raise RunConflict(missing) from error
+    if text.sha256 != version.config.sha256.corpus:
+        raise RunConflict(missing)
+    share = float(version.config.training.get("held_out", 0))
+    if not share:
+        raise RunConflict(
+            f"{version.path}: nothing of its corpus was held out, so no score on it is honest; give another with --text FILE"
+        )
+    return text, share
