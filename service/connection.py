@@ -20,7 +20,7 @@ LINGERING = 1  # seconds in which a refusal is read
 LONGEST_HEAD = 65536  # bytes of a request that are none of its body's: its headers, and what frames a chunked body
 PROBE_AFTER = 0.2  # seconds: answers that are complete by then need no probe
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-COMMENT = b": the client has closed its side\n\n"
+COMMENT = b": the client has closed its side\n"  # see service.api.streaming.COMMENT
 REFUSAL = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
 
 
