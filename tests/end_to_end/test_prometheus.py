@@ -195,7 +195,7 @@ FINE = {  # series and their samples, one every 5 s, as promtool wants them: 0+1
     f'folio_version_info{{{MODEL}, version="1"}}': "1x180",
     f"folio_num_requests_running{{{MODEL}}}": "2x180",
     f"folio_num_requests_waiting{{{MODEL}}}": "9x180",
-    f"folio_queue_limit{{{MODEL}}}": "1024x180",
+    f"folio_queue_limit{{{MODEL}}}": "512x180",
     f'folio_http_responses_total{{{LABELS}, status="200"}}': "0+10x180",
     f'folio_http_responses_total{{{LABELS}, status="429"}}': "0x180",
     f"folio_batch_size_count{{{MODEL}}}": "0+10x180",
