@@ -57,7 +57,7 @@ def test_what_is_wrong_is_said(client: httpx.Client, tmp_path: Path) -> None:
         (["a", "--models-dir", tmp_path / "being loaded"], "being loaded: No such file"),
         (["a", "--url", "http://127.0.0.1:9"], "127.0.0.1:9"),
         (["a", "--url", "http://[::1"], "http://[::1"),
-        (["a", "--url", f"{client.base_url}/absent"], "Not Found"),
+        (["a", "--url", f"{client.base_url}/absent"], "there is no /absent/generate"),
         (["a", "--temperature", "nan"], "finite"),
         (["a\udcff"], "UTF-8"),
     ):
