@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     models_dir: Path = Field(Path("models"), description="where published versions are")
     watch: float = Field(2, ge=0, allow_inf_nan=False, description="seconds between looks for new versions there; 0: only at start")
     default_model: str = Field("shakespeare", description="the model of requests that name none, unless there is only one")
-    decoder: Literal["auto", "openvino", "tensorflow"] = Field(
+    decoder: Literal["auto", "native", "reference", "openvino", "tensorflow"] = Field(
         "auto", description="what runs the network; auto: tensorflow where it sees a GPU, else openvino"
     )
     precision: Literal["auto", "f32", "bf16", "int8"] = Field(

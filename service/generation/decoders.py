@@ -1,5 +1,6 @@
 """Which decoder runs a version, and how precisely: chosen, opened and warmed."""
 
+from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -8,14 +9,26 @@ from typing import Literal
 import numpy as np
 
 from service.generation.decoder import Batch, Decoder, Precision
+from service.generation.exact_decoder import ExactDecoder
+from service.generation.kernel.build import NoCompiler, find_or_build
+from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Version
 
-DecoderName = Literal["openvino", "tensorflow"]
+DecoderName = Literal["native", "reference", "openvino", "tensorflow"]
 
 
 class Unsupported(Exception):
     """This decoder has no such precision on this machine; the message says which it has."""
+
+
+@cache
+def load_library() -> Library:
+    """The kernel, built now if it was not. Raises Unsupported."""
+    try:
+        return Library(find_or_build())
+    except (NoCompiler, OSError) as error:
+        raise Unsupported(f"the native decoder can't be had here: {error}") from error
 
 
 def choose() -> DecoderName:
@@ -35,6 +48,8 @@ def precisions(name: DecoderName) -> list[Precision]:
     """Those that the decoder has on this machine, its default first: bf16 where the CPU computes in it, else f32."""
     if name == "tensorflow":
         return ["f32"]
+    if name in ("native", "reference"):
+        return ["int8"]
     from service.generation.openvino_decoder import has_bf16
 
     return ["bf16", "f32", "int8"] if has_bf16() else ["f32", "int8"]
@@ -46,7 +61,11 @@ def open_decoder(version: Version, name: DecoderName, precision: Precision | Non
     if precision is not None and precision not in available:
         raise Unsupported(f"{name} does not support precision {precision} on this machine; there are: {', '.join(available)}")
     decoder: Decoder
-    if name == "openvino":
+    if name == "native":
+        decoder = ExactDecoder(version.config, version.tensors, slots, load_library())
+    elif name == "reference":
+        decoder = ExactDecoder(version.config, version.tensors, slots, None)
+    elif name == "openvino":
         from service.generation.openvino_decoder import OpenVINODecoder
 
         decoder = OpenVINODecoder(version.config, version.tensors, slots, precision or available[0])

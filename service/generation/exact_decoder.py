@@ -1,0 +1,69 @@
+"""The decoder of the exact step: slots, states and log-probabilities around a backend, `native` or `reference`."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation import reference
+from service.generation.decoder import LIKELIEST, Batch, Decoded, LogProbabilities, Precision
+from service.generation.native import Library, NativeNetwork
+from service.generation.quantized import QuantizedNetwork, quantize
+from service.generation.threads import ThreadCount
+from trainer.artifact import Architecture, Tensors
+from trainer.machine import cores
+
+Floats = NDArray[np.float32]
+BackendName = Literal["native", "reference"]
+
+
+class ExactDecoder:
+    """See `service.generation.decoder.Decoder`. The same bits from either backend, on every machine."""
+
+    precision: Precision = "int8"
+
+    def __init__(
+        self, architecture: Architecture, tensors: Tensors, slots: int, library: Library | None, instructions: str | None = None
+    ) -> None:
+        """library: the built kernel; without one the step is computed by NumPy. instructions: see `Library.open`."""
+        self.name: BackendName = "reference" if library is None else "native"
+        self.slots = slots
+        self._network = quantize(architecture, tensors)
+        self._states = np.zeros((slots, *self._network.state_shape), np.float32)
+        self._native = None if library is None else library.open(self._network, slots, cores(), instructions)
+        self._threads = ThreadCount(self._native.threads if self._native else 1)
+
+    def decode(self, batch: Batch) -> Decoded:
+        states = self._states[batch.slots]
+        for row, start in batch.starts.items():
+            states[row] = 0 if start is None else start
+        chosen, kept, logits = self._advance(batch, states)
+        self._states[batch.slots] = states
+        found = {int(row): kept[row].copy() for row in np.flatnonzero(batch.keep >= 0)}
+        return Decoded(chosen, found, None if logits is None else log_probabilities(logits, chosen))
+
+    def _advance(self, batch: Batch, states: Floats) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+        """(Chosen; the states to keep; logits, where they are wanted). Updates `states`."""
+        if self._native is None:
+            return advance_by_reference(self._network, batch, states)
+        with self._threads.timed(*batch.forced.shape) as threads:
+            wanted = np.full(len(batch.slots), batch.log_probabilities)
+            arguments = (batch.inputs, batch.forced, batch.uniforms, batch.sampling, batch.keep, wanted, threads)
+            return self._native.advance(states, *arguments)
+
+
+def advance_by_reference(network: QuantizedNetwork, batch: Batch, states: Floats) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+    chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, batch.uniforms, batch.sampling)
+    kept = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.keep)])
+    states[...] = path[-1]
+    return chosen, kept, logits if batch.log_probabilities else None
+
+
+def log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> LogProbabilities:
+    """Of logits [steps, rows, vocabulary] and the characters chosen from them [steps, rows]."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    values = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    count = min(LIKELIEST, values.shape[-1])
+    likeliest = np.argsort(-values, axis=-1, kind="stable")[..., :count].astype(np.int32)
+    own = np.take_along_axis(values, chosen[..., None].astype(np.int64), -1)[..., 0]
+    return LogProbabilities(own, likeliest, np.take_along_axis(values, likeliest.astype(np.int64), -1))

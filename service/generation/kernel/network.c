@@ -1,0 +1,315 @@
+// Opens a network, shares a call out over threads, and chooses the instruction set. Called from Python by ctypes: see native.py.
+#define _GNU_SOURCE
+#include "network.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
+// ---- instruction sets, the best first
+
+extern const Instructions folio_portable;
+#if defined(__x86_64__)
+extern const Instructions folio_amx, folio_vnni, folio_avxvnni, folio_avx2;
+
+static uint64_t enabled_state(void) {  // what the system saves when it switches threads
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return 0;
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return ((uint64_t)high << 32) | low;
+}
+
+static int usable(const Instructions *set) {
+  unsigned a, b, c, d, a1 = 0, b1, c1, d1;
+  if (set == &folio_portable) return 1;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+  __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
+  uint64_t state = enabled_state();
+  int avx2 = (state & 6) == 6 && (b & (1u << 5)) && __builtin_cpu_supports("avx2");
+  int avx512 = avx2 && (state & 0xe6) == 0xe6 && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));
+  int vnni = avx512 && (c & (1u << 11));
+  if (set == &folio_avx2) return avx2;
+  if (set == &folio_avxvnni) return avx2 && (a1 & (1u << 4));
+  if (set == &folio_vnni) return vnni;
+  return vnni && (state & (3u << 17)) == (3u << 17) && (d & (1u << 24)) && (d & (1u << 25));
+}
+static const Instructions *const SETS[] = {&folio_amx, &folio_vnni, &folio_avxvnni, &folio_avx2, &folio_portable};
+
+#elif defined(__aarch64__)
+extern const Instructions folio_dotprod;
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+static int usable(const Instructions *set) {
+  if (set == &folio_portable) return 1;
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) >> 20) & 1;  // HWCAP_ASIMDDP
+#else
+  return 1;  // every Apple processor has it
+#endif
+}
+static const Instructions *const SETS[] = {&folio_dotprod, &folio_portable};
+
+#else
+static int usable(const Instructions *set) { return set == &folio_portable; }
+static const Instructions *const SETS[] = {&folio_portable};
+#endif
+
+enum { COUNT = sizeof SETS / sizeof *SETS };
+
+// The name of the i-th instruction set that this machine has, the best first; null after the last.
+const char *folio_instructions(int i) {
+  for (int s = 0; s < COUNT; s++)
+    if (usable(SETS[s]) && i-- == 0) return SETS[s]->name;
+  return NULL;
+}
+
+// ---- threads
+
+void folio_wait(Barrier *b) {
+  if (b->parties == 1) return;
+  int turn = atomic_load(&b->turn);
+  if (atomic_fetch_add(&b->count, 1) == b->parties - 1) {
+    atomic_store(&b->count, 0);
+    atomic_store(&b->turn, turn + 1);
+    if (atomic_load(&b->sleepers)) {
+      pthread_mutex_lock(&b->lock);
+      pthread_cond_broadcast(&b->moved);
+      pthread_mutex_unlock(&b->lock);
+    }
+    return;
+  }
+  for (int spins = 0; spins < SPINS; spins++) {
+    if (atomic_load_explicit(&b->turn, memory_order_acquire) != turn) return;
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+  }
+  pthread_mutex_lock(&b->lock);
+  atomic_fetch_add(&b->sleepers, 1);
+  while (atomic_load(&b->turn) == turn) pthread_cond_wait(&b->moved, &b->lock);
+  atomic_fetch_sub(&b->sleepers, 1);
+  pthread_mutex_unlock(&b->lock);
+}
+
+static int open_barrier(Barrier *b) { return pthread_mutex_init(&b->lock, NULL) || pthread_cond_init(&b->moved, NULL); }
+
+typedef struct {
+  Network *network;
+  int thread;
+} Start;
+
+static void *work(void *given) {
+  Start start = *(Start *)given;
+  free(given);
+  Network *n = start.network;
+  n->instructions->begin_thread();
+  for (int turn = 0;; turn++) {
+    pthread_mutex_lock(&n->lock);
+    while (!n->quit && atomic_load(&n->turn[start.thread]) == turn) pthread_cond_wait(&n->called, &n->lock);
+    int quit = n->quit;
+    pthread_mutex_unlock(&n->lock);
+    if (quit) return NULL;
+    n->instructions->advance(n, start.thread);
+  }
+}
+
+// ---- memory
+
+static void *room(size_t bytes) {
+  enum { HUGE = 2 << 20 };
+  size_t aligned = bytes < HUGE ? 64 : HUGE;
+  void *found = NULL;
+  bytes = (bytes + aligned - 1) / aligned * aligned;
+  if (posix_memalign(&found, aligned, bytes ? bytes : aligned)) return NULL;
+#if defined(MADV_HUGEPAGE)
+  if (aligned == HUGE) madvise(found, bytes, MADV_HUGEPAGE);
+#endif
+  memset(found, 0, bytes ? bytes : aligned);
+  return found;
+}
+
+static int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// ---- opening
+
+// What Python hands over: a kernel as it is in quantized.py, [inputs][columns] in row order.
+typedef struct {
+  const int8_t *weights;
+  const float *scale, *bias;
+} GivenKernel;
+
+// Column `column` of `given`, whose kernel has `columns` of them and `inputs` inputs, becomes column `to` of the packed kernel.
+static void pack_column(Kernel *k, int to, const GivenKernel *given, int inputs, int columns, int column, int unsigned_states) {
+  int8_t *w = k->weights + (size_t)(to / LANES) * LANES * k->depth + to % LANES * 4;
+  int32_t sum = 0;
+  for (int i = 0; i < inputs; i++) {
+    int8_t value = given->weights[(size_t)i * columns + column];
+    w[(size_t)(i / 4) * 4 * LANES + i % 4] = value;
+    sum += value;
+  }
+  k->offset[to] = unsigned_states ? 128 * sum : 0;
+  k->scale[to] = given->scale[column];
+  k->bias[to] = given->bias[column];
+}
+
+static int open_kernel(Kernel *k, int inputs, int blocks) {
+  k->depth = up(inputs, DEPTH);
+  k->blocks = blocks;
+  k->weights = room((size_t)blocks * LANES * k->depth);
+  k->offset = room((size_t)blocks * LANES * 4);
+  k->scale = room((size_t)blocks * LANES * 4);
+  k->bias = room((size_t)blocks * LANES * 4);
+  return !k->weights || !k->offset || !k->scale || !k->bias;
+}
+
+// A layer's kernel: the blocks of a unit block's gates side by side.
+static int pack_gates(Network *n, Kernel *k, const GivenKernel *given, int inputs) {
+  if (open_kernel(k, inputs, n->padded_units / LANES * n->gates)) return 1;
+  for (int gate = 0; gate < n->gates; gate++)
+    for (int unit = 0; unit < n->units; unit++) {
+      int to = (unit / LANES * n->gates + gate) * LANES + unit % LANES;
+      pack_column(k, to, given, inputs, n->gates * n->units, gate * n->units + unit, n->instructions->unsigned_states);
+    }
+  return 0;
+}
+
+static int pack_output(Network *n, const GivenKernel *given) {
+  if (open_kernel(&n->output, n->units, up(n->vocabulary, LANES) / LANES)) return 1;
+  for (int c = 0; c < n->vocabulary; c++)
+    pack_column(&n->output, c, given, n->units, n->vocabulary, c, n->instructions->unsigned_states);
+  for (int c = n->vocabulary; c < n->output.blocks * LANES; c++) n->output.bias[c] = -3e38f;  // never drawn
+  return 0;
+}
+
+static int open_input(Network *n, const float *table, const int8_t *embedded, const float *scale, const GivenKernel *given) {
+  if (!table) {
+    Kernel *k = &n->layer[0].input;
+    if (pack_gates(n, k, given, n->embedding)) return 1;
+    n->embedded = room((size_t)n->vocabulary * k->depth);
+    n->embedded_scale = room((size_t)n->vocabulary * 4);
+    n->read = room((size_t)(n->max_rows + LANES) * k->depth);
+    if (!n->embedded || !n->embedded_scale || !n->read) return 1;
+    for (int c = 0; c < n->vocabulary; c++)
+      memcpy(n->embedded + (size_t)c * k->depth, embedded + (size_t)c * n->embedding, (size_t)n->embedding);
+    memcpy(n->embedded_scale, scale, (size_t)n->vocabulary * 4);
+    return 0;
+  }
+  int blocks = n->padded_units / LANES, columns = n->gates * n->units;
+  n->table = room((size_t)n->vocabulary * blocks * n->gates * LANES * 4);
+  if (!n->table) return 1;
+  for (int c = 0; c < n->vocabulary; c++)
+    for (int gate = 0; gate < n->gates; gate++)
+      for (int unit = 0; unit < n->units; unit++)
+        n->table[((size_t)c * blocks + unit / LANES) * n->gates * LANES + gate * LANES + unit % LANES] =
+            table[(size_t)c * columns + gate * n->units + unit];
+  return 0;
+}
+
+static int open_buffers(Network *n) {
+  int rows = n->max_rows + LANES, V = n->output.blocks;
+  n->h = room((size_t)n->max_rows * n->vectors * n->padded_units * 4);
+  n->characters = room((size_t)n->max_rows * 4);
+  n->logits = n->threads > 1 && V >= SHARED_BLOCKS ? room((size_t)n->max_rows * V * LANES * 4) : NULL;
+  int failed = !n->h || !n->characters || (n->threads > 1 && V >= SHARED_BLOCKS && !n->logits);
+  for (int i = 0; i < 2; i++) failed |= !(n->rounded[i] = room((size_t)n->layers * rows * n->padded_units));
+  int blocks = 2 * n->padded_units / LANES * n->gates;  // of a layer's two products
+  for (int t = 0; t < n->threads; t++) {
+    failed |= !(n->sums[t] = room((size_t)(blocks > V ? blocks : V) * LANES * rows * 4));
+    failed |= !(n->scratch[t] = room((size_t)(up(V, LANES) + V * LANES) * 4));
+    failed |= !(n->order[t] = room((size_t)n->vocabulary * 8));
+  }
+  return failed;
+}
+
+void folio_close(Network *n) {
+  if (!n) return;
+  pthread_mutex_lock(&n->lock);
+  n->quit = 1;
+  pthread_cond_broadcast(&n->called);
+  pthread_mutex_unlock(&n->lock);
+  for (int t = 1; t < n->threads; t++)
+    if (n->worker[t]) pthread_join(n->worker[t], NULL);
+  Kernel *all[2];
+  for (int l = 0; n->layer && l < n->layers; l++) {
+    all[0] = &n->layer[l].recurrent, all[1] = &n->layer[l].input;
+    for (int i = 0; i < 2; i++) free(all[i]->weights), free(all[i]->offset), free(all[i]->scale), free(all[i]->bias);
+  }
+  free(n->output.weights), free(n->output.offset), free(n->output.scale), free(n->output.bias);
+  free(n->layer), free(n->table), free(n->embedded), free(n->embedded_scale), free(n->read);
+  free(n->h), free(n->rounded[0]), free(n->rounded[1]), free(n->characters), free(n->logits);
+  for (int t = 0; t < MAX_THREADS; t++) free(n->sums[t]), free(n->scratch[t]), free(n->order[t]);
+  free(n);
+}
+
+// A network with its threads, or null for want of memory. kernels: each layer's recurrent and input kernel, then the output's.
+// table, or else embedded, scale and the first layer's input kernel: see quantized.py. instructions: a name, or null for the best.
+Network *folio_open(int lstm, int layers, int units, int vocabulary, int embedding, int max_rows, int threads, const char *instructions,
+                    const float *table, const int8_t *embedded, const float *scale, const GivenKernel *kernels) {
+  Network *n = calloc(1, sizeof *n);
+  if (!n) return NULL;
+  for (int s = COUNT - 1; s >= 0; s--)
+    if (usable(SETS[s]) && (!instructions || !strcmp(instructions, SETS[s]->name))) n->instructions = SETS[s];
+  n->lstm = lstm, n->gates = lstm ? 4 : 3, n->layers = layers, n->units = units, n->padded_units = up(units, DEPTH);
+  n->vectors = layers * (lstm ? 2 : 1), n->vocabulary = vocabulary, n->embedding = embedding, n->max_rows = max_rows;
+  n->threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
+  n->layer = calloc((size_t)layers, sizeof *n->layer);
+  pthread_mutex_init(&n->lock, NULL), pthread_cond_init(&n->called, NULL);
+  int failed = !n->instructions || !n->layer || open_barrier(&n->states) || open_barrier(&n->drawn);
+  for (int l = 0; l < layers && !failed; l++) {
+    failed = pack_gates(n, &n->layer[l].recurrent, &kernels[2 * l], units);
+    if (!failed && l) failed = pack_gates(n, &n->layer[l].input, &kernels[2 * l + 1], units);
+  }
+  failed = failed || open_input(n, table, embedded, scale, &kernels[1]) || pack_output(n, &kernels[2 * layers]) || open_buffers(n);
+  if (!failed) n->instructions->begin_thread();
+  for (int t = 1; t < n->threads && !failed; t++) {
+    Start *start = malloc(sizeof *start);
+    if (!start) break;
+    *start = (Start){n, t};
+    if (pthread_create(&n->worker[t], NULL, work, start)) {  // fewer will do
+      free(start);
+      n->worker[t] = 0;
+      n->threads = t;
+    }
+  }
+  if (failed) folio_close(n), n = NULL;
+  return n;
+}
+
+int folio_threads(const Network *n) { return n->threads; }
+const char *folio_name(const Network *n) { return n->instructions->name; }
+
+// Makes the call. Not from two threads at once.
+void folio_advance(Network *n, const Call *call) {
+  Call bounded = *call;
+  if (bounded.threads > n->threads) bounded.threads = n->threads;
+  if (bounded.threads < 1) bounded.threads = 1;
+  int U = n->padded_units, of_layer = n->vectors / n->layers;
+  n->call = &bounded;
+  memcpy(n->characters, call->inputs, (size_t)call->rows * 4);
+  for (int r = 0; r < call->rows; r++)
+    for (int v = 0; v < n->vectors; v++) {
+      float *h = n->h + ((size_t)r * n->vectors + v) * U;
+      memcpy(h, call->states + ((size_t)r * n->vectors + v) * n->units, (size_t)n->units * 4);
+      memset(h + n->units, 0, (size_t)(U - n->units) * 4);
+      int8_t *rounded = n->rounded[0] + ((size_t)(v / of_layer) * (n->max_rows + LANES) + r) * U;
+      for (int i = 0; v % of_layer == 0 && i < U; i++) rounded[i] = (int8_t)(int32_t)((h[i] * 127.f + 12582912.f) - 12582912.f);
+    }
+  n->states.parties = n->drawn.parties = bounded.threads;
+  if (bounded.threads > 1) {
+    pthread_mutex_lock(&n->lock);
+    for (int t = 1; t < bounded.threads; t++) atomic_fetch_add(&n->turn[t], 1);
+    pthread_cond_broadcast(&n->called);
+    pthread_mutex_unlock(&n->lock);
+  }
+  n->instructions->begin_thread();  // whichever thread calls
+  n->instructions->advance(n, 0);
+  for (int r = 0; r < call->rows; r++)
+    for (int v = 0; v < n->vectors; v++)
+      memcpy(call->states + ((size_t)r * n->vectors + v) * n->units, n->h + ((size_t)r * n->vectors + v) * U, (size_t)n->units * 4);
+}

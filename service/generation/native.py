@@ -1,0 +1,153 @@
+"""The step in C (kernel/), called by ctypes, which releases the GIL. Knows arrays only."""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_uint8, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation.quantized import Kernel, QuantizedNetwork
+from service.generation.sampling import Sampling
+
+Floats = NDArray[np.float32]
+
+
+class _Kernel(Structure):
+    _fields_ = [("weights", c_void_p), ("scale", c_void_p), ("bias", c_void_p)]
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> "_Kernel":
+        return cls(kernel.weights.ctypes.data, kernel.scale.ctypes.data, kernel.bias.ctypes.data)
+
+
+class _Row(Structure):
+    _fields_ = [
+        ("inverse_temperature", c_float),
+        ("top_p", c_float),
+        ("min_p", c_float),
+        ("top_k", c_int32),
+        ("keep", c_int32),
+        ("wants_logits", c_int32),
+        ("allowed", POINTER(c_uint8)),
+    ]
+
+
+class _Call(Structure):
+    _fields_ = [
+        ("rows", c_int32),
+        ("steps", c_int32),
+        ("threads", c_int32),
+        *((name, c_void_p) for name in ("states", "inputs", "forced", "uniforms", "row", "chosen", "kept", "logits")),
+    ]
+
+
+class Library:
+    """The built kernel."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError where it can't be loaded."""
+        self._library = library = ctypes.CDLL(str(path))
+        library.folio_instructions.restype = library.folio_name.restype = c_char_p
+        library.folio_open.restype = c_void_p
+        library.folio_open.argtypes = [*[c_int] * 7, c_char_p, c_void_p, c_void_p, c_void_p, POINTER(_Kernel)]
+        library.folio_advance.argtypes = [c_void_p, POINTER(_Call)]
+        library.folio_advance.restype = None
+        for function in (library.folio_close, library.folio_threads, library.folio_name):
+            function.argtypes = [c_void_p]
+
+    @property
+    def instructions(self) -> list[str]:
+        """The instruction sets that this machine has, the best first."""
+        names, i = [], 0
+        while name := self._library.folio_instructions(i):
+            names.append(name.decode())
+            i += 1
+        return names
+
+    def open(self, network: QuantizedNetwork, max_rows: int, threads: int, instructions: str | None = None) -> "NativeNetwork":
+        """Packs the network for the instruction set. Raises ValueError for one that this machine lacks, MemoryError."""
+        if instructions is not None and instructions not in self.instructions:
+            raise ValueError(f"this machine has no {instructions}; it has {', '.join(self.instructions)}")
+        kernels = [kernel for layer in network.layers for kernel in (layer.recurrent, layer.input)] + [network.output]
+        table = network.table()
+        handle = self._library.folio_open(
+            int(network.cell == "lstm"),
+            len(network.layers),
+            network.units,
+            network.vocabulary,
+            network.embedding.shape[1],
+            max_rows,
+            threads,
+            None if instructions is None else instructions.encode(),
+            None if table is None else table.ctypes.data,
+            network.embedding.ctypes.data,
+            network.embedding_scale.ctypes.data,
+            (_Kernel * len(kernels))(*map(_Kernel.of, kernels)),
+        )
+        if not handle:
+            raise MemoryError("no memory for the network")
+        return NativeNetwork(self._library, handle, network)
+
+
+class NativeNetwork:
+    """An open network, closed when it is deleted. One call at a time."""
+
+    def __init__(self, library: Any, handle: int, network: QuantizedNetwork) -> None:
+        self._library, self._handle = library, handle
+        self._vocabulary, self._state_shape = network.vocabulary, network.state_shape
+        self.threads = int(library.folio_threads(handle))
+        self.instructions = library.folio_name(handle).decode()
+
+    def __del__(self) -> None:
+        self._library.folio_close(self._handle)
+
+    def advance(
+        self,
+        states: Floats,
+        inputs: NDArray[np.int32],
+        forced: NDArray[np.int32],
+        uniforms: Floats,
+        samplings: Sequence[Sampling],
+        keep: NDArray[np.int32],
+        wants_logits: NDArray[np.bool_],
+        threads: int,
+    ) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+        """(Chosen characters [steps, rows]; states after `keep` steps, where that is not -1; logits of the rows that want them).
+
+        states [rows, vectors, units] is updated. See `service.generation.reference.advance`.
+        """
+        steps, rows = forced.shape
+        arrays = [np.ascontiguousarray(a, t) for a, t in ((inputs, np.int32), (forced, np.int32), (uniforms, np.float32))]
+        masks = [None if s.allowed is None else np.ascontiguousarray(s.allowed, np.uint8) for s in samplings]
+        table = (_Row * rows)(*(_row(*given) for given in zip(samplings, masks, keep, wants_logits, strict=True)))
+        chosen = np.empty((steps, rows), np.int32)
+        kept = np.empty((rows, *self._state_shape), np.float32) if (keep >= 0).any() else None
+        logits = np.empty((steps, rows, self._vocabulary), np.float32) if wants_logits.any() else None
+        call = _Call(
+            rows,
+            steps,
+            threads,
+            states.ctypes.data,
+            *(array.ctypes.data for array in arrays),
+            ctypes.addressof(table),
+            chosen.ctypes.data,
+            None if kept is None else kept.ctypes.data,
+            None if logits is None else logits.ctypes.data,
+        )
+        self._library.folio_advance(self._handle, byref(call))
+        return chosen, states if kept is None else kept, logits
+
+
+def _row(sampling: Sampling, allowed: NDArray[np.uint8] | None, keep: int, wants_logits: bool) -> _Row:
+    return _Row(
+        inverse_temperature=1 / min(max(sampling.temperature, 1e-30), 1e30),
+        top_p=max(sampling.top_p, 1e-30),
+        min_p=sampling.min_p,
+        top_k=sampling.top_k or 0,
+        keep=int(keep),
+        wants_logits=int(wants_logits),
+        allowed=None if allowed is None else ctypes.cast(allowed.ctypes.data, POINTER(c_uint8)),
+    )

@@ -1,0 +1,155 @@
+"""The step in NumPy float32: the specification that other backends match bit for bit, and the fallback where none was built.
+
+Why it is exact: int8 kernels times int8 states are integer sums, the same in any order. All else is float32 by IEEE 754's add,
+subtract, multiply and divide, in the order written here: nothing fused, no estimates of reciprocals, no library's exp.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation.quantized import Kernel, QuantizedNetwork
+from service.generation.sampling import Sampling
+
+Floats = NDArray[np.float32]
+f32 = np.float32
+
+LANES = 16  # probabilities are summed in groups of so many
+SMALLEST = f32(-80)  # a weight below exp of this, relative to the likeliest, is 0
+TO_INTEGER = f32(1.5 * 2**23)  # added and subtracted, it rounds to the nearest integer, ties to even
+EXP = [f32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)]
+
+
+def exp(x: Floats) -> Floats:
+    """e^x for x clamped to [-87, 88]: Cephes' expf, after Moshier. x = n ln 2 + r, and e^r by a polynomial."""
+    x = np.minimum(np.maximum(x, f32(-87)), f32(88))
+    n = round_to_integer(x * f32(1.44269504))
+    r = x - n * f32(0.693359375)  # ln 2 in two parts: the first times n is exact
+    r = r - n * f32(-2.12194440e-4)
+    p = np.full_like(r, EXP[0])
+    for c in EXP[1:]:
+        p = p * r + c
+    p = p * (r * r) + r + f32(1)
+    return (p.view(np.int32) + (n.astype(np.int32) << 23)).view(np.float32)
+
+
+def round_to_integer(x: Floats) -> Floats:
+    return (x + TO_INTEGER) - TO_INTEGER
+
+
+def product(h: Floats, kernel: Kernel) -> Floats:
+    """States [rows, units] in (-1, 1) times a kernel. Only here are they rounded; as carried on they stay float32."""
+    exact = f32 if 127 * 127 * len(kernel.weights) < 1 << 24 else np.float64  # holds every sum
+    sums = round_to_integer(h * f32(127)).astype(exact) @ kernel.weights.astype(exact)
+    return sums.astype(f32) * kernel.scale + kernel.bias
+
+
+def gru(x: Floats, a: Floats, h: Floats) -> Floats:
+    """h' = z h + (1 - z) tanh(x_h + r a_h) with z, r = sigmoid(x + a); x, a: [rows, 3 units], gates z r h (Keras, reset_after).
+
+    With ez = e^-z and so on, and tanh(y) = (1 - et) / (1 + et) for et = e^-2y, one division suffices. 40 keeps it finite.
+    """
+    (xz, xr, xh), (az, ar, ah) = np.split(x, 3, 1), np.split(a, 3, 1)
+    ez, er = exp(np.minimum(-(az + xz), f32(40))), exp(-(ar + xr))
+    y = xh + ah / (f32(1) + er)
+    et = exp(np.minimum(f32(-2) * y, f32(40)))
+    t = f32(1) + et
+    return (ez * (f32(1) - et) + h * t) / ((f32(1) + ez) * t)
+
+
+def lstm(x: Floats, a: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:  # noqa: ARG001 - h is in a
+    """c' = f c + i tanh(g), h' = o tanh(c') with i, f, o = sigmoid; x, a: [rows, 4 units], gates i f g o (Keras)."""
+    i, f, g, o = np.split(a + x, 4, 1)
+    ei, ef, eg = exp(np.minimum(-i, f32(40))), exp(np.minimum(-f, f32(40))), exp(np.minimum(f32(-2) * g, f32(40)))
+    c = c / (f32(1) + ef) + (f32(1) - eg) / ((f32(1) + ei) * (f32(1) + eg))
+    eo, ec = exp(np.minimum(-o, f32(40))), exp(np.minimum(f32(-2) * c, f32(40)))
+    return (f32(1) - ec) / ((f32(1) + eo) * (f32(1) + ec)), c
+
+
+def step(network: QuantizedNetwork, states: Floats, characters: NDArray[np.int32]) -> tuple[Floats, Floats]:
+    """(States after, logits [rows, vocabulary]) of states [rows, state vectors, units] that read a character each."""
+    after, below = states.copy(), np.empty(0, f32)
+    vectors = len(states[0]) // len(network.layers)
+    for i, layer in enumerate(network.layers):
+        x = product(below, layer.input) if i else network.input_product(characters)
+        own = states[:, vectors * i : vectors * (i + 1)]
+        a = product(own[:, 0], layer.recurrent)
+        if network.cell == "gru":
+            below = after[:, i] = gru(x, a, own[:, 0])
+        else:
+            below, after[:, vectors * i + 1] = lstm(x, a, own[:, 0], own[:, 1])
+            after[:, vectors * i] = below
+    return after, product(below, network.output)
+
+
+def draw(logits: Floats, uniform: np.float32, sampling: Sampling, inverse_temperature: np.float32) -> int:
+    """The character of one row's logits [vocabulary] that inverts the CDF at the uniform; see `Sampling` for what is left out."""
+    allowed = np.full(len(logits), True) if sampling.allowed is None else sampling.allowed
+    x = (logits - logits[allowed].max()) * inverse_temperature
+    weights = np.where(allowed & (x >= SMALLEST), exp(x), f32(0))
+    if sampling.top_k is not None or sampling.top_p < 1 or sampling.min_p > 0:
+        weights = keep_likely(weights, sampling)
+    return invert(weights, uniform)
+
+
+def keep_likely(weights: Floats, sampling: Sampling) -> Floats:
+    """The weights, those that top_k, top_p and min_p leave out, in this order, set to 0. Of equal ones lower ids come first."""
+    order = np.argsort(-weights, kind="stable")
+    if sampling.top_k is not None:
+        order = order[: sampling.top_k]
+    if sampling.top_p < 1:
+        sums = np.cumsum(weights[order], dtype=f32)
+        before = np.concatenate([np.zeros(1, f32), sums[:-1]])
+        order = order[before < sums[-1] * f32(max(sampling.top_p, 1e-30))]
+    if sampling.min_p > 0:
+        order = order[weights[order] >= weights[order[0]] * f32(sampling.min_p)]
+    kept = np.zeros_like(weights)
+    kept[order] = weights[order]
+    return kept
+
+
+def invert(weights: Floats, uniform: np.float32) -> int:
+    """The first character at which the sum of weights exceeds the uniform's part of their total.
+
+    The sums are of groups of 16, each summed as a tree, so that many can be summed at once; then within one group.
+    """
+    groups = np.pad(weights, (0, -len(weights) % LANES)).reshape(-1, LANES)
+    totals = groups
+    while totals.shape[1] > 1:
+        totals = totals[:, ::2] + totals[:, 1::2]
+    sums = np.cumsum(totals[:, 0], dtype=f32)
+    target = uniform * sums[-1]
+    last = int(np.flatnonzero(totals[:, 0])[-1])  # rounding may make the target the total
+    group = min(int((sums <= target).sum()), last)
+    start = sums[group - 1] if group else f32(0)
+    within = np.cumsum(np.concatenate([[start], groups[group]]), dtype=f32)[1:]
+    place = min(int((within <= target).sum()), int(np.flatnonzero(groups[group])[-1]))
+    return group * LANES + place
+
+
+def inverse_temperature(sampling: Sampling) -> np.float32:
+    """1 / temperature, at most 1e30: there only the likeliest keeps a weight, as temperature 0 asks."""
+    return f32(1 / min(max(sampling.temperature, 1e-30), 1e30))
+
+
+def advance(
+    network: QuantizedNetwork,
+    states: Floats,
+    inputs: NDArray[np.int32],
+    forced: NDArray[np.int32],
+    uniforms: Floats,
+    samplings: Sequence[Sampling],
+) -> tuple[NDArray[np.int32], list[Floats], Floats]:
+    """(Chosen characters [steps, rows]; states before each step and after the last; logits [steps, rows, vocabulary])."""
+    chosen, logits = np.empty_like(forced), []
+    path, inverse = [states], [inverse_temperature(sampling) for sampling in samplings]
+    for k in range(len(forced)):
+        after, found = step(network, path[-1], inputs)
+        for b, sampling in enumerate(samplings):
+            free = forced[k, b] < 0
+            chosen[k, b] = draw(found[b], uniforms[k, b], sampling, inverse[b]) if free else forced[k, b]
+        inputs = chosen[k]
+        path.append(after)
+        logits.append(found)
+    return chosen, path, np.stack(logits)
