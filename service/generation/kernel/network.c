@@ -72,9 +72,9 @@ const char *folio_instructions(int i) {
 // ---- threads
 
 void folio_wait(Barrier *b) {
-  if (b->parties == 1) return;
-  int turn = atomic_load(&b->turn);
-  if (atomic_fetch_add(&b->count, 1) == b->parties - 1) {
+  int parties = b->parties, turn = atomic_load(&b->turn);  // read before arriving: the next call may have others
+  if (parties == 1) return;
+  if (atomic_fetch_add(&b->count, 1) == parties - 1) {
     atomic_store(&b->count, 0);
     atomic_store(&b->turn, turn + 1);
     if (atomic_load(&b->sleepers)) {

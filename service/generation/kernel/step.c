@@ -202,8 +202,8 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
 #endif
 
 static void products(const int8_t *w, int blocks, const int8_t *q, int rows, int depth, int32_t *sums) {
-  for (int r = 0; r < rows; r += 4)
-    for (int b = 0; b < blocks; b++) {
+  for (int b = 0; b < blocks; b++)  // a block stays in the first cache while all rows pass
+    for (int r = 0; r < rows; r += 4) {
       const int8_t *v = w + (size_t)b * LANES * depth, *p = q + (size_t)r * depth;
       int32_t *to = sums + ((size_t)b * rows + r) * LANES;
       switch (rows - r) {  // constants, so that the sums stay in registers
