@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.apart import Failed, opened
 from benchmarks.machine import describe
-from benchmarks.systems import SINGLE, SYSTEMS, SystemProcess
+from benchmarks.systems import BY_NAME, SINGLE, SYSTEMS, SystemProcess
 from benchmarks.table import ratio, show
 
 CHUNK = 16  # steps a call of Folio's decoders, whatever they take
@@ -70,7 +70,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 64, 256], metavar="N", help="how many at the same time")
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME", help=", ".join(SYSTEMS))
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS + BY_NAME, default=list(SYSTEMS), metavar="NAME", help=", ".join(SYSTEMS + BY_NAME)
+    )
     return parser.parse_args()
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from benchmarks.apart import Apart, Failed, Missing
 from benchmarks.measure import START, log_softmax, rate_of
 from service.generation.decoder import Batch, Decoder, Precision
-from service.generation.decoders import Unsupported, choose, open_decoder
+from service.generation.decoders import DecoderName, Unsupported, choose, load_library, open_decoder
 from service.generation.engine import Speed
+from service.generation.exact_decoder import ExactDecoder
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
@@ -27,7 +28,19 @@ PROBE = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
 SLOTS = 64  # of a decoder that is to serve no more streams than that, as by the service's defaults
 
 SINGLE = ("tutorial",)  # have one stream only
-SYSTEMS = ("limit", "tutorial", "one_step", "torch", "tensorflow", "openvino-f32", "openvino-bf16", "openvino-int8")
+SYSTEMS = (
+    "limit",
+    "tutorial",
+    "one_step",
+    "torch",
+    "tensorflow",
+    "openvino-f32",
+    "openvino-bf16",
+    "openvino-int8",
+    "reference",
+    "native",
+)
+BY_NAME = ("native-amx", "native-vnni", "native-avxvnni", "native-avx2", "native-portable")  # measured where they are asked for
 
 
 class System(Protocol):
@@ -111,9 +124,14 @@ class Folio:
     def _decoder(self, slots: int) -> Decoder:
         if slots not in self._decoders:
             precision: Precision
+            decoder: DecoderName
             match self._name.split("-"):
                 case ["openvino", ("f32" | "bf16" | "int8") as precision]:
                     self._decoders[slots] = open_decoder(self._version, "openvino", precision, slots=slots)
+                case ["native", instructions]:
+                    self._decoders[slots] = open_native(self._version, slots, instructions)
+                case [("native" | "reference") as decoder]:
+                    self._decoders[slots] = open_decoder(self._version, decoder, None, slots=slots)
                 case ["folio"]:
                     self._decoders[slots] = open_decoder(self._version, choose(), None, slots=slots)
                 case ["tensorflow"]:
@@ -121,6 +139,14 @@ class Folio:
                 case _:
                     raise ValueError(f"no decoder is called {self._name}")
         return self._decoders[slots]
+
+
+def open_native(version: Version, slots: int, instructions: str) -> Decoder:
+    """The native decoder on an instruction set. Raises Unsupported."""
+    try:
+        return ExactDecoder(version.config, version.tensors, slots, load_library(), instructions)
+    except ValueError as error:
+        raise Unsupported(str(error)) from error
 
 
 def open_system(name: str, *, chunk: int, call_seconds: float) -> System:

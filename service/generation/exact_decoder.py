@@ -1,20 +1,17 @@
 """The decoder of the exact step: slots, states and log-probabilities around a backend, `native` or `reference`."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from service.generation import reference
 from service.generation.decoder import LIKELIEST, Batch, Decoded, LogProbabilities, Precision
-from service.generation.native import Library, NativeNetwork
+from service.generation.native import Library
 from service.generation.quantized import QuantizedNetwork, quantize
 from service.generation.threads import ThreadCount
 from trainer.artifact import Architecture, Tensors
 from trainer.machine import cores
 
 Floats = NDArray[np.float32]
-BackendName = Literal["native", "reference"]
 
 
 class ExactDecoder:
@@ -26,7 +23,7 @@ class ExactDecoder:
         self, architecture: Architecture, tensors: Tensors, slots: int, library: Library | None, instructions: str | None = None
     ) -> None:
         """library: the built kernel; without one the step is computed by NumPy. instructions: see `Library.open`."""
-        self.name: BackendName = "reference" if library is None else "native"
+        self.name = "reference" if library is None else "native"
         self.slots = slots
         self._network = quantize(architecture, tensors)
         self._states = np.zeros((slots, *self._network.state_shape), np.float32)
@@ -52,7 +49,10 @@ class ExactDecoder:
             return self._native.advance(states, *arguments)
 
 
-def advance_by_reference(network: QuantizedNetwork, batch: Batch, states: Floats) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+def advance_by_reference(
+    network: QuantizedNetwork, batch: Batch, states: Floats
+) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+    """See `NativeNetwork.advance`."""
     chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, batch.uniforms, batch.sampling)
     kept = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.keep)])
     states[...] = path[-1]

@@ -113,4 +113,5 @@ def _exact_product(states: NDArray[np.int8], kernel: NDArray[np.int8]) -> NDArra
     """Integer sums, rounded to float32."""
     # float32 holds integers up to 2^24 exactly, so sums of that many products need no float64.
     exact = np.float32 if 127 * 127 * len(kernel) < 1 << 24 else np.float64
-    return (states.astype(exact) @ kernel.astype(exact)).astype(np.float32)
+    sums: NDArray[np.float32] = (states.astype(exact) @ kernel.astype(exact)).astype(np.float32)
+    return sums

@@ -5,6 +5,7 @@ subtract, multiply and divide, in the order written here: nothing fused, no esti
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from service.generation.quantized import Kernel, QuantizedNetwork
 from service.generation.sampling import Sampling
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]  # always float32; the types of NumPy's operations would not follow that
 f32 = np.float32
 
 LANES = 16  # probabilities are summed in groups of so many
@@ -23,26 +24,28 @@ EXP = [f32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.166
 
 def exp(x: Floats) -> Floats:
     """e^x for x clamped to [-87, 88]: Cephes' expf, after Moshier. x = n ln 2 + r, and e^r by a polynomial."""
-    x = np.minimum(np.maximum(x, f32(-87)), f32(88))
+    x = np.clip(x, f32(-87), f32(88))
     n = round_to_integer(x * f32(1.44269504))
-    r = x - n * f32(0.693359375)  # ln 2 in two parts: the first times n is exact
+    r: Floats = x - n * f32(0.693359375)  # ln 2 in two parts: the first times n is exact
     r = r - n * f32(-2.12194440e-4)
-    p = np.full_like(r, EXP[0])
+    p: Floats = np.full_like(r, EXP[0])
     for c in EXP[1:]:
         p = p * r + c
     p = p * (r * r) + r + f32(1)
-    return (p.view(np.int32) + (n.astype(np.int32) << 23)).view(np.float32)
+    powers: Floats = (p.view(np.int32) + (n.astype(np.int32) << 23)).view(np.float32)
+    return powers
 
 
 def round_to_integer(x: Floats) -> Floats:
-    return (x + TO_INTEGER) - TO_INTEGER
+    return np.subtract(x + TO_INTEGER, TO_INTEGER)
 
 
 def product(h: Floats, kernel: Kernel) -> Floats:
     """States [rows, units] in (-1, 1) times a kernel. Only here are they rounded; as carried on they stay float32."""
     exact = f32 if 127 * 127 * len(kernel.weights) < 1 << 24 else np.float64  # holds every sum
-    sums = round_to_integer(h * f32(127)).astype(exact) @ kernel.weights.astype(exact)
-    return sums.astype(f32) * kernel.scale + kernel.bias
+    sums: Floats = round_to_integer(h * f32(127)).astype(exact) @ kernel.weights.astype(exact)
+    scaled: Floats = sums.astype(f32) * kernel.scale
+    return scaled + kernel.bias
 
 
 def gru(x: Floats, a: Floats, h: Floats) -> Floats:

@@ -1,0 +1,38 @@
+"""How many threads a call takes: the fewer wherever more have been measured to be slower."""
+
+from service.generation.threads import AGAIN, ThreadCount
+
+
+def chosen(count: ThreadCount, seconds: dict[int, float], calls: int, size: int = 3) -> list[int]:
+    """The threads of calls that take so long a step with so many threads."""
+    taken = []
+    for _ in range(calls):
+        threads = count.choose(size)
+        count.measured(size, threads, seconds[threads])
+        taken.append(threads)
+    return taken
+
+
+def test_both_ways_are_tried_and_the_faster_one_is_taken() -> None:
+    for seconds, best in (({1: 1.0, 2: 0.6}, 2), ({1: 1.0, 2: 30.0}, 1)):
+        taken = chosen(ThreadCount(2), seconds, AGAIN)
+        assert set(taken) == {1, 2}
+        assert taken.count(best) >= AGAIN - 3
+
+
+def test_the_slower_way_is_tried_again_and_taken_once_it_is_faster() -> None:
+    count = ThreadCount(2)
+    chosen(count, {1: 1.0, 2: 30.0}, AGAIN)
+    taken = chosen(count, {1: 1.0, 2: 0.5}, 20 * AGAIN)
+    assert taken[-AGAIN:].count(2) >= AGAIN - 2
+
+
+def test_each_size_of_batch_has_its_own() -> None:
+    count = ThreadCount(2)
+    chosen(count, {1: 1.0, 2: 30.0}, AGAIN, size=1)
+    chosen(count, {1: 1.0, 2: 0.5}, AGAIN, size=6)
+    assert (count.choose(1), count.choose(6)) == (1, 2)
+
+
+def test_one_core_leaves_nothing_to_choose() -> None:
+    assert set(chosen(ThreadCount(1), {1: 1.0}, 3 * AGAIN)) == {1}
