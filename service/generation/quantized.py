@@ -5,6 +5,8 @@ integers that float64 holds exactly, so that every machine gets the same bits.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,11 @@ class Kernel:
     weights: NDArray[np.int8]  # [inputs, columns]
     scale: NDArray[np.float32]  # [columns]
     bias: NDArray[np.float32]  # [columns]
+
+    @cached_property
+    def floats(self) -> NDArray[np.floating[Any]]:
+        """The weights in a type that holds every sum of products of int8 exactly, whatever the order: float32 up to 2^24."""
+        return self.weights.astype(np.float32 if 127 * 127 * len(self.weights) < 1 << 24 else np.float64)
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class QuantizedNetwork:
     def input_product(self, characters: NDArray[np.integer]) -> NDArray[np.float32]:
         """What characters give the first layer, its bias added: [characters, gates * units]."""
         kernel = self.layers[0].input
-        sums = _exact_product(self.embedding[characters], kernel.weights)
+        sums = (self.embedding[characters].astype(kernel.floats.dtype) @ kernel.floats).astype(np.float32)
         return sums * kernel.scale * self.embedding_scale[characters, None] + kernel.bias
 
     def table(self) -> NDArray[np.float32] | None:
@@ -107,11 +114,3 @@ def _rounded(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     scale = np.abs(weights).max(0) / np.float32(127)
     scale[scale == 0] = 1
     return np.rint(weights / scale).astype(np.int8), scale
-
-
-def _exact_product(states: NDArray[np.int8], kernel: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Integer sums, rounded to float32."""
-    # float32 holds integers up to 2^24 exactly, so sums of that many products need no float64.
-    exact = np.float32 if 127 * 127 * len(kernel) < 1 << 24 else np.float64
-    sums: NDArray[np.float32] = (states.astype(exact) @ kernel.astype(exact)).astype(np.float32)
-    return sums

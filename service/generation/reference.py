@@ -42,8 +42,7 @@ def round_to_integer(x: Floats) -> Floats:
 
 def product(h: Floats, kernel: Kernel) -> Floats:
     """States [rows, units] in (-1, 1) times a kernel. Only here are they rounded; as carried on they stay float32."""
-    exact = f32 if 127 * 127 * len(kernel.weights) < 1 << 24 else np.float64  # holds every sum
-    sums: Floats = round_to_integer(h * f32(127)).astype(exact) @ kernel.weights.astype(exact)
+    sums: Floats = round_to_integer(h * f32(127)).astype(kernel.floats.dtype) @ kernel.floats
     scaled: Floats = sums.astype(f32) * kernel.scale
     return scaled + kernel.bias
 

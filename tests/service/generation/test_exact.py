@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import trainer
 from service.generation import quantized, reference
 from service.generation.decoder import Batch
-from service.generation.decoders import load_library
+from service.generation.decoders import Unsupported, load_library
 from service.generation.exact_decoder import ExactDecoder
 from service.generation.kernel.build import NoCompiler, build, find_compiler
 from service.generation.prompt_cache import PromptCache
@@ -29,7 +29,10 @@ from trainer import network as network_of_trainer
 from trainer.artifact import Version
 from trainer.vocabulary import Vocabulary
 
-LIBRARY = load_library()
+try:
+    LIBRARY = load_library()
+except Unsupported as error:
+    pytest.skip(f"no kernel here: {error}", allow_module_level=True)
 
 
 @pytest.fixture(params=LIBRARY.instructions)
@@ -48,7 +51,7 @@ def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_kernel_gives_the_references_bits_for_any_batch(instructions: str, threads: int, cell: str, layers: int) -> None:
     n = network(cell, layers, 65, 33)
     native = LIBRARY.open(n, 70, threads, instructions)
-    for rows in range(1, 71, 1 if layers == 1 else 9):
+    for rows in range(1, 71, 1 if layers == 1 and threads == 2 else 9):
         check_call(n, native, rows, 2, threads, seed=rows)
 
 
