@@ -67,8 +67,9 @@ class QuantizedNetwork:
     def input_product(self, characters: NDArray[np.integer]) -> NDArray[np.float32]:
         """What characters give the first layer, its bias added: [characters, gates * units]."""
         kernel = self.layers[0].input
-        sums = (self.embedding[characters].astype(kernel.floats.dtype) @ kernel.floats).astype(np.float32)
-        return sums * kernel.scale * self.embedding_scale[characters, None] + kernel.bias
+        sums: NDArray[np.float32] = (self.embedding[characters].astype(kernel.floats.dtype) @ kernel.floats).astype(np.float32)
+        scaled: NDArray[np.float32] = sums * kernel.scale * self.embedding_scale[characters, None]
+        return scaled + kernel.bias
 
     def table(self) -> NDArray[np.float32] | None:
         """`input_product` of every character, or None where that would be too large."""
