@@ -44,6 +44,7 @@ class Model:
     engine: Engine
     engine_name: str  # as in "openvino"
     precision: Precision
+    arithmetic: str  # of its decoder
     files: frozenset[str]  # names in its folder, when it was loaded
     start_string: str  # one that it can continue
     chat: ChatTemplate
@@ -178,6 +179,7 @@ class Registry:
                 engine=engine,
                 engine_name=engine.decoder.name,
                 precision=engine.decoder.precision,
+                arithmetic=engine.decoder.arithmetic,
                 files=frozenset(file.name for file in path.iterdir()),
                 chat=chat,
                 start_string=suggest_start_string(path, vocabulary),

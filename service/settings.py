@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     watch: float = Field(2, ge=0, allow_inf_nan=False, description="seconds between looks for new versions there; 0: only at start")
     default_model: str = Field("shakespeare", description="the model of requests that name none, unless there is only one")
     decoder: Literal["auto", "native", "reference", "openvino", "tensorflow"] = Field(
-        "auto", description="what runs the network; auto: tensorflow where it sees a GPU, else openvino"
+        "auto",
+        description="what runs the network; auto: tensorflow where it sees a GPU, else openvino; native (C) and reference (NumPy): "
+        "exactly, so that a text is the same on every machine",
     )
     precision: Literal["auto", "f32", "bf16", "int8"] = Field(
         "auto", description="what the network computes in; auto: bf16 where the CPU has it, else f32; int8 rounds its kernels"

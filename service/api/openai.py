@@ -84,7 +84,7 @@ class Answer:
     @property
     def fields(self) -> dict[str, Any]:
         model = self.model
-        fingerprint = f"{model.config.version}-{weights_digest(model)}-{model.engine_name}-{model.precision}"
+        fingerprint = f"{model.config.version}-{weights_digest(model)}-{model.arithmetic}"
         return {"id": self.id, "created": self.created, "model": model.config.name, "system_fingerprint": fingerprint}
 
     @property

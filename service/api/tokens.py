@@ -79,7 +79,7 @@ def weights_digest(model: Model) -> str:
 def digest(model: Model, body: BaseModel) -> str:
     """Of everything a text depends on except the version and the seed."""
     asked = body.model_dump(mode="json", exclude={"seed", "stream", "pace"})
-    return hashlib.sha256(json.dumps([asked, model.engine_name, model.precision]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([asked, model.arithmetic]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class Decoder(Protocol):
 
     name: str  # of the engine, as in "openvino"
     precision: Precision
+    arithmetic: str  # decoders of the same give the same text for a version, a request and a seed
     slots: int
 
     def decode(self, batch: Batch) -> Decoded:

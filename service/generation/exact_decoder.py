@@ -18,6 +18,7 @@ class ExactDecoder:
     """See `service.generation.decoder.Decoder`. The same bits from either backend, on every machine."""
 
     precision: Precision = "int8"
+    arithmetic = "exact"
 
     def __init__(
         self, architecture: Architecture, tensors: Tensors, slots: int, library: Library | None, instructions: str | None = None

@@ -26,7 +26,7 @@ class OpenVINODecoder:
 
     def __init__(self, architecture: Architecture, tensors: Tensors, slots: int, precision: Precision) -> None:
         """precision: f32; bf16 where `has_bf16()`; int8 rounds the recurrent kernels and computes in float32."""
-        self.slots, self.precision = slots, precision
+        self.slots, self.precision, self.arithmetic = slots, precision, f"{self.name}-{precision}"
         self._vocabulary = len(architecture.vocabulary)
         self._states = np.zeros((slots, STATES[architecture.cell] * architecture.layers, architecture.units), np.float32)
         core, network = ov.Core(), Network(architecture, tensors, precision)

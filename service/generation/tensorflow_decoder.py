@@ -22,6 +22,7 @@ class TensorFlowDecoder:
     """See `service.generation.decoder.Decoder`. States are on the device, [slots, states, units]; float32 only."""
 
     name = "tensorflow"
+    arithmetic = "tensorflow"
     precision: Precision = "f32"
 
     def __init__(self, architecture: Architecture, tensors: Tensors, slots: int) -> None:

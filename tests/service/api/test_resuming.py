@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.generation.decoders import Unsupported, load_library
 from service.settings import Settings
 from tests.sse import Event, events
 from tests.support import ARCHITECTURE, config, random_tensors, serving, stream
@@ -16,12 +17,22 @@ from trainer import artifact
 BODY: dict[str, Any] = {"start_string": "To be", "num_generate": 300, "temperature": 0.9}
 
 
-@pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, httpx.Client]]:
-    """Two servers over one models folder; their calls are cut in different places."""
+@pytest.fixture(scope="module", params=[("auto", "auto"), ("native", "reference")], ids=" and ".join)
+def replicas(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """Two servers over one models folder; their calls are cut in different places, and they may compute by other means."""
+    if "native" in request.param:
+        try:
+            load_library()
+        except Unsupported as error:
+            pytest.skip(str(error))
     models = tmp_path_factory.mktemp("models")
     artifact.publish(models, config(ARCHITECTURE), random_tensors(ARCHITECTURE), {})
-    one, two = (Settings(models_dir=models, chunk=chunk, call_ms=1000) for chunk in (7, 64))
+    one, two = (
+        Settings(models_dir=models, chunk=chunk, call_ms=1000, decoder=decoder)
+        for chunk, decoder in zip((7, 64), request.param, strict=True)
+    )
     with serving(one) as (_, first), serving(two) as (_, second):
         yield first, second
 

@@ -24,6 +24,7 @@ class Counter:
 
     name: str = "counter"
     precision: Precision = "f32"
+    arithmetic = "none"
 
     def __init__(self, slots: int, gate: threading.Semaphore | None = None) -> None:
         self.slots, self.gate, self.calls = slots, gate, list[Batch]()
