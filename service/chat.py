@@ -5,6 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MARK = "\ufdd0"  # one of Unicode's noncharacters
+
 
 class ChatTemplate(BaseModel):
     """Turns one after the other, then the beginning of the reply's; models/<name>/chat.json holds one.
@@ -24,8 +26,11 @@ class ChatTemplate(BaseModel):
     def _renders(self) -> Self:
         try:
             self.render([("user", None, "words")])
+            holds_words = MARK in self.turn.format(speaker="USER", words=MARK)
         except Exception as error:  # a format string can do much
             raise ValueError(f"turn and reply may hold {{speaker}}, turn {{words}} too: {error!r}") from error
+        if not holds_words:
+            raise ValueError("turn must hold {words}, as they are")
         return self
 
     def render(self, messages: Sequence[tuple[str, str | None, str]], *, open_ended: bool = False) -> str:
@@ -33,7 +38,8 @@ class ChatTemplate(BaseModel):
         *before, last = [(self._speaker(role, name), words) for role, name, words in messages]
         turns = [self.turn.format(speaker=speaker, words=words) for speaker, words in before]
         if open_ended:
-            begun = self.turn.partition("{words}")[0].format(speaker=last[0])
+            # Where the words stand in a turn is known by something that no text holds.
+            begun, _, _ = self.turn.format(speaker=last[0], words=MARK).partition(MARK)
             return "".join([*turns, begun, last[1]])
         turns.append(self.turn.format(speaker=last[0], words=last[1]))
         return "".join(turns) + self.reply.format(speaker=self._speaker("assistant", None))

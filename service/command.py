@@ -63,7 +63,10 @@ OTHER_SHAPE = (ValueError, LookupError, TypeError, AttributeError, RecursionErro
 
 
 def _client(address: str) -> httpx.Client:
-    headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if KEY in os.environ else {}
+    key = os.environ.get(KEY, "")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise Unreachable(f"the variable {KEY} holds what no API key holds: blanks, line ends, or characters that are not ASCII")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     trust_env = not address.startswith("http://127.0.0.1")
     try:
         return httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=trust_env)

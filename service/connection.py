@@ -8,6 +8,7 @@ import errno
 import json
 import socket
 from collections import deque
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -24,13 +25,27 @@ COMMENT = b": the client has closed its side\n"  # see service.api.streaming.COM
 REFUSAL = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
 
 
+class _LateClosing:
+    """A transport that is closed by `linger`."""
+
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], None]) -> None:
+        self._transport, self.close = transport, linger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Answer(RequestResponseCycle):
     """Sends a body of unknown length to an HTTP/1.0 client unframed, up to the connection's end. uvicorn would send chunks."""
 
     unframed = False
     streams_events = False
+    linger: Callable[[], None]  # closes the connection while the client may still be sending
 
     async def send(self, message: Any) -> None:
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if last and self.more_body and not self.keep_alive and not self.disconnected:
+            self.transport = _LateClosing(self.transport, self.linger)  # type: ignore[assignment]  # uvicorn writes to it, and closes
         if message["type"] == "http.response.start":
             headers = {name.lower(): value for name, value in message.get("headers", [])}
             self.streams_events = headers.get(b"content-type", b"").startswith(b"text/event-stream")
@@ -123,8 +138,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self.cycle.__class__ = Answer  # uvicorn lets nobody choose the class
-        self._answers.append(self.cycle)  # type: ignore[arg-type]
+        answer: Any = self.cycle
+        answer.__class__ = Answer  # uvicorn lets nobody choose the class
+        answer.linger = self._linger
+        self._answers.append(answer)
 
     def on_body(self, body: bytes) -> None:
         self._moved = True
@@ -190,9 +207,18 @@ class Connection(HttpToolsProtocol):
     def _send_refusal(self, refusal: bytes) -> None:
         self._unset_keepalive_if_required()
         self.transport.write(refusal)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes the connection once the client has had time to read the answer, whatever it is still sending.
+
+        That is read and thrown away: closed at once, with bytes unread, the connection would be reset, and that can overtake the
+        answer.
+        """
+        self._refused = True
+        self._unexpect()
+        self.flow.resume_reading()
         self.transport.write_eof()
-        # What comes meanwhile is thrown away: closed at once, with bytes unread, the connection would be reset, and that can
-        # overtake the answer.
         self.loop.call_later(LINGERING, self.transport.abort)
 
     def _drop_unfinished(self) -> bool:

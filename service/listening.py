@@ -43,7 +43,9 @@ def listen(host: str, port: int, uds: Path | None = None) -> Listeners:
     except OSError as error:
         reason = error.strerror or str(error)
         place = str(uds) if uds else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise CannotListen(f"cannot listen on {place}: {reason[:1].lower()}{reason[1:]}") from error
+        raise CannotListen(
+            f"cannot listen on {place}: {reason[:1].lower() if reason[1:2].islower() else reason[:1]}{reason[1:]}"
+        ) from error
 
 
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:

@@ -258,6 +258,7 @@ class Registry:
         Raises NotReady where it may yet be loaded and once ended, else UnknownModel.
         """
         why, models = self.not_ready, self._models  # in this order: without a reason there are models
+        name = name or None
         if name is not None and name not in models:
             name = self._aliases.get(name, None if self._any_model and not why else name)
         if name is None and len(models) == 1 and not why:

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,9 +83,8 @@ def _train(arguments: Sequence[str]) -> int:
     options = read_options(arguments)
     config, position = options.config, read_position()
     folder = config.work_dir / f"worker-{position.worker}" if position.worker else config.work_dir
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with _made(folder), FileLock(folder / "lock", timeout=0):
             begun = None if options.fresh else checkpoints.load_progress(config.work_dir)
             # A supervisor may say --resume to workers that have saved nothing yet.
             if options.resume and (begun or position.workers == 1):
@@ -102,6 +101,22 @@ def _train(arguments: Sequence[str]) -> int:
         raise RunConflict(
             f"another run is training {config.name!r} in {config.models_dir}; wait for it, or give another --name"
         ) from None
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder exists. If a run is refused, what was made for it is removed again."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except (CorpusError, RunConflict, TooLarge, ArtifactError):
+        if folder in missing:
+            (folder / "lock").unlink(missing_ok=True)
+        with suppress(OSError):  # something is in it by now
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def _run(

@@ -54,7 +54,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class TrainingConfig(BaseSettings):
     """One training run's options. Those not given take the recipe's value."""
 
-    model_config = SettingsConfigDict(env_prefix="TRAINER_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="TRAINER_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     recipe: Literal["best", "tutorial"] = Field(
         "best", description="how to train: best (regularised, scored on held-out text) or TensorFlow's tutorial"

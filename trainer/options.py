@@ -39,7 +39,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     flags = _parse_flags(arguments)
     resume, fresh = flags.pop("resume", False), flags.pop("fresh", False)
     config = TrainingConfig(**flags)
-    variables = {name.upper() for name in os.environ}
+    variables = {name.upper() for name, value in os.environ.items() if value}
     given = flags.keys() | {name for name in TrainingConfig.model_fields if f"TRAINER_{name}".upper() in variables}
     if "name" not in given:
         config = config.model_copy(update={"name": _derive_name(config, given)})

@@ -101,7 +101,8 @@ class Incoming:
             if name not in ENCODINGS:
                 message = f"Content-Encoding: {name[:50]!r} is not supported: send the body uncompressed, or use gzip or deflate"
                 raise ApiError(415, "unsupported_encoding", message, headers=ACCEPTED)
-            self._inflate = zlib.decompressobj(ENCODINGS[name])
+            self._wbits = ENCODINGS[name]
+            self._inflate = zlib.decompressobj(self._wbits)
         if declared > limit:
             raise self._too_long()
 
@@ -117,13 +118,17 @@ class Incoming:
         return {**message, "body": data}
 
     def _decompress(self, data: bytes, *, last: bool) -> bytes:
+        found, room = b"", self._limit - self._decoded + 1
         try:
-            found: bytes = self._inflate.decompress(data, self._limit - self._decoded + 1)
+            while data and len(found) < room:
+                if self._inflate.eof:  # gzip may have several members, one after the other
+                    self._inflate = zlib.decompressobj(self._wbits)
+                found += self._inflate.decompress(data, room - len(found))
+                data = self._inflate.unused_data
         except zlib.error as error:
             raise _damaged(str(error)) from error
-        whole = self._inflate.eof and not self._inflate.unused_data
-        if last and not whole and self._decoded + len(found) <= self._limit:
-            raise _damaged("it ends too early" if not self._inflate.eof else "something follows its end")
+        if last and not self._inflate.eof and len(found) < room:
+            raise _damaged("it ends too early")
         return found
 
     def _too_long(self) -> ApiError:

@@ -14,7 +14,9 @@ class CORS(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        message = f"{bytes(response.body).decode()}; the server's --cors-origins names the origins whose pages may call"
+        message = bytes(response.body).decode()
+        if "origin" in message:
+            message += "; the server's --cors-origins names the origins whose pages may call"
         refused = ApiError(response.status_code, "cors_refused", message).response()
         for name, value in response.headers.items():
             if name not in ("content-length", "content-type"):

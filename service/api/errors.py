@@ -114,7 +114,7 @@ def translated(error: Exception) -> ApiError:
         case RequestValidationError():
             return _invalid(error)
         case HTTPException(status_code=400):  # FastAPI's word for a body that it could not decode
-            return ApiError(422, "invalid_json", "the body could not be decoded as JSON in UTF-8")
+            return ApiError(422, "invalid_json", "the body could not be decoded as JSON in UTF-8, or is nested too deeply")
         case HTTPException():
             return ApiError(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
         case _:
@@ -124,10 +124,16 @@ def translated(error: Exception) -> ApiError:
 def _invalid(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return ApiError(422, "invalid_json", f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+        return ApiError(
+            422,
+            "invalid_json",
+            f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}".replace(" at at ", " at "),
+        )
     if first["loc"] == ("body",) and (first["type"] == "missing" or isinstance(error.body, bytes)):
         message = "a body is missing" if first["type"] == "missing" else "the body was not read as JSON"
         return ApiError(422, "invalid_value", f"{message}: send a JSON object with the header Content-Type: application/json")
+    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
+        return ApiError(422, "invalid_value", "the body is JSON but no object: send fields in braces")
     # Without the part of the request and, below the field, pydantic's names for the branches of a union.
     parts = [str(part) for part in first["loc"][1:]]
     place = ".".join(parts[:1] + [part for part in parts[1:] if not re.search(r"[\[-]", part)]) or None
@@ -146,6 +152,13 @@ def _no_such_path(path: str) -> ApiError:
     return ApiError(404, "http_404", f"there is no {path}; /docs lists what there is")
 
 
+def _no_such_method(request: Request, allowed: str) -> ApiError:
+    """allowed: by the router, which knows nothing of HEAD (see `service.api.paths`)."""
+    methods = sorted({*allowed.split(", "), *(["HEAD"] if "GET" in allowed else [])})
+    message = f"{request.scope['path']} does not take {request.scope['method']}: it takes {', '.join(methods)}"
+    return ApiError(405, "http_405", message, headers={"Allow": ", ".join(methods)})
+
+
 def _openais_code(error: Exception) -> str:
     """OpenAI's code for an error of pydantic's."""
     if not isinstance(error, RequestValidationError):
@@ -161,6 +174,8 @@ def install(app: FastAPI) -> None:
         found = translated(error)
         if found.status_code == 404 and found.body.error.code == "http_404":
             found = _no_such_path(request.scope["path"])
+        if found.status_code == 405:
+            found = _no_such_method(request, (found.headers or {}).get("Allow", ""))
         if request.scope["path"].startswith(OPENAI):
             found = found.as_openais(_openais_code(error))
         return found.response()

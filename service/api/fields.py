@@ -88,7 +88,9 @@ Seed = Annotated[
 ]
 Logprobs = Annotated[
     Annotated[int, Field(ge=0, le=LIKELIEST)] | None,
-    BeforeValidator(lambda count: None if count is False else count, json_schema_input_type=int | Literal[False] | None),
+    BeforeValidator(
+        lambda count: None if count is False or count == "false" else count, json_schema_input_type=int | Literal[False] | None
+    ),
 ]
 Pace = Annotated[
     float, Field(ge=0.01, le=1e6, description="characters a second: slows the answer to what a larger model would feel like")
@@ -102,7 +104,8 @@ OnUnknown = Annotated[
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    """An empty string means none; in a list it is a mistake."""
+    return ([value] if value else []) if isinstance(value, str) else value
 
 
 Stop = Annotated[

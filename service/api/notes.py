@@ -5,6 +5,7 @@ are in a context variable, because the validation of a body knows no request.
 """
 
 import re
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 IGNORED, UNKNOWN = "X-Ignored-Fields", "X-Unknown-Characters"
 HEADERS = [IGNORED, UNKNOWN]
 MOST_NAMED = 20  # ignored fields
+MOST_ROUNDS = 100  # of validation: one shows the unknown fields of one message
 
 OnUnknownFields = Literal["refuse", "ignore"]
 
@@ -71,7 +73,7 @@ class NotesMiddleware:
 
 def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     notes = _notes.get(None)
-    for _ in range(MOST_NAMED):
+    for _ in range(MOST_ROUNDS):
         try:
             return validate(body)
         except ValidationError as error:
@@ -82,6 +84,15 @@ def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
                 body = _without(body, place)
             notes.ignored_fields = [*dict.fromkeys([*notes.ignored_fields, *(str(place[-1]) for place in places)])][:MOST_NAMED]
     return validate(body)
+
+
+def drop_unknown(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The fields of a query; without the unknown ones where these are ignored."""
+    notes = _notes.get(None)
+    if notes is None or notes.on_unknown_fields == "refuse":
+        return dict(fields)
+    notes.ignored_fields += [name for name in fields if name not in known][:MOST_NAMED]
+    return {name: value for name, value in fields.items() if name in known}
 
 
 def _without(part: Any, place: tuple[int | str, ...]) -> Any:

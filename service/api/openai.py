@@ -178,7 +178,8 @@ def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, se
         else:
             read, ids = read_tokens(vocabulary, given, asked.field)
         if not len(ids):
-            raise ApiError(422, "invalid_value", f"{asked.field}: nothing is left without unknown characters", param=asked.field)
+            why = "nothing is left without unknown characters" if given else "there is no text in it"
+            raise ApiError(422, "invalid_value", f"{asked.field}: {why}", param=asked.field)
         prompt = Prompt(ids, shared=body.n > 1, scored=asked.echo and asked.logprobs is not None)
         for _ in range(body.n):
             generation = Generation(

@@ -32,6 +32,14 @@ class StreamOptions(RequestBody):
     include_obfuscation: Unused = None
 
 
+def _without_zeros(biases: Any) -> Any:
+    return {token: bias for token, bias in biases.items() if bias != 0} if isinstance(biases, dict) else biases
+
+
+class TextFormat(RequestBody):
+    type: Annotated[Any, Only("text")]
+
+
 class Unneeded(RequestBody):
     """Fields of OpenAI, vLLM and llama.cpp that change nothing here, or are accepted at the values that change nothing."""
 
@@ -39,9 +47,9 @@ class Unneeded(RequestBody):
     frequency_penalty: Annotated[Any, Only(0)] = None
     function_call: Annotated[Any, Only("none", "auto")] = None
     functions: Annotated[Any, Only([])] = None
-    logit_bias: Annotated[Any, Only({})] = None
+    logit_bias: Annotated[Any, Only({}), BeforeValidator(_without_zeros)] = None
     metadata: Unused = None
-    modalities: Annotated[Any, Only(["text"])] = None
+    modalities: Annotated[Any, Only(["text"], [])] = None
     moderation: Unsupported = None
     parallel_tool_calls: Unused = None
     prediction: Unused = None  # a hint for speed
@@ -50,22 +58,25 @@ class Unneeded(RequestBody):
     prompt_cache_options: Unused = None
     prompt_cache_retention: Unused = None
     reasoning_effort: Unused = None
+    response_format: TextFormat | None = None
     safety_identifier: Unused = None
     service_tier: Annotated[Any, Only("auto", "default")] = None
     store: Annotated[Any, Only(False)] = None
     tool_choice: Annotated[Any, Only("none", "auto")] = None
     tools: Annotated[Any, Only([])] = None
     user: Unused = None
-    verbosity: Annotated[Any, Only("medium")] = None
+    verbosity: Unused = None
     web_search_options: Unsupported = None
 
     # vLLM's, which load tools send
     add_special_tokens: Unused = None
     allowed_token_ids: Unsupported = None
+    best_of: Annotated[Any, Only(1)] = None
     bad_words: Annotated[Any, Only([])] = None
     cache_salt: Unused = None
     chat_template: Unsupported = None
-    chat_template_kwargs: Annotated[Any, Only({})] = None
+    chat_template_kwargs: Unused = None
+    detokenize: Annotated[Any, Only(True)] = None
     documents: Annotated[Any, Only([])] = None
     early_stopping: Annotated[Any, Only(False)] = None
     include_stop_str_in_output: Annotated[Any, Only(False)] = None
@@ -147,8 +158,7 @@ class CompletionRequest(Sampled):
     max_tokens: int = Field(16, ge=0, description="characters to generate: a token is a character; 0 with echo scores the prompt")
     logprobs: Logprobs = Field(None, description="log-probabilities, and those of this many of the likeliest")
     echo: bool = Field(False, description="the text begins with the prompt")
-    suffix: Unsupported = None
-    best_of: Annotated[Any, Only(1)] = None
+    suffix: Annotated[Any, Only("")] = None
     on_unknown: OnUnknown | None = Field(
         None,
         description="not given: replaced by spaces, or left out where the model knows no space; X-Unknown-Characters counts them",
@@ -181,9 +191,15 @@ def _only_text(content: Any) -> Any:
     return content
 
 
+Content = Annotated[
+    Annotated[str, Tag("[text]")] | Annotated[list[TextPart], Tag("[parts]")],
+    Discriminator(lambda content: "[parts]" if isinstance(content, list) else "[text]"),
+]
+
+
 class Message(RequestBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str | list[TextPart], BeforeValidator(_only_text), AfterValidator(_joined)] = ""
+    content: Annotated[Content, BeforeValidator(_only_text), AfterValidator(_joined)] = ""
     name: str | None = Field(None, description="the speaker's name, instead of the role's")
     tool_call_id: Unused = None
     tool_calls: Annotated[Any, Only([])] = None
@@ -192,10 +208,6 @@ class Message(RequestBody):
     audio: Unsupported = None
     refusal: Unused = None
     reasoning_content: Unused = None
-
-
-class TextFormat(RequestBody):
-    type: Annotated[Any, Only("text")]
 
 
 class ChatRequest(Sampled):
@@ -208,7 +220,6 @@ class ChatRequest(Sampled):
     max_completion_tokens: int | None = Field(None, ge=1, description="the same by its newer name")
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=LIKELIEST, description="this many of the likeliest characters, with logprobs")
-    response_format: TextFormat | None = None
     continue_final_message: bool | None = Field(
         None, description="continue the last message instead of beginning a reply; not given: if it is the assistant's"
     )

@@ -94,12 +94,12 @@ async def taken(
     registry: CurrentRegistry,
     settings: CurrentSettings,
     last_event_id: LastEventId = None,
-    accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> AsyncIterator[Running]:
     """Checks a request and hands it to the engine before the answer starts, so that whatever is wrong has its own status.
 
     However the answer ends, sent, failed or its reader gone, the slot is free afterwards.
     """
+    accept = ", ".join(request.headers.getlist("accept"))
     streams = prefers_stream(accept) if body.stream is None else body.stream
     with _running(request, body, streams, last_event_id, registry, settings) as running:
         yield running

@@ -18,6 +18,7 @@ from service.api.fields import (
     TopK,
     TopP,
 )
+from service.api.notes import drop_unknown
 from trainer.artifact import VersionConfig
 
 
@@ -65,8 +66,11 @@ class GenerateQuery(GenerateRequest):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_empty(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if item not in ("", [""])} if isinstance(value, Mapping) else value
+    def _drop_empty_and_unknown(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        fields = {name: [one for one in given if one] if isinstance(given, list) else given for name, given in value.items()}
+        return drop_unknown({name: given for name, given in fields.items() if given not in ("", [])}, cls.model_fields)
 
 
 class Alternative(BaseModel):

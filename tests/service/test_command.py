@@ -124,11 +124,15 @@ def test_a_key_comes_from_its_variable_and_a_servers_own_settings_are_not_in_the
     with serving(Settings.model_validate({"models_dir": models, "api_keys": key})) as (_, client):
         ask = ("a", "--num-generate", 5, "--url", client.base_url)
         assert generate(*ask, FOLIO_API_KEY=key).returncode == 0
-        for variables in ({}, {"FOLIO_API_KEY": "another"}):
+        for variables in ({}, {"FOLIO_API_KEY": ""}, {"FOLIO_API_KEY": "another"}):
             done = generate(*ask, **variables)
             assert (done.returncode, done.stdout) == (1, "")
             assert "API key" in done.stderr
             assert "the variable FOLIO_API_KEY" in done.stderr
+        for impossible in ("é", "a\nb"):
+            done = generate(*ask, FOLIO_API_KEY=impossible)
+            assert (done.returncode, "the variable FOLIO_API_KEY" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+            assert "a\nb" not in done.stderr, "a key is not shown"
     alone = generate("a", "--num-generate", 5, "--models-dir", models, SERVICE_API_KEYS=key, SERVICE_RATE_LIMIT="1/hour")
     assert alone.returncode == 0, alone.stderr
 

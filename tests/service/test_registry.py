@@ -18,7 +18,7 @@ from trainer.artifact import ArtifactError, Version
 
 
 class FakeEngine:
-    decoder = SimpleNamespace(name="fake", precision="f32")
+    decoder = SimpleNamespace(name="fake", precision="f32", arithmetic="fake")
 
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False

@@ -3,6 +3,8 @@
 import select
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,18 @@ def test_a_trusted_proxy_tells_the_clients_address_and_scheme(tmp_path: Path, tr
 def test_another_proxy_is_not_believed(tmp_path: Path) -> None:
     with served(Settings(models_dir=tmp_path, port=0, rate_limit="2/hour", trusted_proxies="192.0.2.99")) as client:
         assert statuses(client, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [404, 404, 429]
+
+
+@pytest.mark.parametrize("size", [3_000_000, 30_000_000])
+def test_a_refusal_is_read_by_a_client_that_sends_all_of_its_body_first(tmp_path: Path, size: int) -> None:
+    with served(Settings(models_dir=tmp_path, port=0)) as client:
+        request = urllib.request.Request(  # noqa: S310
+            f"{client.base_url}/generate", b"x" * size, {"Content-Type": "application/json"}
+        )
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            urllib.request.urlopen(request)  # noqa: S310
+        assert raised.value.code == 413
+        assert b"body_too_long" in raised.value.read()
 
 
 def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:

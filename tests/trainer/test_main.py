@@ -229,6 +229,8 @@ def test_a_worker_left_alone_before_anything_was_saved_is_told_to_begin_anew(
 @pytest.mark.slow
 def test_variables_are_options_too(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINER_NAME", "from-variable")
+    for empty in ("EPOCHS", "INIT_FROM", "NEWLINES"):  # count as not given
+        monkeypatch.setenv(f"TRAINER_{empty}", "")
     monkeypatch.setenv("TRAINER_CORPUS", f'["{text}"]')
     assert run(tmp_path, *SMALL) == 0
     assert (tmp_path / "models" / "from-variable" / "1").is_dir()
@@ -240,6 +242,14 @@ def test_a_list_in_a_variable_that_is_no_json_is_explained(
     monkeypatch.setenv("TRAINER_CORPUS", "a.txt")
     assert run(tmp_path) == 2
     assert 'as JSON: ["a.txt", "b.txt"]' in capsys.readouterr().err
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path, text: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    for refused in (["--corpus", tmp_path / "empty.txt"], ["--corpus", tmp_path / "absent.txt"], ["--resume", "--name", "nothing"],
+                    ["--init-from", tmp_path / "models" / "nope"], ["--corpus", text, "--units", "1000000"]):  # fmt: skip
+        assert run(tmp_path, *refused) in (1, 2)
+        assert not (tmp_path / "models").exists(), refused
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from openai.types.chat import (
 from service.api.openai_schemas import ChatRequest, CompletionRequest, Message, TextPart
 from service.settings import Settings
 from tests.sse import events
-from tests.support import VOCABULARY, Publish, serving, stream
+from tests.support import ARCHITECTURE, VOCABULARY, Publish, serving, stream
 
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 TINY: dict[str, Any] = {"model": "tiny", "max_tokens": 12, "seed": 1}
@@ -116,6 +116,7 @@ def test_an_empty_query_parameter_is_not_given(client: httpx.Client) -> None:
     names = "&".join(f"{name}=" for name in ("seed", "top_k", "temperature", "stop", "model", "logprobs", "state", "echo"))
     response = client.get(f"/generate?start_string=a&num_generate=3&{names}")
     assert response.status_code == 200, response.text
+    assert client.get("/generate?start_string=a&num_generate=3&stop=&stop=b&logprobs=false").status_code == 200
     assert error(client.get("/generate?start_string=")) == (422, "invalid_value", "start_string")
 
 
@@ -133,9 +134,15 @@ HARMLESS: dict[str, Any] = {
     "user": "me", "metadata": {"a": "b"}, "store": False, "reasoning_effort": "low", "verbosity": "medium",
     "repetition_penalty": 1.0, "ignore_eos": False, "min_tokens": 0, "skip_special_tokens": True, "use_beam_search": False,
     "length_penalty": 1.0, "add_special_tokens": True, "spaces_between_special_tokens": True, "top_k": -1, "min_p": 0.0,
+    "detokenize": True, "best_of": 1, "response_format": {"type": "text"}, "chat_template_kwargs": {"thinking": False}, "stop": "",
     "include_stop_str_in_output": False, "stop_token_ids": [], "bad_words": [], "priority": 0, "cache_prompt": True,
     "stream_options": {"include_usage": True, "continuous_usage_stats": True, "include_obfuscation": False},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), [("suffix", ""), ("logit_bias", {"1": 0}), ("modalities", []), ("model", "")])
+def test_more_values_that_change_nothing(client: httpx.Client, field: str, value: object) -> None:
+    assert completed(client, **{field: value})["choices"] == completed(client)["choices"]
 
 
 @pytest.mark.parametrize("field", HARMLESS)
@@ -200,6 +207,13 @@ def test_messages_may_hold_what_clients_add(client: httpx.Client) -> None:
     response = client.post("/v1/chat/completions", json={"messages": picture})
     assert error(response) == (400, "unsupported_value", "messages.0.content")
     assert "image_url" in response.json()["error"]["message"]
+    for content, place in (
+        ([{"type": "text"}], "messages.0.content.0.text"),
+        (5, "messages.0.content"),
+        (["hi"], "messages.0.content.0"),
+    ):
+        response = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]})
+        assert response.json()["error"]["param"] == place
 
 
 def test_unknown_fields_are_refused_or_ignored_and_named_as_the_server_was_started(
@@ -217,6 +231,10 @@ def test_unknown_fields_are_refused_or_ignored_and_named_as_the_server_was_start
         assert response.json()["choices"] == replied(lenient, messages=known)["choices"]
         response = lenient.post("/generate", json={"start_string": "a", "num_generate": 3, "mood": 1})
         assert (response.status_code, response.headers["x-ignored-fields"]) == (200, "mood")
+        response = lenient.get("/generate?start_string=a&num_generate=3&_=123")
+        assert (response.status_code, response.headers["x-ignored-fields"]) == (200, "_")
+        many = [USER | {f"k{i}": i} for i in range(40)]
+        assert lenient.post("/v1/chat/completions", json={"messages": many, "max_tokens": 1}).status_code == 200
         assert "x-ignored-fields" not in lenient.post("/generate", json={"start_string": "a", "num_generate": 3}).headers
         response = lenient.post("/generate", json={"start_string": "a", "mood": 1, "temperature": -1})
         assert error(response) == (422, "invalid_value", "temperature")
@@ -261,6 +279,22 @@ def test_an_assistants_beginning_is_continued(
 ) -> None:
     expected = completed(client, prompt=text, stop="\n\n")["choices"][0]["text"]
     assert replied(client, messages=messages, **fields)["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.parametrize("turn", ["{words!r:>10}|", "{{words}}{words}", "<{speaker}>{words}</{speaker}>", "{speaker}: {words:>30}"])
+def test_a_chat_template_that_is_served_continues_too_or_is_refused(tmp_path: Path, publish: Publish, turn: str) -> None:
+    publish(architecture=ARCHITECTURE.model_copy(update={"vocabulary": [*VOCABULARY, *"<>/|{}"]}))
+    (tmp_path / "tiny" / "chat.json").write_text(json.dumps({"turn": turn, "reply": ""}))
+    with serving(Settings(models_dir=tmp_path)) as (_, peer):
+        reply = replied(peer, messages=PREFIX, on_unknown="error")
+        assert len(reply["choices"]) == 1
+
+
+def test_a_chat_template_that_leaves_the_words_out_is_refused(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    (tmp_path / "tiny" / "chat.json").write_text('{"turn": "5"}')
+    with serving(Settings(models_dir=tmp_path)) as (_, peer):
+        assert "turn must hold {words}" in peer.get("/models").json()["refused"][0]
 
 
 def test_continuing_and_not_continuing_contradict_each_other(client: httpx.Client) -> None:
@@ -369,6 +403,13 @@ def test_head_is_answered_wherever_get_is(client: httpx.Client) -> None:
         assert head.content == b""
     assert client.head("/absent").status_code == 404
     assert client.head("/score").status_code == 405
+    for method, path, allowed in (
+        ("DELETE", "/models", "GET, HEAD"),
+        ("GET", "/score", "POST"),
+    ):
+        refused = client.request(method, path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+        assert allowed in refused.json()["error"]["message"]
 
 
 def test_a_slash_at_the_end_changes_nothing(client: httpx.Client) -> None:
@@ -406,6 +447,8 @@ def test_what_a_compressed_body_holds_is_limited_too(client: httpx.Client) -> No
     assert send(gzip.compress(b" " * 1_000_000_000, 1))[:2] == (413, "body_too_long")
     assert send(gzip.compress(b"{}")[:-3])[:2] == (422, "invalid_encoding")
     assert send(gzip.compress(b"{}") + b"more")[:2] == (422, "invalid_encoding")
+    halves = gzip.compress(b'{"start_string": "a", ') + gzip.compress(b'"num_generate": 3}')
+    assert client.post("/generate", content=halves, headers=headers).status_code == 200, "a file may have several members"
     assert send(b"not gzip")[:2] == (422, "invalid_encoding")
 
 

@@ -182,6 +182,12 @@ def test_only_who_accepts_a_stream_gets_one(client: httpx.Client, accept: str, s
     assert response.headers["content-type"].startswith("text/event-stream") == streams
 
 
+def test_several_accept_headers_are_one_list(client: httpx.Client) -> None:
+    headers = [("Accept", "application/json;q=0.1"), ("Accept", "text/event-stream")]
+    response = client.post("/generate", json={"start_string": "a", "num_generate": 1}, headers=headers)
+    assert response.headers["content-type"].startswith("text/event-stream")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_what_the_body_says_of_streaming_wins(client: httpx.Client, stream: bool) -> None:
     accept = "application/json" if stream else "text/event-stream"
