@@ -1,4 +1,4 @@
-"""What handling a request has to say beside its answer: body fields that were ignored, characters that were left out.
+"""What the handling of a request has to say beside its answer: which fields were ignored, how many characters were left out.
 
 Any code that handles a request may note something; the middleware sends it as response headers, and the log has it too. The notes
 are in a context variable, because the validation of a body knows no request.
@@ -41,7 +41,7 @@ _notes: ContextVar[Notes] = ContextVar("notes")
 
 
 def note_unknown_characters(count: int) -> None:
-    """So many characters of the request's texts were left out or replaced."""
+    """Adds to the number of characters of the request's texts that were left out or replaced."""
     if notes := _notes.get(None):
         notes.unknown_characters += count
 
