@@ -1,13 +1,13 @@
 """What the engine asks of a network: advance some slots by some steps. Knows ids and slots, nothing of requests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.sampling import Sampling
+from service.generation.sampling import History, Sampling
 from trainer.artifact import Tensors
 
 Precision = Literal["f32", "bf16", "int8"]
@@ -34,6 +34,7 @@ class Batch:
     sampling: Sequence[Sampling]  # B of them
     keep: NDArray[np.int32]  # [B]: steps after which the row's state is wanted besides, below K; -1: not
     log_probabilities: bool = False  # wanted
+    histories: Mapping[int, History] = field(default_factory=dict)  # of the rows whose sampling needs one; the call updates them
 
     @property
     def plain(self) -> bool:
@@ -57,7 +58,7 @@ class LogProbabilities:
 class Decoded:
     """What a call gave."""
 
-    chosen: NDArray[np.int32]  # [K, B]
+    chosen: NDArray[np.int32]  # [K, B]; an automaton's: beyond the vocabulary what only it knows, -1 where it allows nothing
     kept: Mapping[int, State]  # the rows that asked for it
     log_probabilities: LogProbabilities | None  # where asked for
 

@@ -12,6 +12,7 @@ from trainer.artifact import Architecture, Tensors
 from trainer.machine import cores
 
 Floats = NDArray[np.float32]
+UNKNOWN = np.float32(-9999)  # the log-probability of a character that the network does not know, as OpenAI has it
 
 
 class ExactDecoder:
@@ -46,7 +47,7 @@ class ExactDecoder:
             return advance_by_reference(self._network, batch, states)
         with self._threads.timed(*batch.forced.shape) as threads:
             wanted = np.full(len(batch.slots), batch.log_probabilities)
-            arguments = (batch.inputs, batch.forced, batch.uniforms, batch.sampling, batch.keep, wanted, threads)
+            arguments = (batch.inputs, batch.forced, batch.uniforms, batch.sampling, batch.histories, batch.keep, wanted, threads)
             return self._native.advance(states, *arguments)
 
 
@@ -54,17 +55,20 @@ def advance_by_reference(
     network: QuantizedNetwork, batch: Batch, states: Floats
 ) -> tuple[NDArray[np.int32], Floats, Floats | None]:
     """See `NativeNetwork.advance`."""
-    chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, batch.uniforms, batch.sampling)
+    drawing = (batch.uniforms, batch.sampling, batch.histories)
+    chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, *drawing)
     kept = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.keep)])
     states[...] = path[-1]
     return chosen, kept, logits if batch.log_probabilities else None
 
 
 def log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> LogProbabilities:
-    """Of logits [steps, rows, vocabulary] and the characters chosen from them [steps, rows]."""
+    """Of logits [steps, rows, vocabulary] and the characters chosen from them [steps, rows]; UNKNOWN for others."""
     shifted = logits - logits.max(-1, keepdims=True)
     values = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     count = min(LIKELIEST, values.shape[-1])
     likeliest = np.argsort(-values, axis=-1, kind="stable")[..., :count].astype(np.int32)
-    own = np.take_along_axis(values, chosen[..., None].astype(np.int64), -1)[..., 0]
+    known = (chosen >= 0) & (chosen < values.shape[-1])
+    places = np.where(known, chosen, 0)[..., None].astype(np.int64)
+    own = np.where(known, np.take_along_axis(values, places, -1)[..., 0], UNKNOWN)
     return LogProbabilities(own, likeliest, np.take_along_axis(values, likeliest.astype(np.int64), -1))

@@ -1,8 +1,8 @@
 """The step in C (kernel/), called by ctypes, which releases the GIL. Knows arrays only."""
 
 import ctypes
-from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_uint8, c_void_p
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.quantized import Kernel, QuantizedNetwork
-from service.generation.sampling import Sampling
+from service.generation.sampling import History, Sampling
 
 Floats = NDArray[np.float32]
 
@@ -28,10 +28,17 @@ class _Row(Structure):
         ("inverse_temperature", c_float),
         ("top_p", c_float),
         ("min_p", c_float),
+        ("presence", c_float),
+        ("frequency", c_float),
+        ("repetition", c_float),
         ("top_k", c_int32),
         ("keep", c_int32),
         ("wants_logits", c_int32),
-        ("allowed", POINTER(c_uint8)),
+        ("place", c_int32),
+        ("alphabet", c_int32),
+        ("bias", c_void_p),
+        ("counts", c_void_p),
+        ("next", c_void_p),
     ]
 
 
@@ -111,6 +118,7 @@ class NativeNetwork:
         forced: NDArray[np.int32],
         uniforms: Floats,
         samplings: Sequence[Sampling],
+        histories: Mapping[int, History],
         keep: NDArray[np.int32],
         wants_logits: NDArray[np.bool_],
         threads: int,
@@ -121,8 +129,10 @@ class NativeNetwork:
         """
         steps, rows = forced.shape
         arrays = [np.ascontiguousarray(a, t) for a, t in ((inputs, np.int32), (forced, np.int32), (uniforms, np.float32))]
-        masks = [None if s.allowed is None else np.ascontiguousarray(s.allowed, np.uint8) for s in samplings]
-        table = (_Row * rows)(*(_row(*given) for given in zip(samplings, masks, keep, wants_logits, strict=True)))
+        table = (_Row * rows)()
+        for b, row in enumerate(table):
+            _fill(row, samplings[b], histories.get(b))
+            row.keep, row.wants_logits = int(keep[b]), int(wants_logits[b])
         chosen = np.empty((steps, rows), np.int32)
         kept = np.empty((rows, *self._state_shape), np.float32) if (keep >= 0).any() else None
         logits = np.empty((steps, rows, self._vocabulary), np.float32) if wants_logits.any() else None
@@ -138,16 +148,20 @@ class NativeNetwork:
             None if logits is None else logits.ctypes.data,
         )
         self._library.folio_advance(self._handle, byref(call))
+        for b, history in histories.items():
+            history.state = table[b].place
         return chosen, states if kept is None else kept, logits
 
 
-def _row(sampling: Sampling, allowed: NDArray[np.uint8] | None, keep: int, wants_logits: bool) -> _Row:
-    return _Row(
-        inverse_temperature=1 / min(max(sampling.temperature, 1e-30), 1e30),
-        top_p=max(sampling.top_p, 1e-30),
-        min_p=sampling.min_p,
-        top_k=sampling.top_k or 0,
-        keep=int(keep),
-        wants_logits=int(wants_logits),
-        allowed=None if allowed is None else ctypes.cast(allowed.ctypes.data, POINTER(c_uint8)),
-    )
+def _fill(row: _Row, sampling: Sampling, history: History | None) -> None:
+    """Fills in how a row's characters are drawn. The arrays belong to `sampling` and `history`, which the caller keeps."""
+    row.inverse_temperature = 1 / min(max(sampling.temperature, 1e-30), 1e30)
+    row.top_p, row.min_p, row.top_k = max(sampling.top_p, 1e-30), sampling.min_p, sampling.top_k or 0
+    bias = sampling.exclusive_bias
+    row.bias = None if bias is None else bias.ctypes.data
+    if history is not None and sampling.penalizes:
+        row.presence, row.frequency = sampling.presence_penalty, sampling.frequency_penalty
+        row.repetition, row.counts = sampling.repetition_penalty, history.counts.ctypes.data
+    if history is not None and sampling.automaton is not None:
+        row.place, row.alphabet = history.state, sampling.automaton.next.shape[1]
+        row.next = sampling.automaton.next.ctypes.data

@@ -4,14 +4,14 @@ Why it is exact: int8 kernels times int8 states are integer sums, the same in an
 subtract, multiply and divide, in the order written here: nothing fused, no estimates of reciprocals, no library's exp.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.quantized import Kernel, QuantizedNetwork
-from service.generation.sampling import Sampling
+from service.generation.sampling import History, Sampling
 
 Floats = NDArray[Any]  # always float32; the types of NumPy's operations would not follow that
 f32 = np.float32
@@ -69,8 +69,13 @@ def lstm(x: Floats, a: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:  
     return (f32(1) - ec) / ((f32(1) + eo) * (f32(1) + ec)), c
 
 
-def step(network: QuantizedNetwork, states: Floats, characters: NDArray[np.int32]) -> tuple[Floats, Floats]:
-    """(States after, logits [rows, vocabulary]) of states [rows, state vectors, units] that read a character each."""
+def step(
+    network: QuantizedNetwork, states: Floats, characters: NDArray[np.int32], paused: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """(States after, logits [rows, vocabulary]) of states [rows, state vectors, units] that read a character each.
+
+    The rows that are paused read nothing.
+    """
     after, below = states.copy(), np.empty(0, f32)
     vectors = len(states[0]) // len(network.layers)
     for i, layer in enumerate(network.layers):
@@ -78,21 +83,53 @@ def step(network: QuantizedNetwork, states: Floats, characters: NDArray[np.int32
         own = states[:, vectors * i : vectors * (i + 1)]
         a = product(own[:, 0], layer.recurrent)
         if network.cell == "gru":
-            below = after[:, i] = gru(x, a, own[:, 0])
+            after[:, i] = gru(x, a, own[:, 0])
         else:
-            below, after[:, vectors * i + 1] = lstm(x, a, own[:, 0], own[:, 1])
-            after[:, vectors * i] = below
+            after[:, vectors * i], after[:, vectors * i + 1] = lstm(x, a, own[:, 0], own[:, 1])
+        after[paused] = states[paused]
+        below = after[:, vectors * i]
     return after, product(below, network.output)
 
 
-def draw(logits: Floats, uniform: np.float32, sampling: Sampling, inverse_temperature: np.float32) -> int:
-    """The character of one row's logits [vocabulary] that inverts the CDF at the uniform; see `Sampling` for what is left out."""
-    allowed = np.full(len(logits), True) if sampling.allowed is None else sampling.allowed
-    x = (logits - logits[allowed].max()) * inverse_temperature
+def draw(logits: Floats, uniform: np.float32, sampling: Sampling, history: History | None) -> int:
+    """The character of one row's logits [vocabulary] that inverts the CDF at the uniform; see `Sampling` for the order."""
+    allowed, logits = drawable(len(logits), sampling, history), adjust(logits, sampling, history)
+    likeliest = logits[allowed].max()
+    x = np.where(allowed, logits - likeliest, f32(-1)) * inverse_temperature(sampling)
     weights = np.where(allowed & (x >= SMALLEST), exp(x), f32(0))
     if sampling.top_k is not None or sampling.top_p < 1 or sampling.min_p > 0:
         weights = keep_likely(weights, sampling)
     return invert(weights, uniform)
+
+
+def adjust(logits: Floats, sampling: Sampling, history: History | None) -> Floats:
+    """The logits with bias and penalties."""
+    if sampling.bias is not None:
+        logits = logits + sampling.bias
+    if history is None or not sampling.penalizes:
+        return logits
+    drawn, repetition = history.counts[1], f32(sampling.repetition_penalty)
+    divided = np.where(logits > 0, logits / repetition, logits * repetition)
+    logits = np.where(history.counts.any(0), divided, logits)
+    logits = logits - f32(sampling.frequency_penalty) * drawn.astype(f32)
+    return np.where(drawn > 0, logits - f32(sampling.presence_penalty), logits)
+
+
+def drawable(vocabulary: int, sampling: Sampling, history: History | None) -> NDArray[np.bool_]:
+    """Which characters of the vocabulary may come next."""
+    allowed = np.full(vocabulary, True) if sampling.allowed is None else sampling.allowed
+    if history is not None and sampling.automaton is not None:
+        allowed = allowed & (sampling.automaton.next[history.state, :vocabulary] >= 0)
+    return allowed
+
+
+def draw_unknown(logits: Floats, uniform: np.float32, sampling: Sampling, history: History | None) -> int:
+    """One of the characters that only the automaton knows, each as likely; -1 where it allows none."""
+    following = None if sampling.automaton is None or history is None else sampling.automaton.next[history.state]
+    if following is None or not (following[len(logits) :] >= 0).any():
+        return -1
+    allowed = np.flatnonzero(following[len(logits) :] >= 0)
+    return len(logits) + int(allowed[min(int(uniform * f32(len(allowed))), len(allowed) - 1)])
 
 
 def keep_likely(weights: Floats, sampling: Sampling) -> Floats:
@@ -142,16 +179,37 @@ def advance(
     forced: NDArray[np.int32],
     uniforms: Floats,
     samplings: Sequence[Sampling],
+    histories: Mapping[int, History],
 ) -> tuple[NDArray[np.int32], list[Floats], Floats]:
-    """(Chosen characters [steps, rows]; states before each step and after the last; logits [steps, rows, vocabulary])."""
-    chosen, logits = np.empty_like(forced), []
-    path, inverse = [states], [inverse_temperature(sampling) for sampling in samplings]
+    """(Chosen characters [steps, rows]; states before each step and after the last; logits [steps, rows, vocabulary]).
+
+    A row whose automaton allows no character that the network knows is paused for the step. histories: of the rows that need
+    one, updated.
+    """
+    chosen, logits, path, inputs = np.empty_like(forced), [], [states], inputs.copy()
     for k in range(len(forced)):
-        after, found = step(network, path[-1], inputs)
+        paused = np.zeros(len(inputs), np.bool_)
+        for b, history in histories.items():
+            paused[b] = forced[k, b] < 0 and not drawable(network.vocabulary, samplings[b], history).any()
+        after, found = step(network, path[-1], inputs, paused)
         for b, sampling in enumerate(samplings):
-            free = forced[k, b] < 0
-            chosen[k, b] = draw(found[b], uniforms[k, b], sampling, inverse[b]) if free else forced[k, b]
-        inputs = chosen[k]
+            chosen[k, b] = forced[k, b]
+            if forced[k, b] < 0:
+                draw_one = draw_unknown if paused[b] else draw
+                chosen[k, b] = draw_one(found[b], uniforms[k, b], sampling, histories.get(b))
+                remember(histories.get(b), sampling, chosen[k, b])
+            if not paused[b]:
+                inputs[b] = chosen[k, b]
         path.append(after)
         logits.append(found)
     return chosen, path, np.stack(logits)
+
+
+def remember(history: History | None, sampling: Sampling, character: int) -> None:
+    """Counts a drawn character and moves the automaton on."""
+    if history is None or character < 0:
+        return
+    if sampling.penalizes and character < history.counts.shape[1]:
+        history.counts[1, character] += 1
+    if sampling.automaton is not None:
+        history.state = int(sampling.automaton.next[history.state, character])

@@ -183,7 +183,7 @@ static int pack_output(Network *n, const GivenKernel *given) {
   if (open_kernel(&n->output, n->units, up(n->vocabulary, LANES) / LANES)) return 1;
   for (int c = 0; c < n->vocabulary; c++)
     pack_column(&n->output, c, given, n->units, n->vocabulary, c, n->instructions->unsigned_states);
-  for (int c = n->vocabulary; c < n->output.blocks * LANES; c++) n->output.bias[c] = -3e38f;  // never drawn
+  for (int c = n->vocabulary; c < n->output.blocks * LANES; c++) n->output.bias[c] = EXCLUDED;
   return 0;
 }
 
@@ -215,8 +215,9 @@ static int open_buffers(Network *n) {
   int rows = n->max_rows + LANES, V = n->output.blocks;
   n->h = room((size_t)n->max_rows * n->vectors * n->padded_units * 4);
   n->characters = room((size_t)n->max_rows * 4);
+  n->paused = room((size_t)n->max_rows);
   n->logits = n->threads > 1 && V >= SHARED_BLOCKS ? room((size_t)n->max_rows * V * LANES * 4) : NULL;
-  int failed = !n->h || !n->characters || (n->threads > 1 && V >= SHARED_BLOCKS && !n->logits);
+  int failed = !n->h || !n->characters || !n->paused || (n->threads > 1 && V >= SHARED_BLOCKS && !n->logits);
   for (int i = 0; i < 2; i++) failed |= !(n->rounded[i] = room((size_t)n->layers * rows * n->padded_units));
   int blocks = 2 * n->padded_units / LANES * n->gates;  // of a layer's two products
   for (int t = 0; t < n->threads; t++) {
@@ -242,7 +243,7 @@ void folio_close(Network *n) {
   }
   free(n->output.weights), free(n->output.offset), free(n->output.scale), free(n->output.bias);
   free(n->layer), free(n->table), free(n->embedded), free(n->embedded_scale), free(n->read);
-  free(n->h), free(n->rounded[0]), free(n->rounded[1]), free(n->characters), free(n->logits);
+  free(n->h), free(n->rounded[0]), free(n->rounded[1]), free(n->characters), free(n->paused), free(n->logits);
   for (int t = 0; t < MAX_THREADS; t++) free(n->sums[t]), free(n->scratch[t]), free(n->order[t]);
   free(n);
 }
@@ -284,6 +285,14 @@ Network *folio_open(int lstm, int layers, int units, int vocabulary, int embeddi
 int folio_threads(const Network *n) { return n->threads; }
 const char *folio_name(const Network *n) { return n->instructions->name; }
 
+// Whether the vocabulary has a character that the row may draw next.
+int folio_knows(const Network *n, const Row *row) {
+  const int32_t *next = row->next + (size_t)row->place * row->alphabet;
+  for (int c = 0; c < n->vocabulary; c++)
+    if (next[c] >= 0 && !(row->bias && row->bias[c] <= EXCLUDED)) return 1;
+  return 0;
+}
+
 // Makes the call. Not from two threads at once.
 void folio_advance(Network *n, const Call *call) {
   Call bounded = *call;
@@ -292,7 +301,8 @@ void folio_advance(Network *n, const Call *call) {
   int U = n->padded_units, of_layer = n->vectors / n->layers;
   n->call = &bounded;
   memcpy(n->characters, call->inputs, (size_t)call->rows * 4);
-  for (int r = 0; r < call->rows; r++)
+  for (int r = 0; r < call->rows; r++) {
+    n->paused[r] = call->row[r].next && call->forced[r] < 0 && !folio_knows(n, &call->row[r]);
     for (int v = 0; v < n->vectors; v++) {
       float *h = n->h + ((size_t)r * n->vectors + v) * U;
       memcpy(h, call->states + ((size_t)r * n->vectors + v) * n->units, (size_t)n->units * 4);
@@ -300,6 +310,7 @@ void folio_advance(Network *n, const Call *call) {
       int8_t *rounded = n->rounded[0] + ((size_t)(v / of_layer) * (n->max_rows + LANES) + r) * U;
       for (int i = 0; v % of_layer == 0 && i < U; i++) rounded[i] = (int8_t)(int32_t)((h[i] * 127.f + 12582912.f) - 12582912.f);
     }
+  }
   n->states.parties = n->drawn.parties = bounded.threads;
   if (bounded.threads > 1) {
     pthread_mutex_lock(&n->lock);

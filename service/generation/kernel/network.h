@@ -24,13 +24,17 @@ typedef struct {
   Kernel recurrent, input;  // the blocks of a unit block's gates are neighbours; the first layer's `input` may be in the table
 } Layer;
 
-// One row of a call.
+// One row of a call. A null pointer: not asked for.
 typedef struct {
   float inverse_temperature, top_p, min_p;  // top_p >= 1 and min_p 0 leave nothing out
+  float presence, frequency, repetition;    // penalties, used with `counts`
   int32_t top_k;                            // 0: all
   int32_t keep;                             // steps after which the state is copied to `kept`; -1: never
   int32_t wants_logits;
-  const uint8_t *allowed;  // [vocabulary], or null for all
+  int32_t place, alphabet;  // state of the automaton, updated; its characters: the vocabulary's, then others
+  const float *bias;        // [vocabulary], EXCLUDED where a character must not be drawn
+  int32_t *counts;          // [2][vocabulary]: occurrences in the prompt; in the drawn text, updated
+  const int32_t *next;      // [states of the automaton][alphabet], -1 where a character is not allowed
 } Row;
 
 typedef struct {
@@ -38,8 +42,8 @@ typedef struct {
   float *states;  // [rows][vectors][units], updated
   const int32_t *inputs, *forced;  // [rows]; [steps][rows], -1 where the step draws
   const float *uniforms;           // [steps][rows]
-  const Row *row;                  // [rows]
-  int32_t *chosen;                 // [steps][rows]
+  Row *row;                        // [rows]
+  int32_t *chosen;                 // [steps][rows]; -1 where the automaton allows nothing
   float *kept;                     // [rows][vectors][units]
   float *logits;                   // [steps][rows][vocabulary], of the rows that want them
 } Call;
@@ -75,7 +79,8 @@ struct Network {
   float *h;               // [rows][vectors][padded units]
   int8_t *rounded[2];     // [layers][rows + 16][padded units]
   int8_t *read;           // [rows + 16][padded embedding], without a table
-  int32_t *characters;    // [rows]
+  int32_t *characters;    // [rows]: the next inputs
+  uint8_t *paused;        // [rows]: the next step draws a character that the network does not know, and leaves its state
   float *logits;          // [rows][padded vocabulary], where the vocabulary is shared out over threads
   int32_t *sums[MAX_THREADS];
   float *scratch[MAX_THREADS];
@@ -90,4 +95,7 @@ struct Network {
   int quit;
 };
 
+static const float EXCLUDED = -3e38f;  // the logit of what must not be drawn
+
+int folio_knows(const Network *, const Row *);
 void folio_wait(Barrier *);

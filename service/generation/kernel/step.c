@@ -264,11 +264,13 @@ static void gates(Network *n, int layer, int block, Sums s, const int32_t *chara
         memcpy(call->kept + (size_t)r * width + (layer * vectors + v) * n->units + LANES * block, state + (size_t)v * U, 4 * (size_t)count);
     }
     F a[4], x[4], h;
-    for (int g = 0; g < n->gates; g++) {
+    for (int g = 0; g < n->gates && !n->paused[r]; g++) {
       a[g] = biased(&n->layer[layer].recurrent, block * n->gates + g, s.state[(size_t)g * s.stride + r]);
       x[g] = input_of(n, layer, block, g, r, characters[r], s);
     }
-    if (n->lstm) {
+    if (n->paused[r]) {
+      h = *(F *)state;
+    } else if (n->lstm) {
       F c = *(F *)(state + U);
       h = lstm(a, x, &c);
       *(F *)(state + U) = c;
@@ -346,19 +348,34 @@ static int invert(const float *weight, int blocks, float uniform, float *sums) {
   return LANES * group + place;
 }
 
+// Bias and penalties, then what must not be drawn; see reference.adjust.
+static void adjust(const Network *n, float *v, const Row *row) {
+  const int32_t *next = row->next ? row->next + (size_t)row->place * row->alphabet : NULL;
+  const int32_t *in_prompt = row->counts, *drawn = row->counts ? row->counts + n->vocabulary : NULL;
+  for (int i = 0; i < n->vocabulary; i++) {
+    float x = v[i];
+    if (row->bias) x = x + row->bias[i];
+    if (row->counts) {
+      if (in_prompt[i] || drawn[i]) x = x > 0 ? x / row->repetition : x * row->repetition;
+      x = x - row->frequency * (float)drawn[i];
+      if (drawn[i]) x = x - row->presence;
+    }
+    if ((row->bias && row->bias[i] <= EXCLUDED) || (next && next[i] < 0)) x = EXCLUDED;
+    v[i] = x;
+  }
+}
+
 // The character of one row. v: its logits [blocks][16], overwritten; sums: room for a float a block.
 static int draw(const Network *n, float *v, const Row *row, float uniform, float *sums, int32_t *order) {
   int blocks = n->output.blocks;
-  F *x = (F *)v, high = all(-3e38f);
-  if (row->allowed)
-    for (int i = 0; i < n->vocabulary; i++)
-      if (!row->allowed[i]) v[i] = -3e38f;
+  F *x = (F *)v, high = all(EXCLUDED);
+  if (row->bias || row->counts || row->next) adjust(n, v, row);
   for (int b = 0; b < blocks; b++) high = most(high, x[b]);
   float top = high[0];
   for (int i = 1; i < LANES; i++) top = high[i] > top ? high[i] : top;
   for (int b = 0; b < blocks; b++) {
     F w = (x[b] - top) * row->inverse_temperature;
-    x[b] = where((w < -80.f) | (x[b] <= -3e38f), all(0.f), exp_(w));
+    x[b] = where((w < -80.f) | (x[b] <= EXCLUDED), all(0.f), exp_(w));
   }
   if ((row->top_k > 0 && row->top_k < n->vocabulary) || row->top_p < 1 || row->min_p > 0) keep_likely(v, n->vocabulary, row, order);
   return invert(v, blocks, uniform, sums);
@@ -368,15 +385,43 @@ static void logits_of(const Network *n, const int32_t *sums, int stride, int row
   for (int b = from; b < to; b++) ((F *)out)[b] = biased(&n->output, b, ((const I *)sums)[(size_t)(b - from) * stride + row]);
 }
 
-// Notes what a row's step gives; returns the character.
-static int conclude(Network *n, int step, int row, float *v, int thread, int writes) {
+// One of the characters that only the automaton knows, each as likely; -1 where it allows none.
+static int draw_unknown(const Network *n, const Row *row, float uniform) {
+  const int32_t *next = row->next + (size_t)row->place * row->alphabet;
+  int count = 0;
+  for (int c = n->vocabulary; c < row->alphabet; c++) count += next[c] >= 0;
+  int place = (int)(uniform * (float)count);
+  for (int c = n->vocabulary; c < row->alphabet; c++)
+    if (next[c] >= 0 && (place-- == 0 || --count == 0)) return c;
+  return -1;
+}
+
+// Draws a row's character and updates what the row remembers of its text; returns the network's next input.
+static int draw_next(Network *n, int step, int r, float *v, int thread, int writes) {
   const Call *c = n->call;
-  size_t place = (size_t)step * c->rows + row;
-  if (writes && c->row[row].wants_logits) memcpy(c->logits + place * n->vocabulary, v, 4 * (size_t)n->vocabulary);
-  int found = c->forced[place];
-  if (found < 0) found = draw(n, v, &c->row[row], c->uniforms[place], n->scratch[thread], n->order[thread]);
+  Row *row = &c->row[r];
+  size_t place = (size_t)step * c->rows + r;
+  float uniform = c->uniforms[place];
+  int found = n->paused[r] ? draw_unknown(n, row, uniform) : draw(n, v, row, uniform, n->scratch[thread], n->order[thread]);
+  int known = found >= 0 && found < n->vocabulary;
   if (writes) c->chosen[place] = found;
-  return found;
+  if (row->counts && known) row->counts[n->vocabulary + found]++;
+  if (row->next && found >= 0) row->place = row->next[(size_t)row->place * row->alphabet + found];
+  return known ? found : n->characters[r];
+}
+
+// Concludes a row's step; returns the network's next input.
+static int conclude(Network *n, int step, int r, float *v, int thread, int writes) {
+  const Call *c = n->call;
+  size_t place = (size_t)step * c->rows + r;
+  if (writes && c->row[r].wants_logits) memcpy(c->logits + place * n->vocabulary, v, 4 * (size_t)n->vocabulary);
+  int input = c->forced[place];
+  if (input < 0)
+    input = draw_next(n, step, r, v, thread, writes);
+  else if (writes)
+    c->chosen[place] = input;
+  if (c->row[r].next) n->paused[r] = step + 1 < c->steps && c->forced[place + c->rows] < 0 && !folio_knows(n, &c->row[r]);
+  return input;
 }
 
 // ---- a thread's part of a call: some unit blocks of every layer, then some rows (or, of a large vocabulary, blocks) of the output
@@ -416,8 +461,8 @@ static void advance(Network *n, int thread) {
   int T = c->threads, R = c->rows, blocks = n->padded_units / LANES, V = n->output.blocks, U = n->padded_units;
   int b0 = part(blocks, T, thread), b1 = part(blocks, T, thread + 1), v0 = part(V, T, thread), v1 = part(V, T, thread + 1);
   // A large vocabulary is shared out. Of a small one each thread takes some rows; a row that is alone is drawn by all of them, so
-  // that nobody has to wait.
-  int shared = T > 1 && V >= SHARED_BLOCKS, alone = R == 1 && !shared;
+  // that nobody has to wait; unless drawing changes what the row remembers.
+  int shared = T > 1 && V >= SHARED_BLOCKS, alone = R == 1 && !shared && !c->row->counts && !c->row->next;
   int unit = (R + LANES - 1) / LANES >= T ? LANES : 1, groups = (R + unit - 1) / unit;
   int r0 = alone ? 0 : part(groups, T, thread) * unit, r1 = alone ? 1 : part(groups, T, thread + 1) * unit;
   if (r1 > R) r1 = R;

@@ -1,5 +1,6 @@
 """Calls of the exact step on random networks, checked against the reference. Imports no TensorFlow: sanitizers choke on it."""
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from service.generation import reference
 from service.generation.native import NativeNetwork
 from service.generation.quantized import QuantizedNetwork, quantize
-from service.generation.sampling import Sampling
+from service.generation.sampling import Automaton, History, Sampling
 from tests.support import random_tensors
 from trainer.artifact import Architecture
 
@@ -30,28 +31,50 @@ def drawn_sampling(rng: np.random.Generator, vocabulary: int) -> Sampling:
         top_p=float(rng.choice([0, 0.3, 0.9, 1])),
         min_p=float(rng.choice([0, 0.1])),
         allowed=allowed if rng.random() < 0.4 else None,
+        bias=rng.normal(0, 3, vocabulary).astype(np.float32) if rng.random() < 0.3 else None,
+        presence_penalty=float(rng.choice([0, 1.3])),
+        frequency_penalty=float(rng.choice([0, -0.7, 2])),
+        repetition_penalty=float(rng.choice([1, 0.4, 1.2])),
+        automaton=drawn_automaton(rng, vocabulary) if rng.random() < 0.4 else None,
     )
 
 
+def drawn_automaton(rng: np.random.Generator, vocabulary: int) -> Automaton:
+    """Of its states some allow characters that the network does not know only, and some nothing."""
+    states, others = int(rng.integers(1, 6)), int(rng.integers(0, 4))
+    table = np.where(rng.random((states, vocabulary + others)) < 0.3, rng.integers(0, states, (states, vocabulary + others)), -1)
+    table[rng.random(states) < 0.4, :vocabulary] = -1
+    return Automaton(table.astype(np.int32))
+
+
+def drawn_history(rng: np.random.Generator, vocabulary: int) -> History:
+    return History(rng.integers(0, 3, (2, vocabulary)).astype(np.int32) * (rng.random((2, vocabulary)) < 0.3))
+
+
 def check_call(n: QuantizedNetwork, native: NativeNetwork, rows: int, steps: int, threads: int, seed: int = 0) -> None:
-    """A call of the kernel gives what the reference gives: characters, states on the way and after it, logits."""
+    """A call of the kernel gives what the reference gives: characters, states on the way and after it, logits, histories."""
     rng = np.random.default_rng(seed)
     states = rng.uniform(-1, 1, (rows, *n.state_shape)).astype(np.float32)
     inputs = rng.integers(0, n.vocabulary, rows).astype(np.int32)
     forced = np.where(rng.random((steps, rows)) < 0.3, rng.integers(0, n.vocabulary, (steps, rows)), -1).astype(np.int32)
     uniforms = rng.random((steps, rows), np.float32)
     samplings = [drawn_sampling(rng, n.vocabulary) for _ in range(rows)]
+    histories = {row: drawn_history(rng, n.vocabulary) for row, s in enumerate(samplings) if s.needs_history}
+    expected_histories = deepcopy(histories)
     keep, wanted = rng.integers(-1, steps, rows).astype(np.int32), rng.random(rows) < 0.5
-    expected, path, expected_logits = reference.advance(n, states, inputs, forced, uniforms, samplings)
+    expected, path, expected_logits = reference.advance(n, states, inputs, forced, uniforms, samplings, expected_histories)
     after = states.copy()
-    chosen, kept, logits = native.advance(after, inputs, forced, uniforms, samplings, keep, wanted, threads)
+    chosen, kept, logits = native.advance(after, inputs, forced, uniforms, samplings, histories, keep, wanted, threads)
     assert (chosen == expected).all()
     assert bits(after) == bits(path[-1])
-    for row in np.flatnonzero(keep >= 0):
+    for row in np.flatnonzero(keep >= 0).tolist():
         assert bits(kept[row]) == bits(path[keep[row]][row])
-    for row in np.flatnonzero(wanted):
+    for row in np.flatnonzero(wanted).tolist():
         assert logits is not None
         assert bits(logits[:, row]) == bits(expected_logits[:, row])
+    for row, history in histories.items():
+        assert history.state == expected_histories[row].state
+        assert (history.counts == expected_histories[row].counts).all()
 
 
 def bits(values: NDArray[np.float32]) -> bytes:
