@@ -1,6 +1,6 @@
 """What is measured, in processes of their own: each opens its system and keeps it.
 
-In one process the thread pools of PyTorch, TensorFlow and OpenVINO get in each other's way; apart, they are idle in their turns.
+In one process the thread pools of PyTorch and TensorFlow get in each other's way; apart, they are idle in their turns.
 """
 
 import multiprocessing

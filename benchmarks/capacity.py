@@ -111,7 +111,7 @@ def size(_: argparse.Namespace) -> list[Row]:
         wanted = base | change
         architecture = Architecture.model_validate(wanted | {"vocabulary": [chr(0x4E00 + i) for i in range(wanted["vocabulary"])]})
         decoder = opened(_random(architecture))
-        alone, together = (decoding(decoder, streams)[0][1] for streams in (1, 64))
+        alone, together = (decoding(decoder, streams)[1] for streams in (1, 64))
         rows.append(
             {
                 "network": ", ".join(f"{value} {name}" for name, value in change.items()) or "the shipped one's size",
@@ -188,18 +188,18 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"cost": cost, "si
 def calibrated() -> tuple[Machine, float]:
     """This machine as `fleet` wants it, and the requests a second of `arrivals` that keep it busy all the time."""
     decoder = opened(shipped())
-    plain, full = zip(*(decoding(decoder, rows) for rows in ROWS), strict=True)
+    costs = [decoding(decoder, rows) for rows in ROWS]
     with served() as server:
         delivery = []
-        for rows, (call, step) in zip(ROWS, plain, strict=True):
+        for rows, (call, step) in zip(ROWS, costs, strict=True):
             steady = measure(server, rows, round(SECONDS / step / 2))
             delivery.append(max(0.0, steady.call_seconds - call - steady.steps * step))
-        machine = Machine(ROWS, plain, full, delivery, request=0, reply=0, slower=1)
+        machine = Machine(ROWS, costs, delivery, request=0, reply=0, slower=1)
 
         short = [Request(i / SHORT_ONES * SECONDS, ids(START), 1) for i in range(SHORT_ONES)]
         cpu, first = busy(server, short)
         simulate(machine, short[:2])  # the second one's prompt is in the cache, as there
-        request = max(0.0, cpu - machine.call(steps=1, rows=1, plain=True, newcomers=1))
+        request = max(0.0, cpu - machine.call(steps=1, rows=1, newcomers=1))
         machine = replace(machine, request=request, reply=first - short[1].ttft - request)
 
         mixed = arrivals(CALIBRATION * most_requests(machine), 5 * SECONDS, seed=0)
@@ -242,7 +242,7 @@ def served(*flags: object) -> AbstractContextManager[Server]:
 
 def opened(version: Version) -> Decoder:
     """A decoder that computes as the server's does, on one core."""
-    return open_decoder(version, choose(), None, slots=ROWS[-1])
+    return open_decoder(version, choose(), slots=ROWS[-1])
 
 
 @dataclass(frozen=True)
@@ -271,18 +271,15 @@ def measure(server: Server, streams: int, characters: int) -> Steady:
     return Steady(rate, steps, steps * streams / rate, streams * characters, spent, first_texts(timelines))
 
 
-def decoding(decoder: Decoder, rows: int, steps: int = 32) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Of each of the decoder's graphs, the plain and the full one: seconds that a call takes, and each of its steps besides.
-
-    The graphs take turns, as they do where prompts come in between, so that neither finds its weights in the cache all the time.
-    """
-    took = [[_timed(decoder, rows, count, full) for full in (False, True) for count in (1, 1 + steps)] for _ in range(25)]
-    plain, plain_long, full, full_long = np.median(took[5:], axis=0).tolist()
-    each = (plain_long - plain) / steps, (full_long - full) / steps
-    return (max(0.0, plain - each[0]), each[0]), (max(0.0, full - each[1]), each[1])
+def decoding(decoder: Decoder, rows: int, steps: int = 32) -> tuple[float, float]:
+    """Seconds that a call of the backend takes, and each of its steps besides."""
+    took = [[_timed(decoder, rows, count) for count in (1, 1 + steps)] for _ in range(25)]
+    short, long = np.median(took[5:], axis=0).tolist()
+    each = (long - short) / steps
+    return max(0.0, short - each), each
 
 
-def _timed(decoder: Decoder, rows: int, steps: int, full: bool) -> float:
+def _timed(decoder: Decoder, rows: int, steps: int) -> float:
     batch = Batch(
         slots=np.arange(rows, dtype=np.int32),
         starts=dict.fromkeys(range(rows)),
@@ -290,7 +287,7 @@ def _timed(decoder: Decoder, rows: int, steps: int, full: bool) -> float:
         forced=np.full((steps, rows), -1, np.int32),
         uniforms=np.full((steps, rows), 0.5, np.float32),
         sampling=[Sampling()] * rows,
-        keep=np.array([0 if full else -1] + [-1] * (rows - 1), np.int32),
+        keep=np.full(rows, -1, np.int32),
     )
     start = time.perf_counter()
     decoder.decode(batch)

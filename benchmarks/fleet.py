@@ -29,15 +29,14 @@ class Machine:
     """How long things take on one, in seconds; lists are of a call's numbers of streams, `rows`."""
 
     rows: Sequence[int]  # rising
-    plain: Sequence[tuple[float, float]]  # the decoder's plain graph: a call, and each of its steps besides
-    full: Sequence[tuple[float, float]]  # the full one, which also reads the prompts that are new to the cache
+    decoding: Sequence[tuple[float, float]]  # the backend: a call, and each of its steps besides
     delivery: Sequence[float]  # what a call costs besides: scheduling it, and sending each stream its text
     request: float  # what a request costs the call in which it gets its slot
     reply: float  # from a call's end to a client's having its text; below 0 where most of what a call costs comes after that
     slower: float  # all calls, where requests come and go, by so much than what was measured by itself
 
-    def call(self, steps: int, rows: int, plain: bool, newcomers: int) -> float:
-        call, step = (np.interp(rows, self.rows, costs) for costs in zip(*(self.plain if plain else self.full), strict=True))
+    def call(self, steps: int, rows: int, newcomers: int) -> float:
+        call, step = (np.interp(rows, self.rows, costs) for costs in zip(*self.decoding, strict=True))
         delivery = np.interp(rows, self.rows, self.delivery)
         return self.slower * float(call + steps * step + delivery + newcomers * self.request)
 
@@ -109,7 +108,7 @@ class Replica:
                 yield self._came
                 continue
             steps, rows = batch.forced.shape
-            seconds = self._machine.call(steps, rows, batch.plain, len(set(self._scheduler.running.values()) - before))
+            seconds = self._machine.call(steps, rows, len(set(self._scheduler.running.values()) - before))
             self.busy += seconds
             yield self._environment.timeout(seconds)
             self._speed.measured((steps, rows), seconds)

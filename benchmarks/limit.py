@@ -1,89 +1,100 @@
-"""The machine's limit in float32: how fast any program could run the network step by step, going by two measured rates.
+"""The machine's limit in int8: how fast any program could run the exact step, going by three measured rates.
 
-Counted: a step reads the recurrent and the output kernel once from wherever they lie (main memory or the last cache, whichever
-they fit in), for all streams together; and each stream costs two floating-point operations for each weight of the two. So
+Counted: a step reads the recurrent and the output kernel, a byte a weight, once for all streams together, from wherever they lie
+(a core's own cache, a shared one, or memory); each stream costs a product for each weight, and three exponentials for each unit.
+Reading goes on beside the arithmetic. So
 
-    characters/s = streams / max(bytes / read bandwidth, streams * operations / product rate)
+    characters/s = streams / max(bytes / read rate, streams * (products / product rate + exponentials / exponential rate))
 
-Not counted: the input product (a table row, once folded), gates, sampling, Python, waiting for threads. Less precise weights
-are fewer bytes and faster products: bf16 and int8 may pass this limit.
+Not counted: the rest of the gates, sampling, Python, waiting for threads.
 """
 
+import ctypes
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.generation.decoders import load_library
+from service.generation.kernel.build import FLAGS, INSTRUCTIONS, _machine, find_compiler
 from trainer.artifact import Architecture, Tensors
 from trainer.machine import cores
 
-ROWS = 2048  # of the product whose rate is measured: large enough that nothing but products counts
+SOURCE = Path(__file__).with_name("limit.c")
+EXPONENTIALS = 3  # of a GRU's unit: two gates and the candidate
 
 
 class Limit:
-    """Measures both rates anew at each call of `rate`."""
+    """Measures all rates anew at each call of `rate`."""
 
     def __init__(self, architecture: Architecture, tensors: Tensors) -> None:
-        if architecture.layers != 1:
-            raise NotImplementedError(f"counts the products of one recurrent layer; the model has {architecture.layers}")
-        self._kernel = tensors["rnn.0.recurrent_kernel"]
-        weights = self._kernel.size + tensors["dense.kernel"].size
-        self._bytes, self._operations = 4 * weights, 2 * weights
-        self._rows = np.random.default_rng(0).normal(size=(ROWS, len(self._kernel))).astype(np.float32)
-        self._products = [lambda: self._rows @ self._kernel, openvino_product(self._rows, self._kernel)]
+        """Raises Unsupported or NoCompiler."""
+        if (architecture.cell, architecture.layers) != ("gru", 1):
+            raise NotImplementedError("counts the products of one GRU layer")
+        self._weights = tensors["rnn.0.recurrent_kernel"].size + tensors["dense.kernel"].size
+        self._units = architecture.units
+        self._library = _build(load_library().instructions[0])
 
     def rate(self, streams: int, seconds: float) -> float:
-        """Characters/s of all streams; of the ways to read and to multiply the best counts. Takes about `seconds`."""
-        bandwidth = self._bandwidth(seconds / 2)
-        product_rate = max(self._product_rate(product, seconds / 2 / len(self._products)) for product in self._products)
-        return streams / max(self._bytes / bandwidth, streams * self._operations / product_rate)
+        """Characters/s of all streams. Takes about `seconds`."""
+        reading = self._weights / self._read_rate(seconds / 3)
+        multiplying = self._weights / self._all_cores(self._library.multiply, seconds / 3)
+        exponentials = EXPONENTIALS * self._units / self._all_cores(self._library.exponentials, seconds / 3)
+        return streams / max(reading, streams * (multiplying + exponentials))
 
-    def _bandwidth(self, seconds: float) -> float:
-        """Bytes/s that all cores together read, each its own part of the recurrent kernel, over and over."""
+    def _read_rate(self, seconds: float) -> float:
+        """Bytes/s that all cores together read, each its own part of the kernels, over and over."""
+        parts = [_aligned(self._weights // cores()) for _ in range(cores())]
 
-        def dot(part: NDArray[np.float32]) -> object:
-            half = len(part) // 2
-            return np.dot(part[:half], part[half : 2 * half])
+        def read(core: int) -> int:
+            self._library.read_bytes(parts[core].ctypes.data, len(parts[core]), 4)
+            return 4 * len(parts[core])
 
-        return max(self._sweep(read, seconds / 2) for read in (np.min, dot))
+        return _together(read, seconds)
 
-    def _sweep(self, read: Callable[[NDArray[np.float32]], object], seconds: float) -> float:
-        parts = np.array_split(self._kernel.ravel(), cores())
-        swept = [0] * len(parts)  # bytes
-        start = time.perf_counter()
-
-        def run(core: int) -> None:
-            while time.perf_counter() - start < seconds:
-                read(parts[core])
-                swept[core] += parts[core].nbytes
-
-        threads = [threading.Thread(target=run, args=(core,)) for core in range(len(parts))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(swept) / (time.perf_counter() - start)
-
-    def _product_rate(self, product: Callable[[], object], seconds: float) -> float:
-        """Floating-point operations/s of [ROWS, units] @ recurrent kernel."""
-        product()
-        start, products = time.perf_counter(), 0
-        while (passed := time.perf_counter() - start) < seconds or not products:
-            product()
-            products += 1
-        return products * 2 * ROWS * self._kernel.size / passed
+    def _all_cores(self, function: Any, seconds: float, times: int = 2000) -> float:
+        """What all cores together get done in a second."""
+        return _together(lambda _: times * int(function(times)), seconds)
 
 
-def openvino_product(rows: NDArray[np.float32], kernel: NDArray[np.float32]) -> Callable[[], object]:
-    """rows @ kernel by OpenVINO, in float32."""
+def _together(work: Callable[[int], int], seconds: float) -> float:
+    """Units of work a second, of a thread for each core."""
+    done = [0] * cores()
+    start = time.perf_counter()
 
-    import openvino as ov
-    from openvino import opset13 as op
+    def run(core: int) -> None:
+        while time.perf_counter() - start < seconds:
+            done[core] += work(core)
 
-    x = op.parameter(rows.shape, np.float32)
-    model = ov.Model([op.result(op.matmul(x, op.constant(kernel), False, False))], [x])
-    request: Any = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
-    return lambda: request.infer([rows], share_inputs=True, share_outputs=True)
+    threads = [threading.Thread(target=run, args=(core,)) for core in range(len(done))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.perf_counter() - start)
+
+
+def _aligned(size: int) -> NDArray[np.int8]:
+    """So many bytes from the beginning of a cache line, or a few less."""
+    room = np.ones(size + 64, np.int8)
+    return room[-room.ctypes.data % 64 :][: size // 256 * 256]
+
+
+def _build(instructions: str) -> Any:
+    """limit.c for the instruction set."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "limit.so"
+        flags = [*FLAGS, *INSTRUCTIONS.get(_machine(), {"portable": ()})[instructions], f"-DINSTRUCTIONS={instructions}_limit"]
+        command = [*find_compiler(), *flags, "-Wno-unused-function", "-shared", str(SOURCE), "-o", str(library)]
+        subprocess.run(command, check=True)
+        loaded: Any = ctypes.CDLL(str(library))
+    loaded.read_bytes.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    loaded.read_bytes.restype = ctypes.c_int64
+    loaded.multiply.argtypes = loaded.exponentials.argtypes = [ctypes.c_long]
+    return loaded

@@ -10,7 +10,7 @@ from trainer.machine import cores
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  # what products on CPUs depend on most
 
 PACKAGES = (
-    *("numpy", "openvino", "tensorflow-cpu", "tensorflow", "keras", "torch"),
+    *("numpy", "tensorflow-cpu", "tensorflow", "keras", "torch"),
     *("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "litserve"),
 )
 

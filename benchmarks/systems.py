@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.apart import Apart, Failed, Missing
 from benchmarks.measure import START, log_softmax, rate_of
-from service.generation.decoder import Batch, Decoder, Precision
-from service.generation.decoders import DecoderName, Unsupported, choose, load_library, open_decoder
+from service.generation.decoder import Batch, Decoder
+from service.generation.decoders import BackendName, Unsupported, choose, load_library, open_decoder
 from service.generation.engine import Speed
 from service.generation.exact_decoder import ExactDecoder
 from service.generation.prompt_cache import PromptCache
@@ -34,9 +34,6 @@ SYSTEMS = (
     "one_step",
     "torch",
     "tensorflow",
-    "openvino-f32",
-    "openvino-bf16",
-    "openvino-int8",
     "reference",
     "native",
 )
@@ -123,21 +120,16 @@ class Folio:
 
     def _decoder(self, slots: int) -> Decoder:
         if slots not in self._decoders:
-            precision: Precision
-            decoder: DecoderName
+            backend: BackendName
             match self._name.split("-"):
-                case ["openvino", ("f32" | "bf16" | "int8") as precision]:
-                    self._decoders[slots] = open_decoder(self._version, "openvino", precision, slots=slots)
                 case ["native", instructions]:
                     self._decoders[slots] = open_native(self._version, slots, instructions)
-                case [("native" | "reference") as decoder]:
-                    self._decoders[slots] = open_decoder(self._version, decoder, None, slots=slots)
+                case [("native" | "reference" | "tensorflow") as backend]:
+                    self._decoders[slots] = open_decoder(self._version, backend, slots=slots)
                 case ["folio"]:
-                    self._decoders[slots] = open_decoder(self._version, choose(), None, slots=slots)
-                case ["tensorflow"]:
-                    self._decoders[slots] = open_decoder(self._version, "tensorflow", None, slots=slots)
+                    self._decoders[slots] = open_decoder(self._version, choose(), slots=slots)
                 case _:
-                    raise ValueError(f"no decoder is called {self._name}")
+                    raise ValueError(f"no backend is called {self._name}")
         return self._decoders[slots]
 
 

@@ -30,13 +30,16 @@ def main() -> int:
     from pydantic_settings import CliApp
 
     from service.listening import CannotListen, listen
-    from service.settings import Settings
+    from service.settings import Settings, check_removed
 
     try:
+        check_removed(sys.argv[1:], os.environ)
         settings = CliApp.run(Settings)
         listeners = listen(settings.listens_on, settings.port, settings.uds)
     except ValidationError as error:
         return _fail("; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()), code=2)
+    except ValueError as error:
+        return _fail(str(error), code=2)
     except CannotListen as error:
         return _fail(str(error), code=1)
     _stop_at_once_on_signals("python -m service", {signal.SIGINT: 0, signal.SIGTERM: 0}, listeners.close)

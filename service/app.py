@@ -44,10 +44,9 @@ def create_app(settings: Settings) -> FastAPI:
         loop, metrics = asyncio.get_running_loop(), Metrics()
 
         def open_engine(version: Version) -> Engine:
-            name = choose() if settings.decoder == "auto" else settings.decoder
-            precision = None if settings.precision == "auto" else settings.precision
-            decoder = open_decoder(version, name, precision, slots=settings.slots)
-            log.info("%s %d runs on %s in %s", version.config.name, version.config.version, decoder.name, decoder.precision)
+            name = choose() if settings.backend == "auto" else settings.backend
+            decoder = open_decoder(version, name, slots=settings.slots)
+            log.info("%s %d runs on the %s backend", version.config.name, version.config.version, decoder.name)
             return Engine(
                 decoder,
                 loop,

@@ -42,7 +42,7 @@ class Model:
     config: VersionConfig
     vocabulary: Vocabulary
     engine: Engine
-    engine_name: str  # as in "openvino"
+    engine_name: str  # of its backend, as in "native"
     precision: Precision
     arithmetic: str  # of its decoder
     files: frozenset[str]  # names in its folder, when it was loaded

@@ -4,6 +4,7 @@ import codecs
 import ipaddress
 import re
 import secrets
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -13,6 +14,11 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHORTEST_KEY = 16  # characters; of a secret too
+REMOVED = {
+    "decoder": "it is --backend now",
+    "precision": "the native and reference backends compute exactly, with int8 weights",
+}
+"""Options of earlier releases, and what became of them."""
 LONGEST_RATE = 360 * 24 * 3600  # seconds: a year, as `limits` has it
 
 
@@ -61,13 +67,10 @@ class Settings(BaseSettings):
     models_dir: Path = Field(Path("models"), description="where published versions are")
     watch: float = Field(2, ge=0, allow_inf_nan=False, description="seconds between looks for new versions there; 0: only at start")
     default_model: str = Field("shakespeare", description="the model of requests that name none, unless there is only one")
-    decoder: Literal["auto", "native", "reference", "openvino", "tensorflow"] = Field(
+    backend: Literal["auto", "native", "reference", "tensorflow"] = Field(
         "auto",
-        description="what runs the network; auto: tensorflow where it sees a GPU, else openvino; native (C) and reference (NumPy): "
-        "exactly, so that a text is the same on every machine",
-    )
-    precision: Literal["auto", "f32", "bf16", "int8"] = Field(
-        "auto", description="what the network computes in; auto: bf16 where the CPU has it, else f32; int8 rounds its kernels"
+        description="what runs the network. native: C. reference: NumPy, slower. Both give the same text on every machine. "
+        "tensorflow: for GPUs. auto: tensorflow where it finds a GPU, else native",
     )
     slots: int = Field(64, ge=1, description="generations that run at the same time, for each model")
     queue_limit: int = Field(1024, ge=0, description="generations that may wait for a slot; more are answered 429")
@@ -227,6 +230,15 @@ class Settings(BaseSettings):
     def listens_on(self) -> str:
         """`host`; but without keys only this machine is listened to, unless that is said to be meant."""
         return self.host if self.keys or self.without_keys or _is_loopback(self.host) else "127.0.0.1"
+
+
+def check_removed(arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Raises ValueError, with what became of it, if an option of an earlier release is given."""
+    for name, news in REMOVED.items():
+        if any(argument == f"--{name}" or argument.startswith(f"--{name}=") for argument in arguments):
+            raise ValueError(f"--{name} was removed: {news}")
+        if variables.get(f"SERVICE_{name.upper()}"):
+            raise ValueError(f"SERVICE_{name.upper()} was removed: {news}")
 
 
 def _check_key(key: str, place: str = "") -> None:

@@ -5,7 +5,7 @@ import socket
 import string
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,24 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
+from service.generation import reference
+from service.generation.exact_decoder import ExactDecoder
+from service.generation.prompt_cache import PromptCache
+from service.generation.quantized import quantize
+from service.generation.request import Generation, Prompt
+from service.generation.sampling import Sampling
+from service.generation.scheduler import Scheduler
 from service.listening import listen
 from service.server import Server
 from service.settings import Settings
 from tests.sse import Event, events
 from trainer import artifact
 from trainer.artifact import Architecture, Tensors, Version
+from trainer.vocabulary import Vocabulary
 
 VOCABULARY = sorted(set(string.ascii_letters + " \n.,:!?'é\u2028語🎭"))
 
@@ -39,6 +48,27 @@ def random_tensors(architecture: Architecture, seed: int = 0) -> Tensors:
         name: (rng.normal(size=shape) * 2 / np.sqrt(shape[0])).astype(np.float32)
         for name, shape in architecture.tensor_shapes.items()
     }
+
+
+def reference_logits(architecture: Architecture, tensors: Tensors, ids: Sequence[int]) -> NDArray[np.float64]:
+    """What the exact step says after each of the ids: [characters, vocabulary]."""
+    network, said = quantize(architecture, tensors), []
+    state = np.zeros((1, *network.state_shape), np.float32)
+    for character in ids:
+        state, logits = reference.step(network, state, np.array([character], np.int32), np.zeros(1, np.bool_))
+        said.append(logits[0])
+    return np.array(said, np.float64)
+
+
+def reference_text(architecture: Architecture, tensors: Tensors, start: str, characters: int, sampling: Sampling, seed: int) -> str:
+    """The start string and its continuation by the reference backend, one step a call."""
+    vocabulary, scheduler = Vocabulary(architecture.vocabulary), Scheduler(1, 0, PromptCache(0))
+    decoder, text = ExactDecoder(architecture, tensors, 1, None), start
+    scheduler.add(Generation(Prompt(vocabulary.encode(start)), characters, sampling, seed))
+    while (batch := scheduler.schedule(1)) is not None:
+        for output in scheduler.update(decoder.decode(batch)):
+            text += vocabulary.decode(output.piece.characters)
+    return text
 
 
 def config(architecture: Architecture, name: str = "tiny", **fields: Any) -> dict[str, Any]:

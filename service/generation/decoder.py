@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.generation.sampling import History, Sampling
 from trainer.artifact import Tensors
 
-Precision = Literal["f32", "bf16", "int8"]
+Precision = Literal["f32", "int8"]
 State = NDArray[np.float32]  # [states, units]: all that a network remembers of a text
 
 STATES = {"gru": 1, "lstm": 2}  # state vectors a layer keeps: h; h and c
@@ -35,11 +35,6 @@ class Batch:
     keep: NDArray[np.int32]  # [B]: steps after which the row's state is wanted besides, below K; -1: not
     log_probabilities: bool = False  # wanted
     histories: Mapping[int, History] = field(default_factory=dict)  # of the rows whose sampling needs one; the call updates them
-
-    @property
-    def plain(self) -> bool:
-        """Nothing but temperatures is asked for: the shortest graph will do."""
-        return not self.log_probabilities and bool((self.keep < 0).all()) and not any(row.restricted for row in self.sampling)
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Decoded:
 class Decoder(Protocol):
     """A network of a fixed number of slots, each with a state kept from call to call."""
 
-    name: str  # of the engine, as in "openvino"
+    name: str  # of the backend, as in "native"
     precision: Precision
     arithmetic: str  # decoders of the same give the same text for a version, a request and a seed
     slots: int

@@ -1,5 +1,6 @@
-"""Which decoder runs a version, and how precisely: chosen, opened and warmed."""
+"""Which backend runs a version: chosen, opened and warmed."""
 
+import logging
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -8,31 +9,34 @@ from typing import Literal
 
 import numpy as np
 
-from service.generation.decoder import Batch, Decoder, Precision
+from service.generation.decoder import Batch, Decoder
 from service.generation.exact_decoder import ExactDecoder
 from service.generation.kernel.build import NoCompiler, find_or_build
 from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Version
 
-DecoderName = Literal["native", "reference", "openvino", "tensorflow"]
+log = logging.getLogger(__name__)
+
+BackendName = Literal["native", "reference", "tensorflow"]
 
 
 class Unsupported(Exception):
-    """This decoder has no such precision on this machine; the message says which it has."""
+    """This machine cannot run the backend; the message says why."""
 
 
 @cache
 def load_library() -> Library:
-    """The kernel, built now if it was not. Raises Unsupported."""
+    """The kernel, built first if necessary. Raises Unsupported."""
     try:
         return Library(find_or_build())
     except (NoCompiler, OSError) as error:
-        raise Unsupported(f"the native decoder can't be had here: {error}") from error
+        raise Unsupported(f"the native backend cannot run here: {error}") from error
 
 
-def choose() -> DecoderName:
-    """TensorFlow where it is installed and sees a GPU, else OpenVINO, else TensorFlow on the CPU.
+@cache
+def choose() -> BackendName:
+    """`tensorflow` where it is installed and sees a GPU, else `native`, or `reference` where the kernel cannot be built.
 
     A GPU's device node is looked for first: importing TensorFlow costs seconds and hundreds of MB.
     """
@@ -41,38 +45,23 @@ def choose() -> DecoderName:
 
         if tf.config.list_physical_devices("GPU"):
             return "tensorflow"
-    return "openvino" if find_spec("openvino") else "tensorflow"
+    try:
+        load_library()
+    except Unsupported as error:
+        log.warning("%s. The reference backend gives the same texts, but is about ten times slower", error)
+        return "reference"
+    return "native"
 
 
-def precisions(name: DecoderName) -> list[Precision]:
-    """Those that the decoder has on this machine, its default first: bf16 where the CPU computes in it, else f32."""
-    if name == "tensorflow":
-        return ["f32"]
-    if name in ("native", "reference"):
-        return ["int8"]
-    from service.generation.openvino_decoder import has_bf16
-
-    return ["bf16", "f32", "int8"] if has_bf16() else ["f32", "int8"]
-
-
-def open_decoder(version: Version, name: DecoderName, precision: Precision | None, *, slots: int) -> Decoder:
-    """The decoder `name` for a version, warmed. precision None takes the first of `precisions`; raises Unsupported."""
-    available = precisions(name)
-    if precision is not None and precision not in available:
-        raise Unsupported(f"{name} does not support precision {precision} on this machine; there are: {', '.join(available)}")
+def open_decoder(version: Version, name: BackendName, *, slots: int) -> Decoder:
+    """The backend `name` for a version, warmed. Raises Unsupported."""
     decoder: Decoder
-    if name == "native":
-        decoder = ExactDecoder(version.config, version.tensors, slots, load_library())
-    elif name == "reference":
-        decoder = ExactDecoder(version.config, version.tensors, slots, None)
-    elif name == "openvino":
-        from service.generation.openvino_decoder import OpenVINODecoder
-
-        decoder = OpenVINODecoder(version.config, version.tensors, slots, precision or available[0])
-    else:
+    if name == "tensorflow":
         from service.generation.tensorflow_decoder import TensorFlowDecoder
 
         decoder = TensorFlowDecoder(version.config, version.tensors, slots)
+    else:
+        decoder = ExactDecoder(version.config, version.tensors, slots, load_library() if name == "native" else None)
     # So that whatever a first request needs, alone or among others, has been built and run once.
     for rows, keep, sampling in product((1, slots), (-1, 0), (Sampling(), Sampling(top_k=1))):
         decoder.decode(

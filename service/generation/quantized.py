@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.generation.decoder import STATES
 from trainer.artifact import GATES, Architecture, Tensors
 
-STATES = {"gru": 1, "lstm": 2}  # state vectors a layer keeps: h; h and c
 LARGEST_TABLE = 1 << 25  # bytes of input products that are computed for all characters in advance
 
 

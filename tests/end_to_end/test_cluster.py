@@ -43,8 +43,6 @@ REPLICA = b"ray::ServeReplica:"  # how the title of its process begins
 SLOTS = QUEUE = 4  # of each
 
 VARIABLES = {
-    "SERVICE_DECODER": "openvino",
-    "SERVICE_PRECISION": "f32",
     "SERVICE_WATCH": "0.2",
     "SERVICE_SLOTS": str(SLOTS),
     "SERVICE_QUEUE_LIMIT": str(QUEUE),

@@ -72,9 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(models: Path) -> Iterator[tuple[FastAPI, httpx.Client]]:
-    settings = Settings(
-        models_dir=models, default_model="tiny", decoder="openvino", slots=2, queue_limit=2, max_num_generate=1_000_000
-    )
+    settings = Settings(models_dir=models, default_model="tiny", slots=2, queue_limit=2, max_num_generate=1_000_000)
     with serving(settings) as both:
         yield both
 
@@ -201,7 +199,7 @@ def test_what_it_took_is_shown_and_the_servers_receipt(page: Page) -> None:
     assert re.fullmatch(r"[\d,]+", page.locator("#speed").text_content() or "")
     assert re.fullmatch(r"[\d,.]+ ms", page.locator("#ttft").text_content() or "")
     rows = page.locator("#receipt dl > div").all_text_contents()
-    for row in ("Modeltiny, version 1", "Engineopenvino", "Finish reasonlength", "Characters read5", "Characters generated5,000"):
+    for row in ("Modeltiny, version 1", "Enginenative", "Finish reasonlength", "Characters read5", "Characters generated5,000"):
         assert row in rows
     for name in ("Queue", "Prefill", "Decode"):
         assert any(re.fullmatch(rf"{name}[\d,.]+ ms", row) for row in rows)
@@ -728,7 +726,7 @@ def keyed(address: str) -> Iterator[httpx.Client]:
 
 
 def with_key(models: Path, key: str) -> Settings:
-    return Settings(models_dir=models, default_model="tiny", decoder="openvino", slots=2, api_keys=SecretStr(key))
+    return Settings(models_dir=models, default_model="tiny", slots=2, api_keys=SecretStr(key))
 
 
 def key_field(page: Page) -> Locator:

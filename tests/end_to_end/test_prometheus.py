@@ -142,7 +142,7 @@ def test_prometheus_finds_under_load_all_that_dashboard_and_alerts_ask_for(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, publish: Publish
 ) -> None:
     served = publish()
-    settings = Settings(models_dir=tmp_path, watch=0.05, precision="f32", decoder="openvino", slots=2)
+    settings = Settings(models_dir=tmp_path, watch=0.05, slots=2)
     with (
         serving(settings) as (_, client),
         prometheus(tmp_path_factory.mktemp("prometheus"), client.base_url.netloc.decode()) as ask,

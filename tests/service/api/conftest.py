@@ -19,8 +19,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FastAPI, 
     settings = Settings(
         models_dir=models,
         default_model="tiny",
-        decoder="openvino",
-        precision="f32",  # its texts are compared with plain Keras's
         slots=4,
         queue_limit=8,
         max_num_generate=ENDLESS["num_generate"],

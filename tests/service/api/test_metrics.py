@@ -79,16 +79,16 @@ def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
 
 def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> None:
     publish()
-    with serving(Settings(models_dir=tmp_path, watch=0.05, precision="f32", decoder="openvino")) as (_, client):
-        assert samples(client)["folio_version_info openvino f32 1"] == 1
+    with serving(Settings(models_dir=tmp_path, watch=0.05)) as (_, client):
+        assert samples(client)["folio_version_info native int8 1"] == 1
         assert samples(client)["folio_refused"] == 0
         shutil.copytree(tmp_path / "tiny/1", tmp_path / ".copy")
         (tmp_path / ".copy").rename(tmp_path / "tiny/2")  # whole, but published under another number
         wait_until(lambda: samples(client)["folio_refused"] == 1)
         assert samples(client)["folio_load_failures_total"] == 1
         publish()
-        wait_until(lambda: "folio_version_info openvino f32 3" in samples(client))
-        assert "folio_version_info openvino f32 1" not in samples(client)
+        wait_until(lambda: "folio_version_info native int8 3" in samples(client))
+        assert "folio_version_info native int8 1" not in samples(client)
         wait_until(lambda: samples(client)["folio_refused"] == 0)
         (tmp_path / "tiny").rename(tmp_path / ".lost")
         wait_until(lambda: samples(client)["folio_refused"] == 1)
@@ -100,7 +100,7 @@ def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> Non
 def test_a_replaced_version_counts_while_it_finishes_and_no_counter_falls(tmp_path: Path, publish: Publish) -> None:
     publish()
     limit = ENDLESS["num_generate"]
-    settings = Settings(models_dir=tmp_path, watch=0.05, decoder="openvino", precision="f32", slots=2, max_num_generate=limit)
+    settings = Settings(models_dir=tmp_path, watch=0.05, slots=2, max_num_generate=limit)
     with serving(settings) as (_, client):
         stream(client, start_string="ab", num_generate=1)
         with client.stream("POST", "/generate", json=ENDLESS) as response:
@@ -109,7 +109,7 @@ def test_a_replaced_version_counts_while_it_finishes_and_no_counter_falls(tmp_pa
             old = samples(client)
             assert (old["folio_num_requests_running"], old["folio_slots"], old["folio_slot_usage"]) == (1, 2, 0.5)
             publish()
-            wait_until(lambda: "folio_version_info openvino f32 2" in samples(client))
+            wait_until(lambda: "folio_version_info native int8 2" in samples(client))
             both = samples(client)
             assert (both["folio_num_requests_running"], both["folio_slots"], both["folio_slot_usage"]) == (1, 4, 0.25)
             assert both["folio_prompt_cache_queries_total"] == 2

@@ -19,13 +19,13 @@ def publish(models: Path, name: str, files: dict[str, bytes]) -> None:
 def test_models_are_told_with_their_scores_and_files(tmp_path: Path) -> None:
     publish(tmp_path, "plain", {})
     publish(tmp_path, "told", {"loss.png": b"\x89PNG...", "sample.txt": "Ach, ü!".encode()})
-    with serving(Settings(models_dir=tmp_path, default_model="told", precision="f32", decoder="openvino")) as (_, client):
+    with serving(Settings(models_dir=tmp_path, default_model="told")) as (_, client):
         plain, told = client.get("/models").json()["models"]
         assert (plain["name"], plain["default"], plain["loss"], plain["sample"]) == ("plain", False, None, None)
         assert told["name"] == "told"
         assert told["default"]
         assert told["scores"] == {"full_pass": 1.5, "cold_256": 1.6}
-        assert (told["engine"], told["precision"], told["vocabulary_size"]) == ("openvino", "f32", len(ARCHITECTURE.vocabulary))
+        assert (told["engine"], told["precision"], told["vocabulary_size"]) == ("native", "int8", len(ARCHITECTURE.vocabulary))
         details = client.get("/models/told").json()
         assert details["config"]["vocabulary"] == ARCHITECTURE.vocabulary
         assert {key: details[key] for key in told} == told

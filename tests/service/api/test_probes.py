@@ -1,6 +1,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,9 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.generation.decoder import Batch
-from service.generation.decoders import DecoderName, open_decoder
+from service.generation.decoder import Batch, Decoded
+from service.generation.decoders import open_decoder
 from service.generation.engine import Engine
-from service.generation.openvino_decoder import OpenVINODecoder
 from service.generation.tensorflow_decoder import TensorFlowDecoder
 from service.settings import Settings
 from tests.support import Gate, Publish, run_server, serving, wait_until
@@ -39,19 +39,17 @@ def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish:
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}, timeout=60).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
-def test_a_decoder_is_warm_when_it_is_handed_over(publish: Publish, monkeypatch: pytest.MonkeyPatch, name: DecoderName) -> None:
+def test_a_tensorflow_graph_is_built_before_the_first_request_needs_it(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: set[tuple[int, bool, bool]] = set()
-    for kind in (OpenVINODecoder, TensorFlowDecoder):
+    decode = TensorFlowDecoder.decode
 
-        def counted(self: Any, batch: Batch, decode: Any = kind.decode) -> Any:
-            calls.add((len(batch.slots), batch.plain, any(row.restricted for row in batch.sampling)))
-            return decode(self, batch)
+    def counted(self: TensorFlowDecoder, batch: Batch) -> Decoded:
+        calls.add((len(batch.slots), bool((batch.keep >= 0).any()), any(row.restricted for row in batch.sampling)))
+        return decode(self, batch)
 
-        monkeypatch.setattr(kind, "decode", counted)
-    open_decoder(publish(), name, None, slots=2)
-    for rows in (1, 2):
-        assert {(rows, True, False), (rows, False, False), (rows, False, True)} <= calls
+    monkeypatch.setattr(TensorFlowDecoder, "decode", counted)
+    open_decoder(publish(), "tensorflow", slots=2)
+    assert calls == set(product((1, 2), (False, True), (False, True)))
 
 
 def test_without_a_model_it_lives_and_says_why_it_is_not_ready(tmp_path: Path) -> None:

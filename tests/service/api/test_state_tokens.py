@@ -9,8 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from service.generation.decoder import Precision
-from service.generation.decoders import precisions
 from service.settings import Settings
 from tests.support import ARCHITECTURE, config, random_tensors, serving, stream
 from trainer import artifact
@@ -22,19 +20,16 @@ SECRET = "only for this test, thirty-two characters"
 DEEP = Architecture(cell="lstm", layers=2, units=16, embedding=8, vocabulary=ARCHITECTURE.vocabulary)
 
 
-@pytest.fixture(scope="module", params=precisions("openvino"))
-def replicas(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[list[httpx.Client]]:
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[httpx.Client]]:
     """Two servers with one secret; their calls are cut in different places, and one keeps no prompts."""
     models = tmp_path_factory.mktemp("models")
     artifact.publish(models, config(ARCHITECTURE, "tiny"), random_tensors(ARCHITECTURE, seed=1), {})
     artifact.publish(models, config(DEEP, "deep"), random_tensors(DEEP, seed=2), {})
-    precision: Precision = request.param
     one, two = (
         Settings(
             models_dir=models,
             default_model="tiny",
-            decoder="openvino",
-            precision=precision,
             secret=SECRET,
             chunk=chunk,
             call_ms=1000,

@@ -1,4 +1,4 @@
-"""Each decoder against the tutorial's own loop (plain Keras, one call a character) and against exact distributions."""
+"""Each backend against exact distributions, and TensorFlow's against the tutorial's own loop (plain Keras, a call a character)."""
 
 import subprocess
 import sys
@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import trainer
-from service.generation.decoder import LIKELIEST, Batch, Decoded, Decoder, Precision
-from service.generation.decoders import choose, precisions
-from service.generation.openvino_decoder import OpenVINODecoder, batch_sizes
+from service.generation.decoder import LIKELIEST, Batch, Decoded, Decoder
+from service.generation.decoders import Unsupported, choose, load_library
+from service.generation.exact_decoder import ExactDecoder
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.generation.scheduler import Scheduler
 from service.generation.tensorflow_decoder import TensorFlowDecoder
 from service.registry import candidates
-from tests.support import VOCABULARY, random_tensors
+from tests.support import VOCABULARY, random_tensors, reference_logits
 from trainer import artifact, network, report
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary
@@ -34,11 +33,11 @@ SHAKESPEARE = Path(__file__).parents[3] / "models" / "shakespeare"
 MakeDecoder = Callable[[Architecture, Tensors, int], Decoder]
 
 
-def openvino(architecture: Architecture, tensors: Tensors, slots: int) -> Decoder:
-    return OpenVINODecoder(architecture, tensors, slots, "f32")
+def native(architecture: Architecture, tensors: Tensors, slots: int) -> Decoder:
+    return ExactDecoder(architecture, tensors, slots, load_library())
 
 
-@pytest.fixture(params=[openvino, TensorFlowDecoder])
+@pytest.fixture(params=[native, TensorFlowDecoder])
 def make(request: pytest.FixtureRequest) -> MakeDecoder:
     return request.param  # type: ignore[no-any-return]
 
@@ -97,6 +96,12 @@ def keras_logits(architecture: Architecture, tensors: Tensors, ids: list[int]) -
     return single(np.array([ids], np.int32))[0].numpy().astype(np.float64)  # type: ignore[no-any-return]
 
 
+def own_logits(decoder: Decoder, architecture: Architecture, tensors: Tensors, ids: list[int]) -> NDArray[np.float64]:
+    """What the backend's network says after each of the ids: [characters, vocabulary]. An exact one rounds its weights."""
+    says = reference_logits if decoder.arithmetic == "exact" else keras_logits
+    return says(architecture, tensors, ids)
+
+
 def distribution(logits: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
     """What `Sampling` says, in its words and in float64: the exact probabilities of all characters."""
     logits = logits if sampling.allowed is None else np.where(sampling.allowed, logits, -np.inf)
@@ -125,7 +130,7 @@ SAMPLINGS = [
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_text_is_the_tutorials(make: MakeDecoder, cell: str, layers: int) -> None:
+def test_on_tensorflow_the_text_is_the_tutorials(cell: str, layers: int) -> None:
     architecture = made(cell, layers)
     vocabulary, tensors = Vocabulary(VOCABULARY), random_tensors(architecture)
     single = network.build(architecture, batch_size=1)
@@ -133,9 +138,9 @@ def test_the_text_is_the_tutorials(make: MakeDecoder, cell: str, layers: int) ->
     expected = report.Sampler(single, vocabulary).sample("ROMEO: ", characters=300, temperature=0.8, seed=12)
     assert len(set(expected)) > 20
     asked = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8))
-    assert generate(make(architecture, tensors, 1), vocabulary, [asked]) == [expected]
+    assert generate(TensorFlowDecoder(architecture, tensors, 1), vocabulary, [asked]) == [expected]
     wordy = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8), likeliest=3)
-    assert generate(make(architecture, tensors, 1), vocabulary, [wordy]) == [expected]
+    assert generate(TensorFlowDecoder(architecture, tensors, 1), vocabulary, [wordy]) == [expected]
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -169,23 +174,9 @@ def test_a_draw_inverts_the_cdf(make: MakeDecoder) -> None:
     architecture = made("gru")
     tensors = random_tensors(architecture)
     count = 4096
-    decoder, logits = make(architecture, tensors, count), keras_logits(architecture, tensors, [5])[0]
+    decoder = make(architecture, tensors, count)
+    logits = own_logits(decoder, architecture, tensors, [5])[0]
     for sampling in SAMPLINGS:
-        drawn = step(decoder, (np.arange(count) + 0.5) / count, sampling).chosen[0]
-        assert (np.diff(drawn) >= 0).all()
-        spans = np.bincount(drawn, minlength=len(VOCABULARY)) / count
-        np.testing.assert_allclose(spans, distribution(logits, sampling), atol=1.5 / count)
-
-
-@pytest.mark.parametrize("precision", precisions("openvino"))
-def test_in_any_precision_a_draw_inverts_the_cdf_of_what_the_network_says_itself(precision: Precision) -> None:
-    architecture, count = made("gru"), 4096
-    decoder = OpenVINODecoder(architecture, random_tensors(architecture), count, precision)
-    likeliest = step(decoder, np.zeros(count), Sampling(), log_probabilities=True).log_probabilities
-    assert likeliest is not None
-    logits = np.full(len(VOCABULARY), -np.inf)
-    logits[likeliest.likeliest[0, 0]] = likeliest.values[0, 0]
-    for sampling in (Sampling(top_k=LIKELIEST), Sampling(0.7, top_k=9, top_p=0.9), Sampling(top_k=LIKELIEST, min_p=0.1)):
         drawn = step(decoder, (np.arange(count) + 0.5) / count, sampling).chosen[0]
         assert (np.diff(drawn) >= 0).all()
         spans = np.bincount(drawn, minlength=len(VOCABULARY)) / count
@@ -204,7 +195,8 @@ def test_draws_follow_the_exact_distribution(make: MakeDecoder) -> None:
     architecture = made("gru")
     tensors = random_tensors(architecture)
     slots, calls = 2000, 30
-    decoder, logits = make(architecture, tensors, slots), keras_logits(architecture, tensors, [5])[0]
+    decoder = make(architecture, tensors, slots)
+    logits = own_logits(decoder, architecture, tensors, [5])[0]
     for seed, sampling in enumerate(SAMPLINGS):
         generation = Generation(Prompt(np.array([5], np.int32)), slots * calls, sampling, seed)
         seen = np.zeros(len(VOCABULARY))
@@ -223,7 +215,8 @@ def test_draws_follow_the_exact_distribution(make: MakeDecoder) -> None:
 def test_temperature_zero_takes_the_likeliest_allowed_character(make: MakeDecoder) -> None:
     architecture = made("gru")
     tensors = random_tensors(architecture)
-    decoder, logits = make(architecture, tensors, 3), keras_logits(architecture, tensors, [5])[0]
+    decoder = make(architecture, tensors, 3)
+    logits = own_logits(decoder, architecture, tensors, [5])[0]
     for allowed in (None, ALLOWED, ~ALLOWED):
         sampling = Sampling(temperature=0, allowed=allowed)
         uniforms = Generation(Prompt(np.array([5], np.int32)), 3, sampling, 1).uniforms(3)
@@ -273,7 +266,7 @@ def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(
     assert (decoded.chosen[forced >= 0] == forced[forced >= 0]).all()
     for b, first in enumerate((5, 6)):
         ids = [first, *decoded.chosen[:, b].tolist()]
-        logits = keras_logits(architecture, tensors, ids[:-1])
+        logits = own_logits(decoder, architecture, tensors, ids[:-1])
         expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         order = np.argsort(-expected, axis=1)[:, :LIKELIEST]
         np.testing.assert_allclose(decoded.log_probabilities.chosen[:, b], expected[range(4), ids[1:]], atol=1e-4)
@@ -308,12 +301,11 @@ def test_a_state_kept_in_mid_call_goes_on_as_the_slot_itself_did(make: MakeDecod
     assert fresh.chosen[:, 0].tolist() == whole.chosen[:, 2].tolist()
 
 
-@pytest.mark.parametrize("precision", precisions("openvino"))
-def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_alone(precision: Precision) -> None:
+def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_alone() -> None:
     """The network's real size, where a product is cut into blocks that could depend on the batch; not one character may differ."""
     version = artifact.read(candidates(SHAKESPEARE)[0])
     vocabulary = Vocabulary(version.config.vocabulary)
-    decoder = OpenVINODecoder(version.config, version.tensors, 64, precision)
+    decoder = native(version.config, version.tensors, 64)
     allowed = np.array([character.islower() or character in " \n" for character in vocabulary.characters])
     kinds = [
         Sampling(),
@@ -331,39 +323,6 @@ def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_a
     assert together == [generate(decoder, vocabulary, [one])[0] for one in asked]
 
 
-@pytest.mark.parametrize(("precision", "bound"), [(p, {"f32": 0, "bf16": 0.001, "int8": 0.002}[p]) for p in precisions("openvino")])
-def test_less_precision_costs_next_to_no_loss(precision: Precision, bound: float) -> None:
-    """Nats per character of the corpus's last 64 windows of 256 characters, each from a zero state, read by forcing them."""
-    version = artifact.read(candidates(SHAKESPEARE)[0])
-    text = (Path(trainer.__file__).parent / "data" / "shakespeare.txt").read_text()[-64 * 256 :]
-    windows = Vocabulary(version.config.vocabulary).encode(text).reshape(64, 256)
-
-    def loss(precision: Precision) -> float:
-        decoded = OpenVINODecoder(version.config, version.tensors, 64, precision).decode(
-            Batch(
-                slots=np.arange(64, dtype=np.int32),
-                starts=dict.fromkeys(range(64)),
-                inputs=windows[:, 0].copy(),
-                forced=windows[:, 1:].T.copy(),
-                uniforms=np.zeros((255, 64), np.float32),
-                sampling=[Sampling()] * 64,
-                keep=np.full(64, -1, np.int32),
-                log_probabilities=True,
-            )
-        )
-        assert decoded.log_probabilities is not None
-        return -float(decoded.log_probabilities.chosen.mean(dtype=np.float64))
-
-    exact = loss("f32")
-    assert 1 < exact < 1.8  # a hard end of the text, which the model has not seen
-    assert abs(loss(precision) - exact) <= bound
-
-
-@pytest.mark.parametrize(("slots", "sizes"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (64, [1, 2, 4, 8, 64])])
-def test_small_batches_and_full_ones_have_their_own_graphs(slots: int, sizes: list[int]) -> None:
-    assert batch_sizes(slots) == sizes
-
-
 def test_a_large_vocabulary_is_no_fault(make: MakeDecoder) -> None:
     characters = [chr(0x4E00 + i) for i in range(5000)]
     architecture = Architecture(cell="gru", layers=1, units=16, embedding=4, vocabulary=characters)
@@ -374,12 +333,25 @@ def test_a_large_vocabulary_is_no_fault(make: MakeDecoder) -> None:
     assert texts[0] == texts[1]
 
 
-@pytest.mark.skipif(choose() != "openvino", reason="this machine has a GPU")
-def test_without_a_gpu_a_version_is_served_with_no_tensorflow_and_no_telemetry_in_the_process() -> None:
+@pytest.mark.skipif(choose() != "native", reason="this machine has a GPU")
+def test_without_a_gpu_a_version_is_served_with_no_tensorflow_in_the_process() -> None:
     program = (
         "import sys; from pathlib import Path; from service.app import create_app; from service.generation.decoders import *;"
         "from trainer import artifact; version = artifact.read(Path(sys.argv[1]));"
-        "open_decoder(version, choose(), None, slots=2);"
-        "print(*(name for name in ('openvino', 'openvino_telemetry', 'tensorflow') if sys.modules.get(name)))"
+        "print(open_decoder(version, choose(), slots=2).name, 'tensorflow' in sys.modules)"
     )
-    assert subprocess.check_output([sys.executable, "-c", program, candidates(SHAKESPEARE)[0]], text=True) == "openvino\n"
+    assert subprocess.check_output([sys.executable, "-c", program, candidates(SHAKESPEARE)[0]], text=True) == "native False\n"
+
+
+def test_where_the_kernel_cannot_be_built_the_reference_runs_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler() -> None:
+        raise Unsupported("there is no C compiler")
+
+    monkeypatch.setattr("service.generation.decoders.load_library", no_compiler)
+    monkeypatch.setattr("service.generation.decoders.find_spec", lambda _: None)
+    choose.cache_clear()
+    assert choose() == "reference"
+    choose.cache_clear()
+    assert "there is no C compiler. The reference backend gives the same texts" in caplog.text

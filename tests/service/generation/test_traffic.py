@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from service.generation.decoders import load_library
 from service.generation.engine import Engine
-from service.generation.openvino_decoder import OpenVINODecoder
+from service.generation.exact_decoder import ExactDecoder
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt, concatenated
 from service.generation.sampling import Sampling
@@ -63,7 +64,7 @@ def asked(rng: random.Random) -> Asked:
     )
 
 
-def alone(decoder: OpenVINODecoder, one: Asked) -> Got:
+def alone(decoder: ExactDecoder, one: Asked) -> Got:
     """A step a call, nobody else there."""
     scheduler, got = Scheduler(1, 1, PromptCache(0)), Got([], None, [])
     scheduler.add(one.generation())
@@ -88,7 +89,7 @@ async def read_all(generation: Generation) -> Got:
     return Got(characters, generation.finish_reason, concatenated(parts).chosen.tolist() if parts else [])
 
 
-async def traffic(rng: random.Random, decoder: OpenVINODecoder, single: OpenVINODecoder) -> set[str | None]:
+async def traffic(rng: random.Random, decoder: ExactDecoder, single: ExactDecoder) -> set[str | None]:
     """Random requests at random times, some with shared prompts, some leaving early; why they ended."""
     engine = Engine(
         decoder,
@@ -133,7 +134,7 @@ async def traffic(rng: random.Random, decoder: OpenVINODecoder, single: OpenVINO
 @pytest.mark.parametrize("slots", [1, 3, 7])
 def test_each_gets_what_it_gets_alone_whatever_comes_and_leaves(slots: int) -> None:
     tensors = random_tensors(ARCHITECTURE)
-    decoder, single = (OpenVINODecoder(ARCHITECTURE, tensors, count, "f32") for count in (slots, 1))
+    decoder, single = (ExactDecoder(ARCHITECTURE, tensors, count, load_library()) for count in (slots, 1))
     reasons: set[str | None] = set()
     for seed in range(10):  # which ends come depends on the machine's speed too
         reasons |= asyncio.run(traffic(random.Random(100 * slots + seed), decoder, single))
