@@ -24,7 +24,7 @@ from service.generation.exact_decoder import ExactDecoder
 from service.generation.prompt_cache import PromptCache
 from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
-from service.generation.sampling import Sampling
+from service.generation.sampling import History, Sampling
 from service.generation.scheduler import Scheduler
 from service.listening import listen
 from service.server import Server
@@ -64,7 +64,8 @@ def reference_text(architecture: Architecture, tensors: Tensors, start: str, cha
     """The start string and its continuation by the reference backend, one step a call."""
     vocabulary, scheduler = Vocabulary(architecture.vocabulary), Scheduler(1, 0, PromptCache(0))
     decoder, text = ExactDecoder(architecture, tensors, 1, None), start
-    scheduler.add(Generation(Prompt(vocabulary.encode(start)), characters, sampling, seed))
+    ids = vocabulary.encode(start)
+    scheduler.add(Generation(Prompt(ids), characters, sampling, seed, history=History.of(ids, len(vocabulary))))
     while (batch := scheduler.schedule(1)) is not None:
         for output in scheduler.update(decoder.decode(batch)):
             text += vocabulary.decode(output.piece.characters)

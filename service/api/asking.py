@@ -1,17 +1,20 @@
 """A request's fields as the engine takes them, and the limits that hold for all that generate or score."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
 from service.api.errors import ApiError
+from service.api.fields import SamplingFields
 from service.api.notes import note_unknown_characters
 from service.api.request_log import Work, note
-from service.generation.sampling import Sampling
+from service.generation.sampling import History, Sampling
+from service.registry import Model
 from service.settings import Settings
 from trainer.vocabulary import UnknownCharacters, Vocabulary
 
@@ -49,20 +52,34 @@ def drawn_seed() -> int:
     return secrets.randbelow(2**53)
 
 
-def sampling_of(
-    vocabulary: Vocabulary,
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    min_p: float,
-    allowed_characters: str | None,
-) -> Sampling:
-    """Raises ApiError for allowed characters that the vocabulary lacks."""
-    allowed = None
-    if allowed_characters is not None:
+def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, float] = MappingProxyType({})) -> Sampling:
+    """Raises ApiError for characters or tokens that the vocabulary lacks, and for what the backend cannot do."""
+    vocabulary, allowed, bias = model.vocabulary, None, None
+    if fields.allowed_characters is not None:
         allowed = np.zeros(len(vocabulary), bool)
-        allowed[read_text(vocabulary, allowed_characters, "error", "allowed_characters")[1]] = True
-    return Sampling(temperature, top_k, top_p, min_p, allowed)
+        allowed[read_text(vocabulary, fields.allowed_characters, "error", "allowed_characters")[1]] = True
+    if logit_bias:
+        _, ids = read_tokens(vocabulary, list(logit_bias), "logit_bias")
+        bias = np.zeros(len(vocabulary), np.float32)
+        bias[ids] = list(logit_bias.values())
+    sampling = Sampling(
+        fields.temperature,
+        fields.top_k,
+        fields.top_p,
+        fields.min_p,
+        allowed,
+        bias,
+        fields.presence_penalty,
+        fields.frequency_penalty,
+        fields.repetition_penalty,
+    )
+    if model.engine_name == "tensorflow" and (bias is not None or sampling.needs_history):
+        raise ApiError(422, "unsupported_value", "penalties and logit_bias need the native or the reference backend")
+    return sampling
+
+
+def history_of(model: Model, sampling: Sampling, prompt: NDArray[np.int32]) -> History | None:
+    return History.of(prompt, len(model.vocabulary)) if sampling.needs_history else None
 
 
 def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:

@@ -103,6 +103,27 @@ OnUnknown = Annotated[
 ]
 
 
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class SamplingFields(RequestBody):
+    """How characters are drawn; see `service.generation.sampling.Sampling` for the order."""
+
+    temperature: Temperature = 1.0
+    top_k: TopK = None
+    top_p: TopP = 1.0
+    min_p: MinP = 0.0
+    allowed_characters: AllowedCharacters | None = None
+    presence_penalty: Penalty = Field(0.0, description="subtracted from the logit of a character that the generated text has")
+    frequency_penalty: Penalty = Field(0.0, description="the same, times how often it has the character")
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        le=2,
+        description="divides the logits of characters that the prompt or the text has",
+    )
+
+
 def _listed(value: object) -> object:
     """An empty string means none; in a list it is a mistake."""
     return ([value] if value else []) if isinstance(value, str) else value

@@ -14,7 +14,17 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
-from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, read_tokens, sampling_of, stop_ids, submitted
+from service.api.asking import (
+    check_length,
+    check_logprobs,
+    drawn_seed,
+    history_of,
+    read_text,
+    read_tokens,
+    sampling_of,
+    stop_ids,
+    submitted,
+)
 from service.api.body_limit import JsonBody
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError, documented, translated
@@ -168,7 +178,7 @@ def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, se
     if body.min_tokens > asked.most:
         raise ApiError(422, "invalid_value", f"min_tokens: {body.min_tokens:,} are more than {asked.limit}", param="min_tokens")
     vocabulary, seed = model.vocabulary, drawn_seed() if body.seed is None else body.seed
-    sampling = sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters)
+    sampling = sampling_of(model, body, body.logit_bias)
     choices: list[Choice] = []
     on_unknown = asked.on_unknown or ("replace" if " " in vocabulary.characters else "skip")
     for given in asked.prompts:
@@ -186,6 +196,7 @@ def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, se
                 prompt=prompt,
                 num_generate=asked.most,
                 sampling=sampling,
+                history=history_of(model, sampling, ids),
                 seed=seed,
                 choice=len(choices),
                 stop=stop_ids(asked.stop, vocabulary),

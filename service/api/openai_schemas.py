@@ -6,18 +6,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from pydantic_core import PydanticCustomError
 
 from service.api.fields import (
-    AllowedCharacters,
     Logprobs,
-    MinP,
     Only,
     OnUnknown,
     Pace,
     RequestBody,
+    SamplingFields,
     Seed,
     Stop,
-    Temperature,
-    TopK,
-    TopP,
     Unsupported,
     Unused,
 )
@@ -32,28 +28,21 @@ class StreamOptions(RequestBody):
     include_obfuscation: Unused = None
 
 
-def _without_zeros(biases: Any) -> Any:
-    return {token: bias for token, bias in biases.items() if bias != 0} if isinstance(biases, dict) else biases
-
-
 class TextFormat(RequestBody):
     type: Annotated[Any, Only("text")]
 
 
-class Unneeded(RequestBody):
+class Unneeded(SamplingFields):
     """Fields of OpenAI, vLLM and llama.cpp that change nothing here, or are accepted at the values that change nothing."""
 
     # OpenAI's
-    frequency_penalty: Annotated[Any, Only(0)] = None
     function_call: Annotated[Any, Only("none", "auto")] = None
     functions: Annotated[Any, Only([])] = None
-    logit_bias: Annotated[Any, Only({}), BeforeValidator(_without_zeros)] = None
     metadata: Unused = None
     modalities: Annotated[Any, Only(["text"], [])] = None
     moderation: Unsupported = None
     parallel_tool_calls: Unused = None
     prediction: Unused = None  # a hint for speed
-    presence_penalty: Annotated[Any, Only(0)] = None
     prompt_cache_key: Unused = None
     prompt_cache_options: Unused = None
     prompt_cache_retention: Unused = None
@@ -83,7 +72,6 @@ class Unneeded(RequestBody):
     length_penalty: Annotated[Any, Only(1)] = None
     priority: Annotated[Any, Only(0)] = None
     prompt_logprobs: Unsupported = None
-    repetition_penalty: Annotated[Any, Only(1)] = None
     request_id: Unused = None
     return_token_ids: Annotated[Any, Only(False)] = None
     return_tokens_as_token_ids: Annotated[Any, Only(False)] = None
@@ -104,19 +92,17 @@ class Sampled(Unneeded):
     """What both operations take."""
 
     model: str | None = Field(None, description="a model's name; the default one when not given")
-    temperature: Temperature = 1.0
-    top_p: TopP = 1.0
     n: int = Field(1, ge=1, description="continuations of each prompt; each has random numbers of its own")
     stop: Stop = Field([])
     seed: Seed = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    top_k: TopK = None
-    min_p: MinP = 0.0
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        {}, description="added to the logits of tokens, which are ids of the model's characters"
+    )
     min_tokens: int = Field(0, ge=0, description="a stop string that ends within so many characters does not end the text")
     ignore_eos: bool = Field(False, description="a chat's reply goes on when the speaker's turn ends, up to the most characters")
-    allowed_characters: AllowedCharacters | None = None
     pace: Pace | None = None
 
     @property
@@ -278,7 +264,7 @@ class Completion(BaseModel):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
-    system_fingerprint: str = Field(description="version, engine and precision: what a seed's text depends on besides")
+    system_fingerprint: str = Field(description="the version, its weights, the arithmetic: a seed's text depends on them")
     choices: list[CompletionChoice]
     usage: TokenUsage | None = None
 
@@ -316,7 +302,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    system_fingerprint: str = Field(description="version, engine and precision: what a seed's text depends on besides")
+    system_fingerprint: str = Field(description="the version, its weights, the arithmetic: a seed's text depends on them")
     choices: list[ChatChoice]
     usage: TokenUsage
 

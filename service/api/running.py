@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import Depends, Header, Query, Request
 
-from service.api.asking import check_length, check_logprobs, drawn_seed, read_text, sampling_of, stop_ids, submitted
+from service.api.asking import check_length, check_logprobs, drawn_seed, history_of, read_text, sampling_of, stop_ids, submitted
 from service.api.body_limit import JsonBody
 from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
@@ -162,10 +162,12 @@ def _running(
             seed, drawn_before = token.seed, token.drawn
     elif not len(ids):
         raise ApiError(422, "invalid_value", "start_string: nothing is left of it without unknown characters", param="start_string")
+    sampling = sampling_of(model, body)
     generation = Generation(
         prompt=Prompt(ids, start=token.state if token else None),
         num_generate=body.num_generate,
-        sampling=sampling_of(vocabulary, body.temperature, body.top_k, body.top_p, body.min_p, body.allowed_characters),
+        sampling=sampling,
+        history=history_of(model, sampling, ids),
         seed=drawn_seed() if seed is None else seed,
         stop=stop_ids(body.stop, vocabulary),
         likeliest=body.logprobs,

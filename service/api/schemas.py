@@ -6,23 +6,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.api.fields import (
-    AllowedCharacters,
     Logprobs,
-    MinP,
     OnUnknown,
     Pace,
     RequestBody,
+    SamplingFields,
     Seed,
     Stop,
-    Temperature,
-    TopK,
-    TopP,
 )
 from service.api.notes import drop_unknown
 from trainer.artifact import VersionConfig
 
 
-class GenerateRequest(RequestBody):
+class GenerateRequest(SamplingFields):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"start_string": "ROMEO: ", "temperature": 0.8, "num_generate": 200}]}
     )
@@ -36,11 +32,6 @@ class GenerateRequest(RequestBody):
         description="an earlier answer's `state`: goes on where that text ended, or after start_string appended to it",
     )
     return_state: bool = Field(False, description="answer with a `state` from which the text can be gone on with")
-    temperature: Temperature = 1.0
-    top_k: TopK = None
-    top_p: TopP = 1.0
-    min_p: MinP = 0.0
-    allowed_characters: AllowedCharacters | None = None
     stop: Stop = Field([])
     num_generate: int = Field(1000, ge=1, description="characters to generate")
     max_time_ms: int | None = Field(

@@ -30,7 +30,7 @@ class EventId:
     """A stream's event: `sent` characters of the answer came with it and those before it; `end`: there are no more."""
 
     request: str  # the answer's id
-    asked: str  # digest of what was asked for, including engine and precision
+    asked: str  # digest of what was asked for, including the arithmetic
     version: int
     weights: str  # the beginning of their SHA-256
     seed: int
@@ -65,7 +65,7 @@ class EventId:
             raise ApiError(
                 422,
                 "other_request",
-                "Last-Event-ID: of a stream that another request began, or another engine or precision; send the same again",
+                "Last-Event-ID: of a stream that another request began, or under another arithmetic; send the same again",
                 param="Last-Event-ID",
             )
         if self.end:

@@ -33,6 +33,8 @@ class ExactDecoder:
         self._threads = ThreadCount(self._native.threads if self._native else 1)
 
     def decode(self, batch: Batch) -> Decoded:
+        if any(row.needs_history and b not in batch.histories for b, row in enumerate(batch.sampling)):
+            raise ValueError("a row with penalties or an automaton has no history")
         states = self._states[batch.slots]
         for row, start in batch.starts.items():
             states[row] = 0 if start is None else start

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.decoder import LogProbabilities, State
-from service.generation.sampling import Sampling
+from service.generation.sampling import History, Sampling
 from service.generation.stop import StopStrings
 
 FinishReason = Literal["length", "stop", "time", "cancelled", "error"]
@@ -73,6 +73,7 @@ class Generation:
     drawn_before: int = 0  # uniforms of the seed that were used before this began
     returns_state: bool = False  # its `memory` is needed when it has ended
     choice: int = 0  # which of a request's continuations this is: no two share random numbers
+    history: History | None = None  # where the sampling needs one
     min_tokens: int = 0  # a stop string that ends within so many characters does not count
 
     status: Status = Status.WAITING

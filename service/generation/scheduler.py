@@ -127,6 +127,7 @@ class Scheduler:
             sampling=[generation.sampling for generation, _ in running],
             keep=keep,
             log_probabilities=any(generation.likeliest is not None for generation, _ in running),
+            histories={b: generation.history for b, (generation, _) in enumerate(running) if generation.history},
         )
 
     def update(self, decoded: Decoded) -> list[Output]:

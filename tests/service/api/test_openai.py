@@ -12,7 +12,9 @@ from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
 
 from service.api import openai as served
-from tests.support import ENDLESS, VOCABULARY, wait_until
+from service.generation.sampling import Sampling
+from tests.support import ARCHITECTURE, ENDLESS, VOCABULARY, random_tensors, reference_text, wait_until
+from trainer.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -236,8 +238,8 @@ def test_models_are_listed_and_found(peer: OpenAI) -> None:
         ({"prompt": "a" * 10_001}, openai.BadRequestError, "prompt"),
         ({"suffix": "end"}, openai.BadRequestError, "suffix"),
         ({"best_of": 2}, openai.BadRequestError, "best_of"),
-        ({"presence_penalty": 0.5}, openai.BadRequestError, "presence_penalty"),
-        ({"logit_bias": {"5": 1}}, openai.BadRequestError, "logit_bias"),
+        ({"presence_penalty": -2.1}, openai.BadRequestError, "presence_penalty"),
+        ({"logit_bias": {len(VOCABULARY): 1}}, openai.BadRequestError, "logit_bias"),
         ({"temperature": -1}, openai.BadRequestError, "temperature"),
         ({"n": 200}, openai.BadRequestError, "n"),
         ({"max_tokens": 10**10}, openai.BadRequestError, "max_tokens"),
@@ -298,3 +300,30 @@ def test_an_error_in_mid_stream_is_an_event_and_done_comes_last(
     made = iter([True])
     with pytest.raises(openai.APIError, match="the server failed"):
         list(peer.completions.create(**body))
+
+
+PENALTIES: dict[str, Any] = {"presence_penalty": 1.5, "frequency_penalty": 0.3, "extra_body": {"repetition_penalty": 1.3}}
+
+
+def test_penalties_are_those_of_the_reference_streamed_or_not_and_of_each_choice_alone(peer: OpenAI) -> None:
+    sampling = Sampling(presence_penalty=1.5, frequency_penalty=0.3, repetition_penalty=1.3)
+    expected = reference_text(ARCHITECTURE, random_tensors(ARCHITECTURE, seed=len("tiny")), "aab", 300, sampling, seed=4)
+    fields: dict[str, Any] = {"model": "tiny", "prompt": "aab", "seed": 4, "max_tokens": 300, **PENALTIES}
+    both = peer.completions.create(**fields, n=2)
+    assert both.choices[0].text == expected[3:]
+    assert "".join(part.choices[0].text for part in peer.completions.create(**fields, stream=True)) == expected[3:]
+    alone = peer.completions.create(**fields, n=2, stream=True)
+    assert "".join(part.choices[0].text for part in alone if part.choices[0].index == 1) == both.choices[1].text
+    plain = peer.completions.create(model="tiny", prompt="aab", seed=4, max_tokens=300).choices[0].text
+    assert max(map(plain.count, plain)) > 2 * max(map(expected.count, expected))
+
+
+def test_a_logit_bias_demands_or_bans_a_token(peer: OpenAI) -> None:
+    vocabulary = Vocabulary(VOCABULARY)
+    fields: dict[str, Any] = {"model": "tiny", "prompt": "a", "seed": 4, "max_tokens": 200}
+    (wanted,) = vocabulary.encode("é").tolist()
+    assert peer.completions.create(**fields, logit_bias={str(wanted): 100}).choices[0].text == "é" * 200
+    free = peer.completions.create(**fields).choices[0].text
+    banned = vocabulary.encode(free[:1] + free[5] + "é").tolist()
+    text = peer.completions.create(**fields, logit_bias={str(token): -100 for token in banned}).choices[0].text
+    assert not set(text) & set(vocabulary.decode(banned))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,19 +15,20 @@ from hypothesis import strategies as st
 
 import trainer
 from service.generation import quantized, reference
-from service.generation.decoder import Batch
+from service.generation.decoder import Batch, Decoded
 from service.generation.decoders import Unsupported, load_library
 from service.generation.exact_decoder import ExactDecoder
 from service.generation.kernel.build import NoCompiler, build, find_compiler
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt
-from service.generation.sampling import Sampling
+from service.generation.sampling import Automaton, History, Sampling
 from service.generation.scheduler import Scheduler
 from service.registry import candidates
-from tests.service.generation.exact_calls import check_call, network
+from tests.service.generation.exact_calls import bits, check_call, network
+from tests.support import random_tensors
 from trainer import artifact
 from trainer import network as network_of_trainer
-from trainer.artifact import Version
+from trainer.artifact import Architecture, Version
 from trainer.vocabulary import Vocabulary
 
 try:
@@ -106,6 +108,82 @@ def test_a_draw_never_takes_a_weight_of_zero() -> None:
         weights[rng.integers(70)] = 1
         for uniform in (np.float32(0), np.float32(rng.random()), largest):
             assert weights[reference.invert(weights, uniform)] > 0
+
+
+# --- what penalties and automata mean
+
+
+def run(decoder: ExactDecoder, steps: int, *, fresh: bool, forced: list[int] | None = None, **options: Any) -> Decoded:
+    """So many steps of one row, all drawn at uniform 0.5 or all forced."""
+    choices = np.full((steps, 1), -1, np.int32) if forced is None else np.array(forced, np.int32)[:, None]
+    fields: dict[str, Any] = {"sampling": [Sampling()], "keep": np.zeros(1, np.int32), **options}
+    return decoder.decode(
+        Batch(
+            slots=np.zeros(1, np.int32),
+            starts={0: None} if fresh else {},
+            inputs=np.array([3], np.int32),
+            forced=choices,
+            uniforms=np.full((steps, 1), 0.5, np.float32),
+            **fields,
+        )
+    )
+
+
+@pytest.fixture(params=["native", "reference"])
+def small(request: pytest.FixtureRequest) -> ExactDecoder:
+    """A network that knows 20 characters."""
+    architecture = Architecture(cell="gru", layers=2, units=24, embedding=8, vocabulary=[chr(97 + i) for i in range(20)])
+    return ExactDecoder(architecture, random_tensors(architecture), 1, LIBRARY if request.param == "native" else None)
+
+
+def test_an_automaton_demands_characters_that_the_network_does_not_see(small: ExactDecoder) -> None:
+    table = np.full((4, 22), -1, np.int32)
+    table[0, 7] = 1
+    table[1, 20:] = 2, 2  # two characters that the network does not know
+    table[2, 9] = 3  # and after that nothing
+    sampling, history = Sampling(automaton=Automaton(table)), History.of(np.array([3]), 20)
+    decoded = run(small, 6, fresh=True, sampling=[sampling], histories={0: history}, log_probabilities=True)
+    assert decoded.chosen[:, 0].tolist() == [7, 21, 9, -1, -1, -1]
+    assert history.state == 3
+    assert decoded.log_probabilities is not None
+    assert (decoded.log_probabilities.chosen[[1, 3, 4, 5], 0] == -9999).all()
+    state = run(small, 1, fresh=False).kept[0]
+    told = run(small, 2, fresh=True, forced=[7, 9], log_probabilities=True)
+    assert bits(run(small, 1, fresh=False).kept[0]) == bits(state), "as if the unknown character had not been there"
+    assert told.log_probabilities is not None
+    assert bits(told.log_probabilities.chosen) == bits(decoded.log_probabilities.chosen[[0, 2]])
+
+
+def test_an_automaton_waits_while_a_prompt_is_read(small: ExactDecoder) -> None:
+    table = np.full((2, 21), -1, np.int32)
+    table[0, 20] = table[1, 20] = 1
+    sampling, history = Sampling(automaton=Automaton(table)), History.of(np.array([3]), 20)
+    run(small, 3, fresh=True, forced=[1, 2, 3], sampling=[sampling], histories={0: history})
+    assert history.state == 0
+    state = run(small, 1, fresh=False).kept[0]
+    run(small, 3, fresh=True, forced=[1, 2, 3])
+    assert bits(run(small, 1, fresh=False).kept[0]) == bits(state)
+
+
+def test_penalties_are_of_the_drawn_text_and_repetition_of_the_prompt_too(small: ExactDecoder) -> None:
+    """Biases make character 5 by far the likeliest, then 6; a penalty tips the scale when it should."""
+    bias = np.zeros(20, np.float32)
+    bias[[5, 6]] = 100, 95
+
+    def drawn(**penalties: Any) -> Any:
+        sampling, history = Sampling(bias=bias, **penalties), History.of(np.array([3, 6, 6]), 20)
+        return run(small, 5, fresh=True, sampling=[sampling], histories={0: history}).chosen[:, 0].tolist()
+
+    assert drawn() == [5] * 5
+    assert drawn(presence_penalty=20) == [5, 6, 5, 5, 5], "once both are there, they are as before"
+    assert drawn(frequency_penalty=20) == [5, 6, 5, 6, 5], "each time the other"
+    assert drawn(repetition_penalty=1.5) == [5, 5, 5, 5, 5], "6, which is in the prompt, was divided before"
+    assert drawn(repetition_penalty=0.5) == [6, 6, 6, 6, 6], "6 is in the prompt"
+
+
+def test_a_row_that_must_remember_its_text_needs_a_history(small: ExactDecoder) -> None:
+    with pytest.raises(ValueError, match="has no history"):
+        run(small, 1, fresh=True, sampling=[Sampling(presence_penalty=1)])
 
 
 # --- texts
