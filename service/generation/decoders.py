@@ -62,8 +62,9 @@ def open_decoder(version: Version, name: BackendName, *, slots: int) -> Decoder:
         decoder = TensorFlowDecoder(version.config, version.tensors, slots)
     else:
         decoder = ExactDecoder(version.config, version.tensors, slots, load_library() if name == "native" else None)
-    # So that whatever a first request needs, alone or among others, has been built and run once.
-    for rows, keep, sampling in product((1, slots), (-1, 0), (Sampling(), Sampling(top_k=1))):
+    # So that whatever a first request needs, alone or among others, has been built and run once. Only graphs differ by request.
+    kinds = product((-1, 0), (Sampling(), Sampling(top_k=1))) if name == "tensorflow" else [(-1, Sampling())]
+    for rows, (keep, sampling) in product((1, slots), kinds):
         decoder.decode(
             Batch(
                 slots=np.arange(rows, dtype=np.int32),

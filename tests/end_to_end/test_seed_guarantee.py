@@ -5,10 +5,15 @@ import string
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from service.generation.decoders import BackendName
 from service.settings import Settings
+from tests.sse import events
 from tests.support import at_once, serving
 
 MODELS = Path(__file__).parents[2] / "models"
+GOLDEN = Path(__file__).parents[1] / "service" / "generation" / "golden.txt"
 
 KINDS: list[dict[str, Any]] = [
     {},
@@ -42,3 +47,13 @@ def test_sixty_four_requests_of_mixed_kinds_get_what_each_gets_alone() -> None:
     with serving(settings.model_copy(update={"slots": 7, "chunk": 5, "prompt_cache_mb": 10})) as (_, client):
         for _ in range(2):
             assert asyncio.run(at_once(str(client.base_url), requests(), streamed=True)) == expected
+
+
+@pytest.mark.parametrize(("backend", "characters"), [("native", 2000), ("reference", 300)])
+def test_any_backend_on_any_machine_answers_with_the_golden_text(backend: BackendName, characters: int) -> None:
+    with serving(Settings(models_dir=MODELS, default_model="shakespeare", backend=backend)) as (_, client):
+        body = {"start_string": "ROMEO: ", "seed": 1, "num_generate": characters}
+        expected = GOLDEN.read_text()[: len("ROMEO: ") + characters]
+        assert client.post("/generate", json=body).json()["text"] == expected
+        query = client.get("/generate", params={**body, "echo": "true"})
+        assert "".join(event.data["text"] for event in events([query.content]) if event.name == "message") == expected

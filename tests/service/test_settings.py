@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.settings import Settings
+from service.settings import Settings, check_removed
 
 KEY = "correct-horse-battery"
 
@@ -106,3 +106,12 @@ def test_a_secret_that_is_too_short_is_refused_with_what_it_needs(monkeypatch: p
     with pytest.raises(ValidationError, match="a secret needs at least 16 characters") as refused:
         Settings()
     assert "tell no one" not in str(refused.value)
+
+
+def test_an_option_of_an_earlier_release_is_refused_with_what_became_of_it() -> None:
+    check_removed(["--backend", "native"], {"SERVICE_BACKEND": "native", "SERVICE_PRECISION": ""})
+    for arguments in (["--decoder", "openvino"], ["--decoder=native"]):
+        with pytest.raises(ValueError, match="--decoder was removed: it is --backend now"):
+            check_removed(arguments, {})
+    with pytest.raises(ValueError, match="SERVICE_PRECISION was removed: the native and reference backends compute exactly"):
+        check_removed([], {"SERVICE_PRECISION": "bf16"})
