@@ -52,7 +52,7 @@ def test_sixty_four_requests_of_mixed_kinds_get_what_each_gets_alone() -> None:
 @pytest.mark.parametrize(("backend", "characters"), [("native", 2000), ("reference", 300)])
 def test_any_backend_on_any_machine_answers_with_the_golden_text(backend: BackendName, characters: int) -> None:
     with serving(Settings(models_dir=MODELS, default_model="shakespeare", backend=backend)) as (_, client):
-        body = {"start_string": "ROMEO: ", "seed": 1, "num_generate": characters}
+        body: dict[str, Any] = {"start_string": "ROMEO: ", "seed": 1, "num_generate": characters}
         expected = GOLDEN.read_text()[: len("ROMEO: ") + characters]
         assert client.post("/generate", json=body).json()["text"] == expected
         query = client.get("/generate", params={**body, "echo": "true"})
