@@ -5,14 +5,14 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from service.api.asking import (
     check_length,
@@ -26,7 +26,8 @@ from service.api.asking import (
     submitted,
 )
 from service.api.body_limit import JsonBody
-from service.api.dependencies import CurrentRegistry, CurrentSettings
+from service.api.body_route import BodyRoute, json_response
+from service.api.dependencies import CurrentRegistry
 from service.api.errors import ApiError, documented, translated
 from service.api.fields import OnUnknown
 from service.api.openai_schemas import (
@@ -58,7 +59,7 @@ from service.settings import Settings
 from trainer.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 
 STREAM = described("the answer in parts, then `[DONE]`")
 ERRORS = documented(400, 404, 413, 415, 503)
@@ -124,31 +125,6 @@ class ChunkForm:
     closing: Mapping[str, Any]  # stands beside the finish reason
 
 
-async def _begun_completion(
-    request: Request, body: JsonBody[CompletionRequest], registry: CurrentRegistry, settings: CurrentSettings
-) -> AsyncIterator[Answer]:
-    asked = Asked(
-        "cmpl", body.prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", "max_tokens", body.echo
-    )
-    with _begun(request, body, asked, registry, settings) as answer:
-        yield answer
-
-
-async def _begun_chat(
-    request: Request, body: JsonBody[ChatRequest], registry: CurrentRegistry, settings: CurrentSettings
-) -> AsyncIterator[Answer]:
-    chat = registry.get(body.model).chat
-    messages = [(message.role, message.name, str(message.content)) for message in body.messages]
-    prompt = chat.render(messages, open_ended=body.continues)
-    stop = body.stop if body.ignore_eos else [*chat.stop, *body.stop]
-    limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    most = body.max_completion_tokens or body.max_tokens or min(MOST_OF_A_REPLY, settings.max_num_generate)
-    logprobs = body.top_logprobs if body.logprobs else None
-    asked = Asked("chatcmpl", [prompt], most, stop, logprobs, body.on_unknown, "messages", limit)
-    with _begun(request, body, asked, registry, settings) as answer:
-        yield answer
-
-
 @dataclass(frozen=True)
 class Asked:
     """What the two operations ask of the engine, each from its own fields."""
@@ -165,8 +141,10 @@ class Asked:
 
 
 @contextmanager
-def _begun(request: Request, body: Sampled, asked: Asked, registry: Registry, settings: Settings) -> Iterator[Answer]:
+def _begun(request: Request, body: Sampled, asked: Asked) -> Iterator[Answer]:
     """Hands all of a request's continuations to the engine, or none; whatever ends the answer, they are cancelled."""
+    registry: Registry = request.app.state.registry
+    settings: Settings = request.app.state.settings
     model = registry.get(body.model)
     count, most = len(asked.prompts) * body.n, min(settings.max_choices, model.engine.capacity)
     if count > most:
@@ -217,38 +195,59 @@ def _check_context(field: str, given: int, limit: int) -> None:
 
 
 @router.post("/completions", response_model=Completion, responses={200: {"content": STREAM}, **ERRORS})
-async def complete(answer: Annotated[Answer, Depends(_begun_completion)], request: Request) -> Completion | Response:
+async def complete(request: Request, body: JsonBody[CompletionRequest]) -> Response:
     """Continues each prompt n times."""
-    if answer.body.stream:
-        return EventStream(_events(answer, COMPLETION), answer.wake)
-    pieces = await unless_left(_read(answer), request.receive)
-    choices = [
-        _completion_choice(answer, i, piece, 0, choice.finish_reason)
-        for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
-    ]
-    return Completion(choices=choices, usage=answer.usage, **answer.fields)
+    asked = Asked(
+        "cmpl", body.prompts, body.max_tokens, body.stop, body.logprobs, body.on_unknown, "prompt", "max_tokens", body.echo
+    )
+    if body.stream:
+        return _stream(request, body, asked, COMPLETION)
+    with _begun(request, body, asked) as answer:
+        pieces = await unless_left(_read(answer), request.receive)
+        choices = [
+            _completion_choice(answer, i, piece, 0, choice.finish_reason)
+            for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
+        ]
+        return json_response(Completion(choices=choices, usage=answer.usage, **answer.fields))
 
 
-@router.post(
-    "/chat/completions",
-    response_model=ChatCompletion,
-    responses={200: {"content": STREAM}, **ERRORS},
-)
-async def chat(answer: Annotated[Answer, Depends(_begun_chat)], request: Request) -> ChatCompletion | Response:
+@router.post("/chat/completions", response_model=ChatCompletion, responses={200: {"content": STREAM}, **ERRORS})
+async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
     """Writes what the assistant says next, the messages rendered by the model's template: a play, unless it has another."""
-    if answer.body.stream:
-        return EventStream(_events(answer, CHAT), answer.wake)
-    pieces = await unless_left(_read(answer), request.receive)
-    choices = [
-        ChatChoice(
-            index=i,
-            message=ChatMessage(content=answer.model.vocabulary.decode(piece.characters)),
-            logprobs=_chat_logprobs(answer.model.vocabulary, piece),
-            finish_reason=choice.finish_reason,
-        )
-        for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
-    ]
-    return ChatCompletion(choices=choices, usage=answer.usage, **answer.fields)
+    asked = _asked_of_chat(request, body)
+    if body.stream:
+        return _stream(request, body, asked, CHAT)
+    with _begun(request, body, asked) as answer:
+        pieces = await unless_left(_read(answer), request.receive)
+        choices = [
+            ChatChoice(
+                index=i,
+                message=ChatMessage(content=answer.model.vocabulary.decode(piece.characters)),
+                logprobs=_chat_logprobs(answer.model.vocabulary, piece),
+                finish_reason=choice.finish_reason,
+            )
+            for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
+        ]
+        return json_response(ChatCompletion(choices=choices, usage=answer.usage, **answer.fields))
+
+
+def _asked_of_chat(request: Request, body: ChatRequest) -> Asked:
+    registry: Registry = request.app.state.registry
+    settings: Settings = request.app.state.settings
+    chat = registry.get(body.model).chat
+    messages = [(message.role, message.name, str(message.content)) for message in body.messages]
+    prompt = chat.render(messages, open_ended=body.continues)
+    stop = body.stop if body.ignore_eos else [*chat.stop, *body.stop]
+    limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    most = body.max_completion_tokens or body.max_tokens or min(MOST_OF_A_REPLY, settings.max_num_generate)
+    logprobs = body.top_logprobs if body.logprobs else None
+    return Asked("chatcmpl", [prompt], most, stop, logprobs, body.on_unknown, "messages", limit)
+
+
+def _stream(request: Request, body: Sampled, asked: Asked, form: ChunkForm) -> Response:
+    with ExitStack() as stack:
+        answer = stack.enter_context(_begun(request, body, asked))
+        return EventStream(_events(answer, form), answer.wake, stack.pop_all())
 
 
 @router.get("/models", responses=documented(503))

@@ -3,21 +3,19 @@
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import Depends, Header, Query, Request
+from fastapi import Request
 
 from service.api.asking import check_length, check_logprobs, drawn_seed, history_of, read_text, sampling_of, stop_ids, submitted
-from service.api.body_limit import JsonBody
-from service.api.dependencies import CurrentRegistry, CurrentSettings
 from service.api.errors import ApiError
 from service.api.reader import Reader
 from service.api.request_log import Work
-from service.api.schemas import Done, GenerateQuery, GenerateRequest, Timings, Usage
+from service.api.schemas import Done, GenerateRequest, Timings, Usage
 from service.api.tokens import EventId, StateToken, digest, weights_digest
 from service.generation.decoder import LogProbabilities
 from service.generation.request import Generation, Prompt
@@ -85,28 +83,23 @@ def timings(generation: Generation, finished: float) -> Timings:
 
 EVENTS, JSON = "text/event-stream", "application/json"
 
-LastEventId = Annotated[str | None, Header(description="of a stream that was cut: goes on after that event")]
+LAST_EVENT_ID: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "of a stream that was cut: continues after that event",
+        }
+    ]
+}
+"""For the OpenAPI document."""
 
 
-async def taken(
-    request: Request,
-    body: JsonBody[GenerateRequest],
-    registry: CurrentRegistry,
-    settings: CurrentSettings,
-    last_event_id: LastEventId = None,
-) -> AsyncIterator[Running]:
-    """Checks a request and hands it to the engine before the answer starts, so that whatever is wrong has its own status.
-
-    However the answer ends, sent, failed or its reader gone, the slot is free afterwards.
-    """
+def prefers_stream(request: Request) -> bool:
+    """The Accept header names event streams, and does not prefer JSON to them by weight or, of equal weights, by order."""
     accept = ", ".join(request.headers.getlist("accept"))
-    streams = prefers_stream(accept) if body.stream is None else body.stream
-    with _running(request, body, streams, last_event_id, registry, settings) as running:
-        yield running
-
-
-def prefers_stream(accept: str) -> bool:
-    """An Accept header names event streams, and does not prefer JSON to them by weight or, of equal weights, by order."""
     weights: dict[str, float] = {}
     for kind, *parameters in (re.sub(r"\s", "", kind).lower().split(";") for kind in accept.split(",")):
         found = [re.fullmatch(r"q=(0(\.\d*)?|1(\.0*)?)", parameter) for parameter in parameters]
@@ -117,32 +110,22 @@ def prefers_stream(accept: str) -> bool:
     return stream > 0 and next(kind for kind in weights if kind in (EVENTS, JSON)) == EVENTS
 
 
-async def taken_by_query(
-    request: Request,
-    query: Annotated[GenerateQuery, Query()],
-    registry: CurrentRegistry,
-    settings: CurrentSettings,
-    last_event_id: LastEventId = None,
-) -> AsyncIterator[Running]:
-    with _running(request, query, True, last_event_id, registry, settings) as running:
-        yield running
-
-
-Taken = Annotated[Running, Depends(taken)]
-TakenByQuery = Annotated[Running, Depends(taken_by_query)]
-
-
 @contextmanager
-def _running(
-    request: Request, body: GenerateRequest, streams: bool, last_event_id: str | None, registry: Registry, settings: Settings
-) -> Iterator[Running]:
+def running(request: Request, body: GenerateRequest, *, streams: bool) -> Iterator[Running]:
+    """Checks a request and hands it to the engine before the answer starts, so that whatever is wrong has its own status.
+
+    However the answer ends, sent, failed or its reader gone, the slot is free afterwards.
+    """
+    registry: Registry = request.app.state.registry
+    settings: Settings = request.app.state.settings
+    last_event_id = request.headers.get("last-event-id")
     if body.start_string is None and body.state is None:
         raise ApiError(422, "invalid_value", "start_string: a start string or a state is needed", param="start_string")
     check_length("start_string", len(body.start_string or ""), settings.max_start_string)
     check_length("num_generate", body.num_generate, settings.max_num_generate)
     check_logprobs(body.num_generate, body.logprobs, settings)
     model = registry.get(body.model)
-    vocabulary, asked = model.vocabulary, digest(model, body)
+    vocabulary, asked = model.vocabulary, digest(model, body) if streams else ""
     cut = EventId.parse(last_event_id) if last_event_id else None
     if cut:
         if not streams:

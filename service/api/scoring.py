@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from service.api.asking import check_length, read_text, submitted
 from service.api.body_limit import JsonBody
-from service.api.dependencies import CurrentRegistry, CurrentSettings
+from service.api.body_route import BodyRoute, json_response
 from service.api.errors import ApiError, documented
 from service.api.reader import Reader
 from service.api.request_log import Work
@@ -17,30 +17,27 @@ from service.api.streaming import unless_left
 from service.generation.decoder import LogProbabilities
 from service.generation.request import Generation, Prompt, concatenated
 from service.generation.sampling import Sampling
-from service.registry import Model
+from service.registry import Model, Registry
 from trainer.vocabulary import UnknownCharacters
 
-router = APIRouter(tags=["scoring"])
+router = APIRouter(tags=["scoring"], route_class=BodyRoute)
 
 ALTERNATIVES = 5  # told of a surprising place
 MOST_NATS = 700  # whose perplexity a float holds
 
 
-@router.post("/score", responses=documented(404, 413, 415, 422, 503))
-async def score(
-    body: JsonBody[ScoreRequest], request: Request, registry: CurrentRegistry, settings: CurrentSettings
-) -> ScoreResponse:
+@router.post("/score", response_model=ScoreResponse, responses=documented(404, 413, 415, 422, 503))
+async def score(request: Request, body: JsonBody[ScoreRequest]) -> Response:
     """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
-    check_length("text", len(body.text), settings.max_score)
-    model = registry.get(body.model)
+    model = _model(request, body)
     text, ids = read_text(model.vocabulary, body.text, body.on_unknown, "text")
     if len(ids) < 2:
-        return _scored(model, text, ids, None, 0)
+        return json_response(_scored(model, text, ids, None, 0))
     prompt = Prompt(ids, scored=True)
     generation = Generation(prompt, 0, Sampling(), seed=0, likeliest=ALTERNATIVES if body.surprising else 0)
     with submitted(request, Work(model, [generation], [text])):
         await unless_left(Reader(generation).read_all(), request.receive)
-    return _scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising)
+    return json_response(_scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising))
 
 
 def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | None, surprising: int) -> ScoreResponse:
@@ -66,11 +63,10 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
     )
 
 
-@router.post("/vectorize", responses=documented(404, 413, 415, 422, 503))
-async def vectorize(body: JsonBody[VectorizeRequest], registry: CurrentRegistry, settings: CurrentSettings) -> VectorizeResponse:
+@router.post("/vectorize", response_model=VectorizeResponse, responses=documented(404, 413, 415, 422, 503))
+async def vectorize(request: Request, body: JsonBody[VectorizeRequest]) -> Response:
     """A text's ids, and where the characters are that the model's vocabulary lacks."""
-    check_length("text", len(body.text), settings.max_score)
-    model = registry.get(body.model)
+    model = _model(request, body)
     unknown: list[tuple[int, str]] = []
     try:
         model.vocabulary.encode(body.text)
@@ -81,9 +77,18 @@ async def vectorize(body: JsonBody[VectorizeRequest], registry: CurrentRegistry,
             raise ApiError(422, "unknown_characters", str(UnknownCharacters(halves)), param="text") from None
     places = {place for place, _ in unknown}
     known = model.vocabulary.encode("".join(c for i, c in enumerate(body.text) if i not in places)).tolist()[::-1]
-    return VectorizeResponse(
-        model=model.config.name,
-        version=model.config.version,
-        ids=[None if i in places else known.pop() for i in range(len(body.text))],
-        unknown=[Unknown(character=character, position=place) for place, character in unknown],
+    return json_response(
+        VectorizeResponse(
+            model=model.config.name,
+            version=model.config.version,
+            ids=[None if i in places else known.pop() for i in range(len(body.text))],
+            unknown=[Unknown(character=character, position=place) for place, character in unknown],
+        )
     )
+
+
+def _model(request: Request, body: ScoreRequest | VectorizeRequest) -> Model:
+    """Raises ApiError for a text that is too long."""
+    check_length("text", len(body.text), request.app.state.settings.max_score)
+    registry: Registry = request.app.state.registry
+    return registry.get(body.model)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -26,25 +26,26 @@ class EventStream(Response):
     """Sends what `events` gives until it ends or the client has left; then `events` is closed.
 
     Sends by itself rather than through StreamingResponse: at thousands of events a second, time spent per event is taken
-    from the decoder. wake: makes `events`, if it waits, give a comment.
+    from the decoder. wake: makes `events`, if it waits, give a comment. job: closed at the end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], wake: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], wake: Callable[[], None], job: ExitStack) -> None:
         super().__init__(headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._wake = events, wake
+        self._events, self._wake, self._job = events, wake, job
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        self._last = asyncio.get_running_loop().time()  # of an event or a comment
-        self._look_for_silence()
-        try:
-            with suppress(ClientLeft):
-                await unless_left(self._send(send), receive)
-        finally:
-            self._timer.cancel()
+        with self._job:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._last = asyncio.get_running_loop().time()  # of an event or a comment
+            self._look_for_silence()
+            try:
+                with suppress(ClientLeft):
+                    await unless_left(self._send(send), receive)
+            finally:
+                self._timer.cancel()
 
     async def _send(self, send: Send) -> None:
         loop = asyncio.get_running_loop()

@@ -93,9 +93,10 @@ class Generation:
     def __post_init__(self) -> None:
         # Counter-based: the i-th generated character uses the i-th uniform, however the calls are cut.
         numbers = np.random.Philox(key=np.array([self.seed, self.choice], np.uint64))
-        numbers.advance(self.drawn_before // PER_COUNT)
         self._uniforms = np.random.Generator(numbers)
-        self._uniforms.random(self.drawn_before % PER_COUNT, np.float32)
+        if self.drawn_before:
+            numbers.advance(self.drawn_before // PER_COUNT)
+            self._uniforms.random(self.drawn_before % PER_COUNT, np.float32)
         self._drawn_ahead = np.empty(0, np.float32)
         self._stop = StopStrings(self.stop, self.min_tokens)
         self._held = Piece([])  # drawn, but perhaps the beginning of a stop string
