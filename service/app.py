@@ -53,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
                 queue_limit=settings.queue_limit,
                 chunk=settings.chunk,
                 call_seconds=settings.call_ms / 1000,
+                event_seconds=settings.event_ms / 1000,
                 prompt_cache=int(settings.prompt_cache_mb * 1e6),
                 observer=metrics.of(version.config.name),
             )

@@ -74,9 +74,18 @@ class Settings(BaseSettings):
     )
     slots: int = Field(64, ge=1, description="generations that run at the same time, for each model")
     queue_limit: int = Field(1024, ge=0, description="generations that may wait for a slot; more are answered 429")
-    chunk: int = Field(64, ge=1, description="most characters that one call of the decoder adds to a stream")
+    chunk: int = Field(512, ge=1, description="most characters that one call of the backend adds to a stream")
     call_ms: float = Field(
-        30, gt=0, allow_inf_nan=False, description="about how long a call may take, so how often streams get their characters"
+        20,
+        gt=0,
+        allow_inf_nan=False,
+        description="about how long a call may take; a new request waits for its end",
+    )
+    event_ms: float = Field(
+        30,
+        ge=0,
+        allow_inf_nan=False,
+        description="about how often a stream gets its characters, and 0.5 ms for each stream that runs; 0: every call",
     )
     prompt_cache_mb: float = Field(
         16, ge=0, allow_inf_nan=False, description="for states of start strings that may come again, for each model; 0 keeps none"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from service.generation.decoder import Batch, Decoder
+from service.generation.delivery import Delivery
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import FinishReason, Generation, Piece, Status
 from service.generation.scheduler import Output, QueueFull, Scheduler
@@ -53,16 +54,19 @@ class Engine:
         chunk: int,
         call_seconds: float,
         prompt_cache: int,
+        event_seconds: float = 0,
         observer: Observer | None = None,
         call_limit: float = CALL_LIMIT,
     ) -> None:
         """queue_limit: generations that may wait for a slot; chunk and call_seconds: most steps in a call, and about how
-        long it may take; prompt_cache: bytes for prompts' states; call_limit: seconds after which a call hangs."""
+        long it may take; prompt_cache: bytes for prompts' states; event_seconds: see `Delivery`; call_limit: seconds after
+        which a call hangs."""
         self.decoder, self._loop, self._observer = decoder, loop, observer  # the decoder is there until the thread ends
         self.slots = decoder.slots
         self.prompts = PromptCache(prompt_cache)
         self._scheduler = Scheduler(decoder.slots, queue_limit, self.prompts)
         self._speed = Speed(chunk, call_seconds)
+        self._delivery = Delivery(event_seconds)
         self._work = threading.Condition()  # guards the scheduler and `stopped`
         self.stopped: str | None = None  # why no more work is taken
         self.failed = False  # that is why
@@ -91,7 +95,7 @@ class Engine:
         everybody = [*self._scheduler.running.values(), *self._scheduler.waiting]
         for generation in everybody:
             self._scheduler.remove(generation)
-        return [Output(generation, Piece([]), "error") for generation in everybody]
+        return [Output(generation, generation.undelivered, "error") for generation in everybody]
 
     def _watch(self, call: int, ticks: int) -> None:
         """On the event loop, at each tick: notices that the same call is under way at too many of them.
@@ -193,7 +197,7 @@ class Engine:
             else:
                 log.warning("the call has returned after all; requests are accepted again")
                 self.hung = None
-            return self._scheduler.update(decoded)
+            return self._delivery.due(self._scheduler.update(decoded), time.perf_counter(), len(batch.slots))
 
     def _on_loop(self, outputs: list[Output], error: Exception | None = None, rows: int = 0) -> None:
         """Delivers on the event loop, with one wake-up for all; once that is closed there are no readers left."""

@@ -85,6 +85,8 @@ class Generation:
     admitted: float | None = None
     first: float | None = None  # first character drawn
     finished: float | None = None
+    undelivered: Piece = field(default_factory=lambda: Piece([]))  # for its reader, but not due yet; the engine's
+    due: float | None = None  # when its reader is to get more; None: it has had nothing
     delivered: float | None = None  # the last characters, to its reader, where somebody observes
 
     finish_reason: FinishReason | None = None
@@ -209,6 +211,8 @@ def joined(a: Piece, b: Piece) -> Piece:
     """The characters of both, and the log-probabilities if both have them."""
     if not a.characters:
         return b
+    if not b.characters:
+        return a
     if a.log_probabilities is None or b.log_probabilities is None:
         return Piece([*a.characters, *b.characters])
     return Piece([*a.characters, *b.characters], concatenated([a.log_probabilities, b.log_probabilities]))

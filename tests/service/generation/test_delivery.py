@@ -1,0 +1,50 @@
+"""When a stream's characters are delivered."""
+
+import numpy as np
+
+from service.generation.delivery import EACH_STREAM, Delivery
+from service.generation.request import FinishReason, Generation, Piece, Prompt
+from service.generation.sampling import Sampling
+from service.generation.scheduler import Output
+
+
+def generation() -> Generation:
+    return Generation(Prompt(np.zeros(1, np.int32)), 1000, Sampling(), 0)
+
+
+def given(
+    delivery: Delivery, one: Generation, character: int, now: float, reason: FinishReason | None = None, running: int = 1
+) -> list[int]:
+    """What is delivered when a call gives that character."""
+    return [c for output in delivery.due([Output(one, Piece([character]), reason)], now, running) for c in output.piece.characters]
+
+
+def test_the_first_characters_and_the_end_are_delivered_at_once_and_nothing_is_lost_between() -> None:
+    delivery, one = Delivery(0.03), generation()
+    assert given(delivery, one, 0, now=0) == [0]
+    got = [given(delivery, one, c, now=c / 100) for c in range(1, 20)]
+    assert [c for part in got for c in part] + given(delivery, one, 20, now=0.2, reason="length") == list(range(1, 21))
+    assert {len(part) for part in got[4:] if part} <= {3, 4}, "about every 30 ms"
+
+
+def test_an_end_without_characters_brings_what_was_kept() -> None:
+    delivery, one = Delivery(10), generation()
+    for character in range(5):
+        given(delivery, one, character, now=character / 1000)
+    assert given(delivery, one, 5, now=0.005) == []
+    (output,) = delivery.due([Output(one, Piece([]), "time")], 0.006, 1)
+    assert (output.piece.characters[-1], output.reason) == (5, "time")
+
+
+def test_zero_delivers_after_every_call() -> None:
+    delivery, one = Delivery(0), generation()
+    assert [given(delivery, one, c, now=0) for c in range(5)] == [[c] for c in range(5)]
+
+
+def test_streams_that_begin_together_are_not_all_delivered_by_the_same_call() -> None:
+    delivery, streams, interval = Delivery(0.03), [generation() for _ in range(64)], 0.03 + 64 * EACH_STREAM
+    for one in streams:
+        given(delivery, one, 0, now=0, running=64)
+    calls = [sum(bool(given(delivery, one, 0, now=0.01 * call, running=64)) for one in streams) for call in range(1, 31)]
+    assert sum(calls) >= 64 * (0.3 // interval - 1)
+    assert max(calls) <= 20, "of 64 streams, at an interval of six calls"
