@@ -1,7 +1,7 @@
 """How often a stream gets its characters.
 
-Calls are short, so that a new request does not wait long for its first character. An event costs the same whatever it holds, so what
-several calls give to a stream is delivered together: on a busy server that leaves more of the processor to the network.
+Calls are short, so that a new request does not wait long for its first character. An event costs the same whatever it holds, so
+what several calls give to a stream is delivered together: on a busy server that leaves more of the processor to the network.
 """
 
 from collections.abc import Sequence
