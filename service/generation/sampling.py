@@ -54,11 +54,11 @@ class Sampling:
         """Some characters may be left out."""
         return self.allowed is not None or self.top_k is not None or self.top_p < 1 or self.min_p > 0
 
-    @property
+    @cached_property
     def penalizes(self) -> bool:
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
 
-    @property
+    @cached_property
     def needs_history(self) -> bool:
         """A draw depends on the characters before it, besides through the network's state."""
         return self.penalizes or self.automaton is not None

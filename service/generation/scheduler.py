@@ -6,7 +6,6 @@ Knows no model and no threads; reads the clock only to stamp times and check dea
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +23,7 @@ class QueueFull(Exception):
         self.seconds = seconds
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One generation's part of a scheduled call: `forced` steps that read its prompt, then `sampled` ones that it keeps."""
 
     generation: Generation
