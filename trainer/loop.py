@@ -109,7 +109,7 @@ class Run:
 
     def __init__(self, config: TrainingConfig, text: Corpus, stop: Event | None = None, workers: Workers | None = None) -> None:
         """stop: see `train`; workers: this process alone unless given. Draws the first weights (see `make_deterministic`)."""
-        self.workers = workers or Workers()
+        self.stop, self.workers = stop, workers or Workers()
         self.chief = self.workers.index == 0
         # Settled here and saved: resumed on another machine, the run computes as it began.
         config = config.model_copy(update={"precision": resolve_precision(config.precision)})
