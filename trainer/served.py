@@ -53,7 +53,7 @@ def compare(scores: PublishedScores) -> str | None:
     if all(abs(b - a) <= TOLERANCE for a, b in known.values()):
         return None
     figures = ", ".join(f"{name} is {b:.4f} as served, {a:.4f} as trained" for name, (a, b) in known.items())
-    return f"on CPUs the service computes this network in int8, which changes its held-out scores by more than {TOLERANCE}: {figures}"
+    return f"on CPUs the service computes in int8, which changes this network's held-out scores by more than {TOLERANCE}: {figures}"
 
 
 def _begin(decoder: ExactDecoder, rows: int) -> Nats:

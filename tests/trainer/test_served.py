@@ -34,9 +34,9 @@ SHAPE, IDS = SHAPES[0], np.random.default_rng(1).integers(0, 5, 600).astype(np.u
 def nats(shape: Architecture, tensors: Tensors, ids: NDArray[Any]) -> NDArray[np.float64]:
     """Straight from the reference's logits, from a zero state, of each character after the first."""
     network = quantize(shape, tensors)
-    states, found = np.zeros((1, *network.state_shape), np.float32), []
+    states, found, unpaused = np.zeros((1, *network.state_shape), np.float32), [], np.array([False])
     for read, following in pairwise(ids):
-        states, logits = reference.step(network, states, np.array([read], np.int32))
+        states, logits = reference.step(network, states, np.array([read], np.int32), unpaused)
         values = logits[0].astype(np.float64)
         found.append(np.log(np.exp(values).sum()) - values[following])
     return np.array(found)
