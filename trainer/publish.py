@@ -13,7 +13,7 @@ from trainer import __version__, artifact, checkpoints, network, report
 from trainer.artifact import ArtifactError, PublishedScores, Tensors, Version
 from trainer.corpus import Corpus
 from trainer.report import EpochRow
-from trainer.served import find_library, served_scores
+from trainer.served import served_scores
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -76,7 +76,7 @@ def _score(run: "Run", weights: Tensors) -> PublishedScores:
     if len(run.held_out) < 2:
         return PublishedScores()
     trained = run.evaluator.scores(weights, run.held_out)
-    served = served_scores(run.architecture, weights, run.held_out, find_library(print), run.stop)
+    served = served_scores(run.architecture, weights, run.held_out, run.library, run.stop)
     return PublishedScores(**trained.model_dump(), as_served=served)
 
 

@@ -212,12 +212,12 @@ def test_a_run_interrupted_while_it_is_scored_as_served_publishes_when_it_is_res
     config, text = small
     stop = Event()
 
-    def find(say: Any) -> Any:
+    def stopped(*arguments: Any) -> artifact.Scores:
         stop.set()
-        return find_library(say)
+        return served_scores(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "find_library", find)
+        patch.setattr(publish, "served_scores", stopped)
         with pytest.raises(KeyboardInterrupt):
             loop.train(config, text, stop)
     assert artifact.versions(config.models_dir / "small") == []
