@@ -144,6 +144,7 @@ def _run(
 
     share_cores(config.batch_size)
     from trainer.loop import Diverged, train
+    from trainer.served import compare
     from trainer.workers import WorkerLost, Workers, WorkersDisagree
 
     workers = Workers(count, index)  # waits for all of them, and a signal ends that at once: there is nothing to save yet
@@ -163,6 +164,8 @@ def _run(
     except (OSError, ArtifactError) as error:
         return _fail(1, f"{_io_error(error)}{_how_to_resume(config)}")
     print(f"published {version.path}" if version else "trained; worker 0 publishes")
+    if version and (warning := compare(version.config.scores)):
+        print(f"python -m trainer: warning: {warning}", file=sys.stderr)
     return 0
 
 

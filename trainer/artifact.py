@@ -85,6 +85,15 @@ class Scores(BaseModel):
     cold_256: float | None = None
 
 
+class PublishedScores(Scores):
+    """Those of the float32 network as trained; as_served: of the int8 network that the service runs on CPUs.
+
+    `as_served` is null where nothing was held out, and in versions of earlier releases.
+    """
+
+    as_served: Scores | None = None
+
+
 class Hashes(BaseModel):
     weights: Sha256
     corpus: Sha256
@@ -102,7 +111,7 @@ class VersionConfig(Architecture):
     characters: int = Field(ge=1)  # of the corpus
     recipe: str
     training: dict[str, Any]
-    scores: Scores
+    scores: PublishedScores
     sha256: Hashes
     packages: dict[str, str]
     created: str

@@ -5,11 +5,14 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+
+from numpy.typing import NDArray
 
 from trainer import artifact, corpus
-from trainer.artifact import Version
+from trainer.artifact import PublishedScores, Version
 from trainer.corpus import CorpusError, Encoded, OnUnknown
 from trainer.options import RunConflict
 from trainer.text_files import Newlines, describe_converted
@@ -34,9 +37,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         if text.converted:
             print(describe_converted(text.converted), file=sys.stderr)
 
-        from trainer.evaluation import Evaluator
-
-        scores = Evaluator(version.config).scores(version.tensors, ids)
+        scores = _score(version, ids)
         about = {"model": version.config.name, "version": version.config.version, "text": name, "characters": len(ids)}
         print(json.dumps(about | {"unknown_characters": text.unknown} | scores.model_dump()))
     return 0
@@ -45,7 +46,8 @@ def evaluate(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m trainer evaluate",
-        description="Print a version's scores on a text, in nats per character, as JSON.",
+        description="Print a version's scores on a text, in nats per character, as JSON: full_pass and cold_256 of the float32 "
+        "network as trained, and under as_served those of the int8 network that the service runs on CPUs.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -68,6 +70,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="line ends: universal reads CRLF and CR as LF, keep leaves them (default: as the version was trained)",
     )
     return parser.parse_args(arguments)
+
+
+def _score(version: Version, ids: NDArray[Any]) -> PublishedScores:
+    from trainer.evaluation import Evaluator
+    from trainer.served import find_library, served_scores
+
+    library = find_library(partial(print, file=sys.stderr))
+    trained = Evaluator(version.config).scores(version.tensors, ids)
+    return PublishedScores(**trained.model_dump(), as_served=served_scores(version.config, version.tensors, ids, library))
 
 
 def _newlines_of(version: Version) -> Newlines:

@@ -18,6 +18,7 @@ from trainer.evaluation import Evaluator
 from trainer.machine import TooLarge
 from trainer.publish import best_epoch, cut_opening, find_published, publish
 from trainer.report import EpochRow
+from trainer.served import find_library
 from trainer.step import Weights, optimizer_of, resolve_precision, training_step
 from trainer.workers import Workers
 
@@ -109,7 +110,7 @@ class Run:
 
     def __init__(self, config: TrainingConfig, text: Corpus, stop: Event | None = None, workers: Workers | None = None) -> None:
         """stop: see `train`; workers: this process alone unless given. Draws the first weights (see `make_deterministic`)."""
-        self.workers = workers or Workers()
+        self.stop, self.workers = stop, workers or Workers()
         self.chief = self.workers.index == 0
         # Settled here and saved: resumed on another machine, the run computes as it began.
         config = config.model_copy(update={"precision": resolve_precision(config.precision)})
@@ -145,6 +146,8 @@ class Run:
             config, self.architecture, self.weights, self.averages, self.optimizer, batches=batches, workers=self.workers
         )
         self.evaluator = Evaluator(self.architecture, stop)
+        # Loaded now, so that it fits this process's code although a release may be installed while the run goes on.
+        self.library = find_library(print) if self.chief and len(self.held_out) > 1 else None
         # A second network, for samples: it takes the averages, or an earlier epoch's weights, and `weights` stay as they are.
         self.single = network.build(self.architecture, 1)
         self.sampler = report.Sampler(self.single, text.vocabulary)

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import __version__, artifact, checkpoints, network, report
-from trainer.artifact import ArtifactError, Scores, Version
+from trainer.artifact import ArtifactError, PublishedScores, Tensors, Version
 from trainer.corpus import Corpus
 from trainer.report import EpochRow
+from trainer.served import served_scores
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -35,7 +36,6 @@ def publish(run: "Run") -> Version:
     weights = checkpoints.load(checkpoints.path(config.work_dir, best))
     network.load(run.single, weights)
     sample = run.sampler.sample(cut_opening(text), SAMPLE_CHARACTERS, 1.0, config.seed)
-    scores = run.evaluator.scores(weights, run.held_out) if len(run.held_out) > 1 else Scores()
     options = config.model_dump(mode="json", exclude=ELSEWHERE | OF_NO_EFFECT) | {"init_from": run.init_from}
     return artifact.publish(
         config.models_dir,
@@ -50,7 +50,7 @@ def publish(run: "Run") -> Version:
                 "best_epoch": best,
                 "last_loss": history[best - 1]["last_loss"],
             },
-            "scores": scores.model_dump(),
+            "scores": _score(run, weights).model_dump(),
             "sha256": {"corpus": text.sha256},
             "packages": {
                 "folio": __version__,
@@ -69,6 +69,15 @@ def publish(run: "Run") -> Version:
             "events.out.tfevents": report.summary_file(history, len(run.examples)),
         },
     )
+
+
+def _score(run: "Run", weights: Tensors) -> PublishedScores:
+    """Exact scores as trained and as served, where something was held out."""
+    if len(run.held_out) < 2:
+        return PublishedScores()
+    trained = run.evaluator.scores(weights, run.held_out)
+    served = served_scores(run.architecture, weights, run.held_out, run.library, run.stop)
+    return PublishedScores(**trained.model_dump(), as_served=served)
 
 
 def find_published(run: "Run") -> Version | None:

@@ -85,7 +85,8 @@ def _card(model: Model, registry: Registry) -> dict[str, object]:
         "start_string": model.start_string,
         "engine": model.engine_name,
         "precision": model.precision,
-        "scores": config.scores.model_dump(),
+        "scores": config.scores.model_dump(exclude={"as_served"}),
+        "scores_as_served": config.scores.as_served and config.scores.as_served.model_dump(),
         "loss": link(LOSS),
         "sample": link(SAMPLE),
     }

@@ -178,7 +178,10 @@ class ModelCard(BaseModel):
     created: str
     engine: str
     precision: str
-    scores: dict[str, float | None] = Field(description="held-out nats per character")
+    scores: dict[str, float | None] = Field(description="held-out nats per character of the float32 network as trained")
+    scores_as_served: dict[str, float | None] | None = Field(
+        description="the same of the int8 network that the service runs on CPUs; null if it was not scored"
+    )
     loss: str | None = Field(description="where its loss curve is")
     sample: str | None = Field(description="where texts of it are")
 

@@ -84,10 +84,10 @@ export class About {
 }
 
 function facts(model) {
-  const { scores = {}, layers, units, cell } = model;
+  const { scores = {}, scores_as_served: served, layers, units, cell } = model;
   return [
-    ["Score full_pass", score(scores.full_pass), "held-out text read at a stretch"],
-    ["Score cold_256", score(scores.cold_256), "in windows of 256 characters"],
+    ["Score full_pass", score(scores.full_pass), `held-out text read at a stretch${asServed(served?.full_pass)}`],
+    ["Score cold_256", score(scores.cold_256), `in windows of 256 characters${asServed(served?.cold_256)}`],
     ["Parameters", number.format(model.parameters)],
     ["Vocabulary", `${number.format(model.vocabulary_size)} characters`],
     ["Network", `${layers} ${cell.toUpperCase()} layer${layers === 1 ? "" : "s"} of ${number.format(units)} units`],
@@ -100,6 +100,9 @@ function facts(model) {
 
 /** Nats per character of text the model has not learned from; null where nothing was held out. */
 const score = (nats) => (nats == null ? "nothing held out" : `${nats.toFixed(3)} nats per character`);
+
+/** The same of the network in int8; nothing where it was not measured. */
+const asServed = (nats) => (nats == null ? "" : `; ${nats.toFixed(3)} in int8`);
 
 function fact(name, value, hint) {
   const row = document.createElement("div");

@@ -63,7 +63,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
-    scores = {"full_pass": 1.4234, "cold_256": 1.4345}
+    scores = {"full_pass": 1.4234, "cold_256": 1.4345, "as_served": {"full_pass": 1.4244, "cold_256": 1.4336}}
     files = {"loss.png": PNG, "sample.txt": SAMPLE.encode()}
     publish(models, "tiny", 1, ARCHITECTURE, files, scores=scores)
     publish(models, "other", 2, ARCHITECTURE)
@@ -914,8 +914,8 @@ def test_the_page_begins_with_what_its_model_knows(browser: Browser, tmp_path: P
 
 def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_one(page: Page) -> None:
     facts = page.locator("#facts > div").all_text_contents()
-    assert "Score full_pass1.423 nats per characterheld-out text read at a stretch" in facts
-    assert "Score cold_2561.435 nats per characterin windows of 256 characters" in facts
+    assert "Score full_pass1.423 nats per characterheld-out text read at a stretch; 1.424 in int8" in facts
+    assert "Score cold_2561.435 nats per characterin windows of 256 characters; 1.434 in int8" in facts
     assert f"Vocabulary{len(ARCHITECTURE.vocabulary)} characters" in facts
     assert "Recipenone" in facts
     assert "Made1 January 2026" in facts

@@ -100,6 +100,13 @@ def test_fields_of_later_releases_are_no_fault(publish: Publish) -> None:
     assert artifact.read(path).config.name == "tiny"
 
 
+def test_scores_as_served_are_read_where_there_are_some(publish: Publish) -> None:
+    figures = {"full_pass": 1.5, "cold_256": 1.6}
+    earlier, later = (publish(scores=scores).config for scores in (figures, {**figures, "as_served": {**figures, "cold_256": 1.7}}))
+    assert (earlier.scores.full_pass, earlier.scores.cold_256, earlier.scores.as_served) == (1.5, 1.6, None)
+    assert later.scores.as_served == artifact.Scores(full_pass=1.5, cold_256=1.7)
+
+
 def test_one_flipped_bit_anywhere_in_the_weights_is_seen(publish: Publish) -> None:
     path = publish().path
     good = (path / artifact.WEIGHTS).read_bytes()

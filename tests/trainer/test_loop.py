@@ -16,6 +16,7 @@ from trainer import artifact, checkpoints, corpus, loop, network, publish, repor
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
 from trainer.evaluation import Evaluator
+from trainer.served import find_library, served_scores
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +70,11 @@ def test_its_scores_are_those_of_the_text_that_was_held_out(small: Small) -> Non
     config, text = small
     version = published(config, text)
     held_out = text.ids[-round(0.1 * len(TEXT)) :]
-    assert version.config.scores == Evaluator(version.config).scores(version.tensors, held_out)
+    trained = Evaluator(version.config).scores(version.tensors, held_out)
+    served = served_scores(version.config, version.tensors, held_out, find_library(print))
+    assert version.config.scores == artifact.PublishedScores(**trained.model_dump(), as_served=served)
+    written = json.loads((version.path / artifact.CONFIG).read_text())["scores"]
+    assert written == {**trained.model_dump(), "as_served": served.model_dump()}
 
 
 def test_the_best_epoch_is_published_and_a_run_that_gets_no_better_stops(small: Small) -> None:
@@ -89,7 +94,7 @@ def test_the_best_epoch_is_published_and_a_run_that_gets_no_better_stops(small: 
 def test_where_nothing_is_held_out_the_last_epoch_is_published_without_a_score(small: Small) -> None:
     config, text = small
     version = published(changed(config, held_out=0.0), text)
-    assert version.config.scores == artifact.Scores()
+    assert version.config.scores == artifact.PublishedScores()
     for name, tensor in checkpoints.load(config.work_dir / "ckpt_2.safetensors").items():
         np.testing.assert_array_equal(version.tensors[name], tensor)
 
@@ -199,6 +204,26 @@ def test_a_run_interrupted_while_it_is_scored_has_saved_its_last_batch(
         np.testing.assert_array_equal(resumed.weights[name].numpy(), weight.numpy(), err_msg=name)
         np.testing.assert_array_equal(resumed.averages[name].numpy(), whole.averages[name].numpy())
     assert [untimed(row) for row in resumed.history] == [untimed(row) for row in whole.history]
+
+
+def test_a_run_interrupted_while_it_is_scored_as_served_publishes_when_it_is_resumed(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, text = small
+    stop = Event()
+
+    def stopped(*arguments: Any) -> artifact.Scores:
+        stop.set()
+        return served_scores(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "served_scores", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, text, stop)
+    assert artifact.versions(config.models_dir / "small") == []
+    resumed = loop.train(config, text, state=checkpoints.load_state(config.work_dir))
+    assert resumed is not None
+    assert resumed.config.scores.as_served is not None
 
 
 def untimed(row: report.EpochRow) -> dict[str, object]:

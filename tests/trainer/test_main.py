@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from numpy.typing import NDArray
 
+from service.generation.decoders import Unsupported
 from tests.support import Publish, config, publish, random_tensors
-from trainer import artifact, checkpoints, corpus
+from trainer import artifact, checkpoints, corpus, served
 from trainer.__main__ import main
 from trainer.artifact import Architecture, ArtifactError
 from trainer.config import TrainingConfig
@@ -252,6 +254,29 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path, text: Path) -> N
         assert not (tmp_path / "models").exists(), refused
 
 
+@pytest.mark.slow
+def test_a_network_that_int8_harms_is_published_with_a_warning(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = checkpoints.load
+
+    def load_with_outliers(file: Path) -> dict[str, NDArray[np.float32]]:
+        weights = load(file)
+        weights["dense.kernel"][0] = 3000  # in all columns: it changes no probability, but in int8 all other weights become 0
+        return weights
+
+    monkeypatch.setattr(checkpoints, "load", load_with_outliers)
+    assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
+    output, errors = capsys.readouterr()
+    scores = artifact.read(tmp_path / "models" / "dao" / "1").config.scores
+    assert scores.as_served is not None
+    assert "published" in output.splitlines()[-1]
+    (warning,) = errors.splitlines()
+    assert warning.startswith("python -m trainer: warning: ")
+    for figure in (scores.full_pass, scores.cold_256, scores.as_served.full_pass, scores.as_served.cold_256):
+        assert f"{figure:.4f}" in warning
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
     assert run(tmp_path, "--corpus", text, *SMALL) == 1
@@ -277,6 +302,26 @@ def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, capsy
             "unknown_characters": 0,
             **version.config.scores.model_dump(),
         }
+
+
+@pytest.mark.slow
+def test_evaluate_without_a_compiler_says_so_once_and_gives_the_same_scores(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish("tiny")
+    (tmp_path / "given").write_text("To be, or not to be: that is the question. " * 10)
+    arguments = ["--model", tmp_path / "tiny", "--text", tmp_path / "given"]
+    native, _ = evaluated(capsys, *arguments)
+
+    def absent() -> Any:
+        raise Unsupported("there is no C compiler")
+
+    monkeypatch.setattr(served, "load_library", absent)
+    by_numpy, errors = evaluated(capsys, *arguments)
+    (line,) = errors.splitlines()
+    assert "there is no C compiler" in line
+    assert by_numpy["as_served"] == pytest.approx(native["as_served"], abs=1e-9)
+    assert {**by_numpy, "as_served": None} == {**native, "as_served": None}
 
 
 @pytest.mark.slow

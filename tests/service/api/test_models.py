@@ -9,25 +9,28 @@ from service.settings import Settings
 from tests.support import ARCHITECTURE, config, random_tensors, serving
 from trainer import artifact
 
+SCORES = {"full_pass": 1.5, "cold_256": 1.6}
 
-def publish(models: Path, name: str, files: dict[str, bytes]) -> None:
-    artifact.publish(
-        models, config(ARCHITECTURE, name, scores={"full_pass": 1.5, "cold_256": 1.6}), random_tensors(ARCHITECTURE), files
-    )
+
+def publish(models: Path, name: str, files: dict[str, bytes], **more_scores: dict[str, float]) -> None:
+    artifact.publish(models, config(ARCHITECTURE, name, scores=SCORES | more_scores), random_tensors(ARCHITECTURE), files)
 
 
 def test_models_are_told_with_their_scores_and_files(tmp_path: Path) -> None:
     publish(tmp_path, "plain", {})
-    publish(tmp_path, "told", {"loss.png": b"\x89PNG...", "sample.txt": "Ach, ü!".encode()})
+    served = {"full_pass": 1.501, "cold_256": 1.599}
+    publish(tmp_path, "told", {"loss.png": b"\x89PNG...", "sample.txt": "Ach, ü!".encode()}, as_served=served)
     with serving(Settings(models_dir=tmp_path, default_model="told")) as (_, client):
         plain, told = client.get("/models").json()["models"]
         assert (plain["name"], plain["default"], plain["loss"], plain["sample"]) == ("plain", False, None, None)
         assert told["name"] == "told"
         assert told["default"]
-        assert told["scores"] == {"full_pass": 1.5, "cold_256": 1.6}
+        assert told["scores"] == plain["scores"] == SCORES
+        assert (told["scores_as_served"], plain["scores_as_served"]) == (served, None)
         assert (told["engine"], told["precision"], told["vocabulary_size"]) == ("native", "int8", len(ARCHITECTURE.vocabulary))
         details = client.get("/models/told").json()
         assert details["config"]["vocabulary"] == ARCHITECTURE.vocabulary
+        assert details["config"]["scores"] == {**SCORES, "as_served": served}
         assert {key: details[key] for key in told} == told
         loss, sample = client.get(told["loss"]), client.get(told["sample"])
         assert (loss.headers["content-type"], loss.content) == ("image/png", b"\x89PNG...")

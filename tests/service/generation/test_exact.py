@@ -19,6 +19,7 @@ from service.generation.decoder import Batch, Decoded
 from service.generation.decoders import Unsupported, load_library
 from service.generation.exact_decoder import ExactDecoder
 from service.generation.kernel.build import NoCompiler, build, find_compiler
+from service.generation.native import Library
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
@@ -240,6 +241,20 @@ def test_rounding_to_8_bits_costs_no_quality() -> None:
     exact = float((np.log(np.exp(logits).sum(2)) - own).mean())
     assert found is not None
     assert abs(-float(found.chosen.mean(dtype=np.float64)) - exact) < 0.002
+
+
+@pytest.mark.parametrize("library", [LIBRARY, None], ids=["native", "reference"])
+def test_scoring_gives_the_log_probabilities_of_the_chosen_and_leaves_the_same_states(library: Library | None) -> None:
+    a, b = (ExactDecoder(shipped().config, shipped().tensors, 3, library) for _ in range(2))
+    rng = np.random.default_rng(0)
+    for starts in ({0: None, 1: None}, {}):
+        forced = rng.integers(0, 65, (5, 2)).astype(np.int32)
+        forced[3] = -1  # drawn characters are scored too
+        uniforms, nothing = rng.random((5, 2), np.float32), np.full(2, -1, np.int32)
+        batch = Batch(np.array([0, 2], np.int32), starts, forced[0], forced, uniforms, [Sampling()] * 2, nothing, True)
+        found = a.decode(batch).log_probabilities
+        assert found is not None
+        assert bits(b.score(batch)) == bits(found.chosen)
 
 
 # --- the C itself

@@ -1,0 +1,70 @@
+"""The held-out scores of a network as it is served: on CPUs by the exact step, whose kernels and states are int8.
+
+The one module of the trainer that knows the service. `trainer.scoring` says what the scores are.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation.decoder import Batch
+from service.generation.decoders import Unsupported, load_library
+from service.generation.exact_decoder import ExactDecoder
+from service.generation.native import Library
+from service.generation.sampling import Sampling
+from trainer.artifact import Architecture, PublishedScores, Scores, Tensors
+from trainer.machine import SCORED_ROWS, count_rows
+from trainer.scoring import Characters, Nats, Scorer
+
+TOLERANCE = 0.002  # nats per character between the scores as trained and as served
+
+
+def find_library(say: Callable[[str], None]) -> Library | None:
+    """The service's compiled step, or None where it can't be had: then `say` is told why."""
+    try:
+        return load_library()
+    except Unsupported as error:
+        say(f"{error}. NumPy scores the network as served: the same arithmetic, but slower")
+        return None
+
+
+def served_scores(
+    architecture: Architecture, tensors: Tensors, ids: NDArray[Any], library: Library | None, stop: Event | None = None
+) -> Scores:
+    """Both scores of a text of at least two characters. Raises KeyboardInterrupt once `stop` is set.
+
+    Without a library NumPy computes the same step, and 64 rows read a stretch of the text each, after the 1024 characters
+    before it: one row would take about a millisecond a character.
+    """
+    vocabulary = len(architecture.vocabulary)
+    decoder = ExactDecoder(architecture, tensors, count_rows(vocabulary), library)
+    return Scorer(partial(_begin, decoder), vocabulary, stop).scores(ids, rows=SCORED_ROWS if library is None else 1)
+
+
+def compare(scores: PublishedScores) -> str | None:
+    """A warning where the scores as trained and as served are further apart than usual."""
+    trained, served = scores, scores.as_served or Scores()
+    pairs = {name: (getattr(trained, name), getattr(served, name)) for name in Scores.model_fields}
+    known = {name: pair for name, pair in pairs.items() if None not in pair}
+    if all(abs(b - a) <= TOLERANCE for a, b in known.values()):
+        return None
+    figures = ", ".join(f"{name} is {b:.4f} as served, {a:.4f} as trained" for name, (a, b) in known.items())
+    return f"on CPUs the service computes in int8, which changes this network's held-out scores by more than {TOLERANCE}: {figures}"
+
+
+def _begin(decoder: ExactDecoder, rows: int) -> Nats:
+    slots, sampling, keep = np.arange(rows, dtype=np.int32), [Sampling()] * rows, np.full(rows, -1, np.int32)
+    starts = dict.fromkeys(range(rows))  # zero states, in the first call
+
+    def nats(read: Characters, following: Characters) -> NDArray[np.float32]:
+        nonlocal starts
+        forced = following.T
+        batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, keep)
+        starts = {}
+        return -decoder.score(batch).T
+
+    return nats
