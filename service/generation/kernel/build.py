@@ -102,16 +102,24 @@ def build(folder: Path, compiler: Sequence[str], machine: str | None = None, fla
 
         list(pool.map(compile_one, objects))
         library = Path(scratch) / "library"
-        libraries = ["-nostdlib", *(_loaded_libc() if machine == _machine() else ())] if is_zig else ["-lpthread"]
+        libraries = _libraries_for_zig(machine) if is_zig else ["-lpthread"]
         _run([*compiler, *flags, "-shared", *map(str, objects.values()), *libraries, "-o", str(library)], scratch)
         return library.replace(folder / file_name(machine))
 
 
-def _loaded_libc() -> list[str]:
-    """This process's C library, for zig to link with: it would otherwise build one, for most of a minute of processor time.
+def _libraries_for_zig(machine: str) -> list[str]:
+    """Links with this process's C library: zig would build one, for most of a minute of processor time.
 
-    Without any, glibc would bind its oldest versions of functions, condition variables of 2001 among them.
+    Linked with none, as for another machine, the library takes what its process has. Of a function that glibc has in several
+    versions that is the oldest: condition variables of 2001.
     """
+    if sys.platform != "linux" or machine != _machine():
+        return ["-nostdlib"]
+    loaded = _loaded_libc()
+    return ["-nostdlib", *loaded] if loaded else []
+
+
+def _loaded_libc() -> list[str]:
     maps = Path("/proc/self/maps")
     paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
     return sorted(path for path in paths if re.match(r"(libc|libpthread|ld-musl)[-.]", Path(path).name))
