@@ -47,7 +47,7 @@ def wheel(folder: Path, name: str, version: str, *requires: str, program: str = 
         file.writestr(f"{info}/RECORD", "")
         if program:
             entry = zipfile.ZipInfo(f"{name}/zig")
-            entry.external_attr = 0o755 << 16
+            entry.external_attr = 0o100755 << 16  # a file that can be run
             file.writestr(entry, program)
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
@@ -72,7 +72,8 @@ def set_up(folder: Path, lock: str, *more: str, compiler: str = "", **environmen
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Variables of a machine that has neither compilers nor anything in its home and its temporary folder."""
-    monkeypatch.delenv("CC", raising=False)
+    for name in ("CC", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("home", "tmp", "programs", "wheels"):
         (tmp_path / name).mkdir()
     for name in ("make", "touch"):
@@ -110,20 +111,22 @@ def test_without_a_compiler_one_is_installed_for_the_kernel_alone(tmp_path: Path
         pytest.skip("no package ziglang here, which `make setup` installs")
     zig = Path(package.submodule_search_locations[0]) / "zig"
     lock = wheel(tmp_path / "wheels", "ziglang", "1.0", program=f'#!/bin/sh\nexec "{zig}" "$@"\n')
-    done = set_up(tmp_path, "", ".venv/kernel", compiler=lock, **bare)
+    service = wheel(tmp_path / "wheels", "alpha", "1.0")
+    done = set_up(tmp_path, service, ".venv/kernel", compiler=lock, **bare)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Built the kernel with" in done.stdout
+    assert "Installing a compiler for the kernel" in done.stdout
     (library,) = (tmp_path / KERNEL).glob("libfolio-*")
     assert Library(library).instructions
     assert not any((tmp_path / ".venv").rglob("*zig*"))
     assert not any((tmp_path / "home").rglob("*zig*"))
     assert not any((tmp_path / "tmp").iterdir())
-    assert "kernel" not in set_up(tmp_path, "", ".venv/kernel", **bare).stdout, "it is built once"
+    assert str(library) not in set_up(tmp_path, service, ".venv/kernel", **bare).stdout, "it is not built again"
 
 
 def test_without_any_way_to_a_compiler_the_rest_is_set_up(tmp_path: Path, bare: dict[str, str]) -> None:
     lock = wheel(tmp_path, "ziglang", "1.0")  # which pip does not find there
-    done = set_up(tmp_path, "", ".venv/kernel", compiler=lock, **bare)
+    service = wheel(tmp_path / "wheels", "alpha", "1.0")
+    done = set_up(tmp_path, service, ".venv/kernel", compiler=lock, **bare)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "so the service takes the slower NumPy step" in done.stderr
     assert (tmp_path / ".venv" / "serves").exists()
