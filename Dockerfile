@@ -1,5 +1,6 @@
 # Two targets, `service` and `trainer`; with --build-arg PACKAGES=gpu for NVIDIA's GPUs (a lock in requirements/). Dependencies are
-# installed in stages of their own, into a virtual environment without pip; an image is that, the code and the shipped model.
+# installed in stages of their own, into a virtual environment without pip, and so is the compiler of the kernel; an image is an
+# environment, the code, the kernel's library and the shipped model.
 ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS environment
@@ -11,14 +12,18 @@ ENV INSTALL="$PIP install --no-cache-dir --no-deps --require-hashes -r"
 FROM environment AS service-environment
 ARG PACKAGES=service
 COPY requirements/${PACKAGES}.txt /tmp/packages.txt
-# Of OpenVINO only what runs a graph on a CPU: no readers of other frameworks' files, no other devices.
-RUN $INSTALL /tmp/packages.txt && $PIP check \
-    && find /opt/folio -path '*/openvino/libs/*' -regextype egrep -regex '.*(_frontend|_gpu_plugin|_npu_plugin)\.so.*|.*/cache\.json' -delete
+RUN $INSTALL /tmp/packages.txt && $PIP check
 
 FROM environment AS trainer-environment
 ARG PACKAGES=trainer
 COPY requirements/${PACKAGES}.txt /tmp/packages.txt
 RUN $INSTALL /tmp/packages.txt && $PIP check
+
+FROM environment AS kernel
+COPY requirements/compiler.txt /tmp/packages.txt
+RUN $INSTALL /tmp/packages.txt
+COPY service/generation/kernel/ /kernel/
+RUN /opt/folio/bin/python /kernel/build.py
 
 FROM python:${PYTHON_VERSION}-slim AS base
 ENV PATH=/opt/folio/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -27,6 +32,8 @@ ENV PATH=/opt/folio/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin folio
 WORKDIR /app
 COPY trainer/ trainer/
+COPY service/ service/
+COPY --from=kernel /kernel/libfolio-* service/generation/kernel/
 COPY --chown=10001:10001 models/ /models/
 VOLUME /models
 USER 10001:10001
@@ -39,7 +46,6 @@ ENTRYPOINT ["python", "-m", "trainer"]
 FROM base AS service
 ENV SERVICE_MODELS_DIR=/models SERVICE_HOST=0.0.0.0 SERVICE_PORT=8000
 COPY --from=service-environment /opt/folio /opt/folio
-COPY service/ service/
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"SERVICE_PORT\"]}/readyz')"]

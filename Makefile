@@ -26,7 +26,10 @@ endef
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-setup: .venv/ready ## the virtual environment, locked dependencies and the project, in .venv
+# All of these share .venv: one after another, in the order of the prerequisites.
+.NOTPARALLEL:
+
+setup: .venv/ready .venv/kernel ## the virtual environment, locked dependencies and the project, in .venv
 
 .venv/ready: pyproject.toml requirements/dev.txt requirements/build.txt
 	$(call install,dev,13,$(NO_TENSORFLOW))
@@ -39,12 +42,18 @@ setup: .venv/ready ## the virtual environment, locked dependencies and the proje
 .venv/trains: pyproject.toml requirements/trainer.txt requirements/build.txt
 	$(call install,trainer,13,$(NO_TENSORFLOW))
 
+# The kernel, in C, beside its sources. Without a C compiler that works, one is installed for this alone. If that fails too, the
+# service has a slower step: build.py says so, and the next `make` tries again.
+KERNEL := service/generation/kernel
+.venv/kernel: $(KERNEL)/build.py $(wildcard $(KERNEL)/*.[ch])
+	@if $(BIN)/python $(KERNEL)/build.py --else-install requirements/compiler.txt; then touch $@; fi
+
 NO_TENSORFLOW := . TensorFlow has no release for newer ones. Serving works: make serve
 
-serve: .venv/serves ## serve the models in models/ on http://127.0.0.1:8000
+serve: .venv/serves .venv/kernel ## serve the models in models/ on http://127.0.0.1:8000
 	$(BIN)/python -m service
 
-train: .venv/trains ## train a model on a text and publish it: make train TEXT=my.txt NAME=mine
+train: .venv/trains .venv/kernel ## train a model on a text and publish it: make train TEXT=my.txt NAME=mine
 	$(BIN)/python -m trainer $(if $(TEXT),--corpus "$(TEXT)") $(if $(NAME),--name "$(NAME)") $(TRAIN_FLAGS)
 
 test: setup lint types ## lint, types, tests
@@ -78,6 +87,7 @@ lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for
 	$(LOCK) pyproject.toml --extra gpu --extra tracing -c requirements/dev.txt -o requirements/gpu.txt
 	$(LOCK) pyproject.toml --extra tracing -c requirements/dev.txt -o requirements/service.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
+	$(LOCK) --group compiler -c requirements/dev.txt -o requirements/compiler.txt
 
 clean: ## remove what make made
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.decoders import load_library
-from service.generation.kernel.build import FLAGS, INSTRUCTIONS, _machine, find_compiler
+from service.generation.kernel.build import FLAGS, INSTRUCTIONS, _machine, compilers
 from trainer.artifact import Architecture, Tensors
 from trainer.machine import cores
 
@@ -91,7 +91,7 @@ def _build(instructions: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "limit.so"
         flags = [*FLAGS, *INSTRUCTIONS.get(_machine(), {"portable": ()})[instructions], f"-DINSTRUCTIONS={instructions}_limit"]
-        command = [*find_compiler(), *flags, "-Wno-unused-function", "-shared", str(SOURCE), "-o", str(library)]
+        command = [*compilers()[0], *flags, "-Wno-unused-function", "-shared", str(SOURCE), "-o", str(library)]
         subprocess.run(command, check=True)
         loaded: Any = ctypes.CDLL(str(library))
     loaded.read_bytes.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from service.generation.native import Library
 from tests.end_to_end.processes import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
@@ -26,6 +28,7 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
         file.writestr(f"{info}/RECORD", "")
     return name
 """
+KERNEL = Path("service/generation/kernel")
 PROJECT = """
 [build-system]
 requires = []
@@ -34,28 +37,48 @@ backend-path = ["."]
 """
 
 
-def wheel(folder: Path, name: str, version: str, *requires: str) -> str:
-    """Makes a package without any code; returns its line of a lock."""
+def wheel(folder: Path, name: str, version: str, *requires: str, program: str = "") -> str:
+    """Makes a package of one program, or of nothing; returns its line of a lock."""
     path, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
     metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: more\n"]
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(f"{info}/METADATA", "".join([*metadata, *(f"Requires-Dist: {required}\n" for required in requires)]))
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
+        if program:
+            entry = zipfile.ZipInfo(f"{name}/zig")
+            entry.external_attr = 0o100755 << 16  # a file that can be run
+            file.writestr(entry, program)
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
-def set_up(folder: Path, lock: str) -> subprocess.CompletedProcess[str]:
+def set_up(folder: Path, lock: str, *more: str, compiler: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """make .venv/serves and `more`. lock, compiler: what is locked for the service, and to build the kernel with."""
     shutil.copy(ROOT / "Makefile", folder)
+    products = shutil.ignore_patterns("libfolio-*", ".building-*", "__pycache__")
+    shutil.copytree(ROOT / KERNEL, folder / KERNEL, ignore=products, dirs_exist_ok=True)
     (folder / "requirements").mkdir(exist_ok=True)
     for name in ("service", "trainer", "dev"):
         (folder / "requirements" / f"{name}.txt").write_text(lock)
     (folder / "requirements" / "build.txt").write_text("")
+    (folder / "requirements" / "compiler.txt").write_text(compiler)
     (folder / "pyproject.toml").write_text(PROJECT)
     (folder / "backend.py").write_text(BACKEND)
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder / "wheels"), "PIP_CONFIG_FILE": os.devnull}
-    command = ["make", ".venv/serves", f"PYTHON={sys.executable}"]
-    return subprocess.run(command, cwd=folder, env=os.environ | offline, capture_output=True, text=True, check=False)
+    command = ["make", ".venv/serves", *more, f"PYTHON={sys.executable}"]
+    return subprocess.run(command, cwd=folder, env=os.environ | offline | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Variables of a machine that has neither compilers nor anything in its home and its temporary folder."""
+    for name in ("CC", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("home", "tmp", "programs", "wheels"):
+        (tmp_path / name).mkdir()
+    for name in ("make", "touch"):
+        (tmp_path / "programs" / name).symlink_to(str(shutil.which(name)))
+    return {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "PATH": str(tmp_path / "programs")}
 
 
 def test_a_lock_older_than_the_newest_releases_is_installed_as_it_stands(tmp_path: Path) -> None:
@@ -80,6 +103,34 @@ def test_a_lock_that_is_not_whole_is_told(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "alpha 1.0 requires beta, which is not installed" in done.stdout
     assert not (tmp_path / ".venv" / "serves").exists(), "the next `make` tries again"
+
+
+def test_without_a_compiler_one_is_installed_for_the_kernel_alone(tmp_path: Path, bare: dict[str, str]) -> None:
+    package = find_spec("ziglang")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("no package ziglang here, which `make setup` installs")
+    zig = Path(package.submodule_search_locations[0]) / "zig"
+    lock = wheel(tmp_path / "wheels", "ziglang", "1.0", program=f'#!/bin/sh\nexec "{zig}" "$@"\n')
+    service = wheel(tmp_path / "wheels", "alpha", "1.0")
+    done = set_up(tmp_path, service, ".venv/kernel", compiler=lock, **bare)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Installing a compiler for the kernel" in done.stdout
+    (library,) = (tmp_path / KERNEL).glob("libfolio-*")
+    assert Library(library).instructions
+    assert not any((tmp_path / ".venv").rglob("*zig*"))
+    assert not any((tmp_path / "home").rglob("*zig*"))
+    assert not any((tmp_path / "tmp").iterdir())
+    assert str(library) not in set_up(tmp_path, service, ".venv/kernel", **bare).stdout, "it is not built again"
+
+
+def test_without_any_way_to_a_compiler_the_rest_is_set_up(tmp_path: Path, bare: dict[str, str]) -> None:
+    lock = wheel(tmp_path, "ziglang", "1.0")  # which pip does not find there
+    service = wheel(tmp_path / "wheels", "alpha", "1.0")
+    done = set_up(tmp_path, service, ".venv/kernel", compiler=lock, **bare)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "so the service takes the slower NumPy step" in done.stderr
+    assert (tmp_path / ".venv" / "serves").exists()
+    assert not (tmp_path / ".venv" / "kernel").exists(), "the next `make` tries again"
 
 
 @pytest.mark.parametrize(("target", "newest"), [("serve", "3.14"), ("train", "3.13"), ("setup", "3.13")])

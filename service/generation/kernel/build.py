@@ -1,17 +1,20 @@
-"""Builds the kernel, once for each instruction set, into one library: python -m service.generation.kernel.build [FOLDER].
+"""Builds the kernel, once for each instruction set, into one library: python -m service.generation.kernel.build.
 
-The compiler is `cc` where there is one, else that of the package `ziglang`. A library's name holds a digest of its sources, so one
-that is out of date is not found.
+Any C compiler will do. Where none works, `--else-install requirements/compiler.txt` installs one, the package `ziglang`, into a
+temporary folder. A library's name holds a digest of its sources, so one that is out of date is not found.
 """
 
+import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,9 +31,11 @@ INSTRUCTIONS = {
         "avx2": ("-mavx2",),
         "portable": (),
     },
-    "aarch64": {"dotprod": ("-mcpu=generic+dotprod",), "portable": ()},
+    "aarch64": {"dotprod": ("-march=armv8.2-a+dotprod",), "portable": ()},
 }
 """Each instruction set's flags. The code of `portable` runs on any machine."""
+OF_ZIG = {"-march=armv8.2-a+dotprod": "-mcpu=generic+v8_2a+dotprod"}
+"""What zig calls a flag that it has under another name."""
 
 
 class NoCompiler(Exception):
@@ -39,11 +44,11 @@ class NoCompiler(Exception):
 
 def find_or_build() -> Path:
     """The library for these sources, built now if there is none. Raises NoCompiler."""
-    places = [HERE, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "folio"]
-    for place in places:
-        if (place / file_name()).exists():
-            return place / file_name()
-    return build(next((place for place in places if _is_writable(place)), Path(tempfile.mkdtemp(prefix="folio-"))))
+    return find() or build_by_any(compilers())[0]
+
+
+def find() -> Path | None:
+    return next((place / file_name() for place in _places() if (place / file_name()).exists()), None)
 
 
 def file_name(machine: str | None = None) -> str:
@@ -51,43 +56,91 @@ def file_name(machine: str | None = None) -> str:
     return f"libfolio-{machine or _machine()}-{digest.hexdigest()[:12]}.so"
 
 
-def build(folder: Path, compiler: Sequence[str] | None = None, machine: str | None = None, flags: Sequence[str] = ()) -> Path:
+def compilers() -> list[list[str]]:
+    """The commands of the C compilers here, the preferred one first: $CC alone where it is set."""
+    if chosen := os.environ.get("CC"):
+        return [chosen.split()]
+    found = [[path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))]
+    if sys.platform == "darwin" and subprocess.run(["/usr/bin/xcode-select", "-p"], capture_output=True, check=False).returncode:
+        found = []  # without Apple's tools, `cc` opens a window that offers to install them
+    package = find_spec("ziglang")
+    return found + [zig(Path(folder)) for folder in (package and package.submodule_search_locations) or ()]
+
+
+def zig(package: Path, target: str | None = None) -> list[str]:
+    """The command of zig's C compiler, from the folder of the package ziglang. target: this machine, unless given."""
+    systems = {"linux": "linux-gnu" if platform.libc_ver()[0] == "glibc" else "linux-musl", "darwin": "macos"}
+    # Without a target it would compile for this very processor.
+    return [str(package / "zig"), "cc", "-target", target or f"{_machine()}-{systems.get(sys.platform, sys.platform)}"]
+
+
+def build_by_any(candidates: Iterable[Sequence[str]]) -> tuple[Path, Sequence[str]]:
+    """(The library, its compiler): the first that succeeds, in the first folder that can be written. Raises NoCompiler."""
+    folder = next((place for place in _places() if _is_writable(place)), None) or Path(tempfile.mkdtemp(prefix="folio-"))
+    failures = []
+    for compiler in candidates:
+        try:
+            return build(folder, compiler), compiler
+        except NoCompiler as error:
+            failures.append(str(error))
+    raise NoCompiler("; ".join(failures) or "there is no C compiler: neither cc nor the package ziglang")
+
+
+def build(folder: Path, compiler: Sequence[str], machine: str | None = None, flags: Sequence[str] = ()) -> Path:
     """Builds the library into `folder`: whole or not at all. flags: added to all others. Raises NoCompiler."""
-    machine, compiler = machine or _machine(), compiler or find_compiler()
+    machine = machine or _machine()
     sets: dict[str, tuple[str, ...]] = INSTRUCTIONS.get(machine, {"portable": ()})
+    is_zig = Path(compiler[0]).name == "zig"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = {name: Path(scratch) / f"{name}.o" for name in (*sets, "network")}
 
         def compile_one(name: str) -> None:
             source = "network.c" if name == "network" else "step.c"
             own = () if name == "network" else (*sets[name], f"-DINSTRUCTIONS={name}")
-            _run([*compiler, *FLAGS, *flags, *own, "-c", str(HERE / source), "-o", str(objects[name])])
+            own = tuple(OF_ZIG.get(flag, flag) for flag in own) if is_zig else own
+            _run([*compiler, *FLAGS, *flags, *own, "-c", str(HERE / source), "-o", str(objects[name])], scratch)
 
         list(pool.map(compile_one, objects))
         library = Path(scratch) / "library"
-        _run([*compiler, *flags, "-shared", *map(str, objects.values()), "-lpthread", "-o", str(library)])
+        libraries = _libraries_for_zig(machine) if is_zig else ["-lpthread"]
+        _run([*compiler, *flags, "-shared", *map(str, objects.values()), *libraries, "-o", str(library)], scratch)
         return library.replace(folder / file_name(machine))
 
 
-def find_compiler() -> list[str]:
-    """The command of a C compiler. Raises NoCompiler."""
-    if found := os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"):
-        return found.split()
-    if find_spec("ziglang"):
-        # Without a target it would compile for this very processor.
-        system = {"linux": "linux-gnu.2.17", "darwin": "macos"}.get(sys.platform, sys.platform)
-        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{_machine()}-{system}"]
-    raise NoCompiler("there is no C compiler: neither cc nor the package ziglang")
+def _libraries_for_zig(machine: str) -> list[str]:
+    """Links with this process's C library: zig would build one, for most of a minute of processor time.
+
+    Linked with none, as for another machine, the library takes what its process has. Of a function that glibc has in several
+    versions that is the oldest: condition variables of 2001.
+    """
+    if sys.platform != "linux" or machine != _machine():
+        return ["-nostdlib"]
+    loaded = _loaded_libc()
+    return ["-nostdlib", *loaded] if loaded else []
 
 
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a compiler
+def _loaded_libc() -> list[str]:
+    maps = Path("/proc/self/maps")
+    paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    return sorted(path for path in paths if re.match(r"(libc|libpthread|ld-musl)[-.]", Path(path).name))
+
+
+def _run(command: Sequence[str], scratch: str) -> None:
+    caches = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch}  # zig's would stay in the user's home
+    try:
+        done = subprocess.run(command, env=os.environ | caches, capture_output=True, text=True, check=False)  # noqa: S603 - a compiler
+    except OSError as error:
+        raise NoCompiler(f"{command[0]} failed: {error}") from error
     if done.returncode:
         raise NoCompiler(f"{command[0]} failed: {done.stderr.strip()[-1000:]}")
 
 
 def _machine() -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+
+
+def _places() -> list[Path]:
+    return [HERE, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "folio"]
 
 
 def _is_writable(folder: Path) -> bool:
@@ -99,5 +152,34 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
+def _build_by_installing(lock: Path) -> tuple[Path, Sequence[str]]:
+    with tempfile.TemporaryDirectory(prefix="folio-compiler-") as folder:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
+        _run([*pip, "--require-hashes", "--target", folder, "-r", str(lock)], folder)
+        return build_by_any([zig(Path(folder) / "ziglang")])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Builds the kernel's library beside its sources.")
+    parser.add_argument("--else-install", type=Path, metavar="LOCK", help="install a compiler for this build where none works")
+    lock, start = parser.parse_args().else_install, time.monotonic()
+    if found := find():
+        print(f"The kernel is built already: {found}")
+        return 0
+    try:
+        try:
+            library, compiler = build_by_any(compilers())
+        except NoCompiler as error:
+            if lock is None:
+                raise
+            print(f"Installing a compiler for the kernel, which is removed when it is built: {error}", flush=True)
+            library, compiler = _build_by_installing(lock)
+    except NoCompiler as error:
+        print(f"The kernel is not built, so the service takes the slower NumPy step (reference): {error}", file=sys.stderr)
+        return 1
+    print(f"Built the kernel with {compiler[0]} in {time.monotonic() - start:.0f} s: {library}")
+    return 0
+
+
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1])) if sys.argv[1:] else find_or_build())
+    sys.exit(main())

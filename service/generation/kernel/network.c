@@ -30,7 +30,7 @@ static int usable(const Instructions *set) {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
   uint64_t state = enabled_state();
-  int avx2 = (state & 6) == 6 && (b & (1u << 5)) && __builtin_cpu_supports("avx2");
+  int avx2 = (state & 6) == 6 && (b & (1u << 5));
   int avx512 = avx2 && (state & 0xe6) == 0xe6 && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));
   int vnni = avx512 && (c & (1u << 11));
   if (set == &folio_avx2) return avx2;

@@ -18,7 +18,7 @@ from service.generation import quantized, reference
 from service.generation.decoder import Batch, Decoded
 from service.generation.decoders import Unsupported, load_library
 from service.generation.exact_decoder import ExactDecoder
-from service.generation.kernel.build import NoCompiler, build, find_compiler
+from service.generation.kernel.build import build
 from service.generation.native import Library
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt
@@ -296,14 +296,3 @@ def test_a_sanitizer_finds_nothing(tmp_path: Path, sanitizer: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Sanitizer" not in done.stderr, done.stderr[-3000:]
     assert "runtime error" not in done.stderr, done.stderr[-3000:]
-
-
-def test_without_a_compiler_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("service.generation.kernel.build.find_spec", lambda _: None)
-    with pytest.raises(NoCompiler, match="neither cc nor the package ziglang"):
-        find_compiler()
-    with pytest.raises(NoCompiler, match="failed"):
-        build(tmp_path, [sys.executable, "-c", "raise SystemExit(1)"])
-    assert list(tmp_path.iterdir()) == [], "whole or not at all"
