@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.decoders import load_library
-from service.generation.kernel.build import FLAGS, INSTRUCTIONS, _machine, compilers
+from service.generation.kernel.build import FLAGS, INSTRUCTIONS, compilers, machine_name
 from trainer.artifact import Architecture, Tensors
 from trainer.machine import cores
 
@@ -90,7 +90,7 @@ def _build(instructions: str) -> Any:
     """limit.c for the instruction set."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "limit.so"
-        flags = [*FLAGS, *INSTRUCTIONS.get(_machine(), {"portable": ()})[instructions], f"-DINSTRUCTIONS={instructions}_limit"]
+        flags = [*FLAGS, *INSTRUCTIONS.get(machine_name(), {"portable": ()})[instructions], f"-DINSTRUCTIONS={instructions}_limit"]
         command = [*compilers()[0], *flags, "-Wno-unused-function", "-shared", str(SOURCE), "-o", str(library)]
         subprocess.run(command, check=True)
         loaded: Any = ctypes.CDLL(str(library))

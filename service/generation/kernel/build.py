@@ -53,7 +53,7 @@ def find() -> Path | None:
 
 def file_name(machine: str | None = None) -> str:
     digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in (*SOURCES, "build.py")))
-    return f"libfolio-{machine or _machine()}-{digest.hexdigest()[:12]}.so"
+    return f"libfolio-{machine or machine_name()}-{digest.hexdigest()[:12]}.so"
 
 
 def compilers() -> list[list[str]]:
@@ -71,7 +71,7 @@ def zig(package: Path, target: str | None = None) -> list[str]:
     """The command of zig's C compiler, from the folder of the package ziglang. target: this machine, unless given."""
     systems = {"linux": "linux-gnu" if platform.libc_ver()[0] == "glibc" else "linux-musl", "darwin": "macos"}
     # Without a target it would compile for this very processor.
-    return [str(package / "zig"), "cc", "-target", target or f"{_machine()}-{systems.get(sys.platform, sys.platform)}"]
+    return [str(package / "zig"), "cc", "-target", target or f"{machine_name()}-{systems.get(sys.platform, sys.platform)}"]
 
 
 def build_by_any(candidates: Iterable[Sequence[str]]) -> tuple[Path, Sequence[str]]:
@@ -88,7 +88,7 @@ def build_by_any(candidates: Iterable[Sequence[str]]) -> tuple[Path, Sequence[st
 
 def build(folder: Path, compiler: Sequence[str], machine: str | None = None, flags: Sequence[str] = ()) -> Path:
     """Builds the library into `folder`: whole or not at all. flags: added to all others. Raises NoCompiler."""
-    machine = machine or _machine()
+    machine = machine or machine_name()
     sets: dict[str, tuple[str, ...]] = INSTRUCTIONS.get(machine, {"portable": ()})
     is_zig = Path(compiler[0]).name == "zig"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -113,7 +113,7 @@ def _libraries_for_zig(machine: str) -> list[str]:
     Linked with none, as for another machine, the library takes what its process has. Of a function that glibc has in several
     versions that is the oldest: condition variables of 2001.
     """
-    if sys.platform != "linux" or machine != _machine():
+    if sys.platform != "linux" or machine != machine_name():
         return ["-nostdlib"]
     loaded = _loaded_libc()
     return ["-nostdlib", *loaded] if loaded else []
@@ -135,7 +135,7 @@ def _run(command: Sequence[str], scratch: str) -> None:
         raise NoCompiler(f"{command[0]} failed: {done.stderr.strip()[-1000:]}")
 
 
-def _machine() -> str:
+def machine_name() -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 
