@@ -42,11 +42,11 @@ setup: .venv/ready .venv/kernel ## the virtual environment, locked dependencies 
 .venv/trains: pyproject.toml requirements/trainer.txt requirements/build.txt
 	$(call install,trainer,13,$(NO_TENSORFLOW))
 
-# The kernel, in C, beside its sources. Without a C compiler that works, one is installed for this alone. If that fails too, the
+# The kernel, in C, beside its sources. Without a C compiler that works, one is downloaded for this alone. If that fails too, the
 # service has a slower step: build.py says so, and the next `make` tries again.
 KERNEL := service/generation/kernel
 .venv/kernel: $(KERNEL)/build.py $(wildcard $(KERNEL)/*.[ch])
-	@if $(BIN)/python $(KERNEL)/build.py --else-install requirements/compiler.txt; then touch $@; fi
+	@if $(BIN)/python $(KERNEL)/build.py --else-download requirements/compiler.txt; then touch $@; fi
 
 NO_TENSORFLOW := . TensorFlow has no release for newer ones. Serving works: make serve
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,18 +38,16 @@ backend-path = ["."]
 """
 
 
-def wheel(folder: Path, name: str, version: str, *requires: str, program: str = "") -> str:
-    """Makes a package of one program, or of nothing; returns its line of a lock."""
+def wheel(folder: Path, name: str, version: str, *requires: str, files: Iterable[tuple[Path, str]] = ()) -> str:
+    """Makes a package of files, each with its name there, or of none; returns its line of a lock."""
     path, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
     metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: more\n"]
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(f"{info}/METADATA", "".join([*metadata, *(f"Requires-Dist: {required}\n" for required in requires)]))
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
-        if program:
-            entry = zipfile.ZipInfo(f"{name}/zig")
-            entry.external_attr = 0o100755 << 16  # a file that can be run
-            file.writestr(entry, program)
+        for path_here, name_there in files:
+            file.write(path_here, name_there)
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
@@ -105,16 +104,22 @@ def test_a_lock_that_is_not_whole_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv" / "serves").exists(), "the next `make` tries again"
 
 
-def test_without_a_compiler_one_is_installed_for_the_kernel_alone(tmp_path: Path, bare: dict[str, str]) -> None:
+def test_without_a_compiler_one_is_downloaded_for_the_kernel_alone(tmp_path: Path, bare: dict[str, str]) -> None:
     package = find_spec("ziglang")
     if package is None or not package.submodule_search_locations:
         pytest.skip("no package ziglang here, which `make setup` installs")
-    zig = Path(package.submodule_search_locations[0]) / "zig"
-    lock = wheel(tmp_path / "wheels", "ziglang", "1.0", program=f'#!/bin/sh\nexec "{zig}" "$@"\n')
+    folder = Path(package.submodule_search_locations[0])
+    files = [
+        folder / "zig",
+        folder / "lib/std/std.zig",
+        *folder.glob("lib/include/**/*.h"),
+        *folder.glob("lib/libc/include/**/*.h"),
+    ]
+    lock = wheel(tmp_path / "wheels", "ziglang", "1.0", files=((one, f"ziglang/{one.relative_to(folder)}") for one in files))
     service = wheel(tmp_path / "wheels", "alpha", "1.0")
     done = set_up(tmp_path, service, ".venv/kernel", compiler=lock, **bare)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Installing a compiler for the kernel" in done.stdout
+    assert "Downloading a compiler" in done.stdout
     (library,) = (tmp_path / KERNEL).glob("libfolio-*")
     assert Library(library).instructions
     assert not any((tmp_path / ".venv").rglob("*zig*"))

@@ -1,7 +1,7 @@
 """Builds the kernel, once for each instruction set, into one library: python -m service.generation.kernel.build.
 
-Any C compiler will do. Where none works, `--else-install requirements/compiler.txt` installs one, the package `ziglang`, into a
-temporary folder. A library's name holds a digest of its sources, so one that is out of date is not found.
+Any C compiler will do. Where none works, `--else-download requirements/compiler.txt` gets one, the package `ziglang`, for this
+build alone. A library's name holds a digest of its sources, so one that is out of date is not found.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -152,17 +153,25 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-def _build_by_installing(lock: Path) -> tuple[Path, Sequence[str]]:
+def _build_by_downloading(lock: Path) -> tuple[Path, Sequence[str]]:
     with tempfile.TemporaryDirectory(prefix="folio-compiler-") as folder:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
-        _run([*pip, "--require-hashes", "--target", folder, "-r", str(lock)], folder)
-        return build_by_any([zig(Path(folder) / "ziglang")])
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        _run([*pip, "--dest", folder, "-r", str(lock)], folder)
+        (wheel,) = Path(folder).glob("*.whl")
+        # What C needs of the package. To unpack its other 16,000 files would take longer than the build.
+        headers = rf"any-(linux|darwin)|generic-(glibc|musl)|{_machine()[:3]}"
+        needed = re.compile(rf"ziglang/(zig$|lib/(std/std\.zig$|include/|libc/(darwin/|include/({headers}))))")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder, [name for name in archive.namelist() if needed.match(name)])
+        compiler = zig(Path(folder) / "ziglang")
+        Path(compiler[0]).chmod(0o755)
+        return build_by_any([compiler])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Builds the kernel's library beside its sources.")
-    parser.add_argument("--else-install", type=Path, metavar="LOCK", help="install a compiler for this build where none works")
-    lock, start = parser.parse_args().else_install, time.monotonic()
+    parser.add_argument("--else-download", type=Path, metavar="LOCK", help="download a compiler for this build where none works")
+    lock, start = parser.parse_args().else_download, time.monotonic()
     if found := find():
         print(f"The kernel is built already: {found}")
         return 0
@@ -172,8 +181,8 @@ def main() -> int:
         except NoCompiler as error:
             if lock is None:
                 raise
-            print(f"Installing a compiler for the kernel, which is removed when it is built: {error}", flush=True)
-            library, compiler = _build_by_installing(lock)
+            print(f"Downloading a compiler, 100 MB, which is removed when the kernel is built: {error}", flush=True)
+            library, compiler = _build_by_downloading(lock)
     except NoCompiler as error:
         print(f"The kernel is not built, so the service takes the slower NumPy step (reference): {error}", file=sys.stderr)
         return 1
