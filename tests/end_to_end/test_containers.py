@@ -74,7 +74,8 @@ def test_the_shipped_model_is_served_and_a_trained_version_follows_it_without_a_
     found = _inside(compose)
     assert found.pop("own bytes") < 300e6  # beside Python's slim image, of some 130 MB
     assert found == {
-        "user": 10001, "tools": [], "written": ["/models"], "capabilities": 0, "new privileges": False,
+        "user": 10001, "kernel": True, "compiler": False, "tools": [],
+        "written": ["/models"], "capabilities": 0, "new privileges": False,
     }  # fmt: skip
     compose("stop", "api")
     assert json.loads(compose("ps", "--all", "--format", "json", "api").splitlines()[0])["ExitCode"] == 0
@@ -83,7 +84,8 @@ def test_the_shipped_model_is_served_and_a_trained_version_follows_it_without_a_
 def _inside(compose: Compose) -> Any:
     """What somebody who has broken into the service would find."""
     script = """
-import json, os, pathlib, shutil
+import importlib.util, json, os, pathlib, shutil
+from service.generation.kernel.build import find
 OURS = ("/app", "/models", "/opt/folio")
 def writable(folder):
     try:
@@ -97,6 +99,8 @@ print(json.dumps({
     "own bytes": sum(file.lstat().st_size for folder in OURS for file in pathlib.Path(folder).rglob("*")),
     "user": os.getuid(),
     "tools": [tool for tool in ("gcc", "make", "curl") if shutil.which(tool, path="/opt/folio/bin:/usr/bin:/bin")],
+    "compiler": importlib.util.find_spec("ziglang") is not None,
+    "kernel": find() is not None,
     "written": [folder for folder in ("/", "/etc", "/usr/bin", *OURS) if writable(folder)],
     "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
     "new privileges": status["NoNewPrivs"] == "0",

@@ -159,7 +159,7 @@ def _build_by_downloading(lock: Path) -> tuple[Path, Sequence[str]]:
         _run([*pip, "--dest", folder, "-r", str(lock)], folder)
         (wheel,) = Path(folder).glob("*.whl")
         # What C needs of the package. To unpack its other 16,000 files would take longer than the build.
-        headers = rf"any-(linux|darwin)|generic-(glibc|musl)|{_machine()[:3]}"
+        headers = rf"any-(linux|darwin)|generic-(glibc|musl)|{machine_name()[:3]}"
         needed = re.compile(rf"ziglang/(zig$|lib/(std/std\.zig$|include/|libc/(darwin/|include/({headers}))))")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder, [name for name in archive.namelist() if needed.match(name)])
