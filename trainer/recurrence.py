@@ -171,7 +171,7 @@ def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -
         return tf.concat([tf.cast(gate, operands) for gate in d], 0), direct
 
     if compiled:
-        step, step_back = tf.function(step, jit_compile=True), tf.function(step_back, jit_compile=True)
+        step, step_back = (tf.function(function, autograph=False, jit_compile=True) for function in (step, step_back))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def scan(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, *state: Columns) -> Any:
