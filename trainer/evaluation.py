@@ -56,7 +56,7 @@ class Evaluator:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits), states
 
         if rows not in self._functions:
-            self._functions[rows] = tf.function(nats, input_signature=_signature(self._architecture, rows))
+            self._functions[rows] = tf.function(nats, _signature(self._architecture, rows), autograph=False)
         return self._functions[rows]
 
 

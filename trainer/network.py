@@ -52,6 +52,24 @@ def reset_state(network: keras.Model) -> None:
         layer.reset_state()
 
 
+def one_step(network: keras.Model) -> Callable[..., tuple[tf.Tensor, Any]]:
+    """(ids int32 [batch], states) -> (logits [batch, vocabulary], states after): one character, by Keras's cells.
+
+    For a single character it is several times faster than the network, whose layers run a loop over characters.
+    """
+    embedding, dense = network.layers[0], network.layers[-1]
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def step(ids: tf.Tensor, states: Any) -> Any:
+        x, after = embedding(ids), []
+        for layer, state in zip(recurrent_layers(network), states, strict=True):
+            x, last = layer.cell(x, state)
+            after.append(last)
+        return dense(x), after
+
+    return step  # type: ignore[no-any-return]
+
+
 def tensors(network: keras.Model) -> dict[str, NDArray[np.float32]]:
     """The network's weights under their published names (see `trainer.artifact`)."""
     return {name: variable.numpy() for name, variable in variables(network).items()}

@@ -16,6 +16,7 @@ Knows tensors and their published names (see `trainer.artifact`), nothing of Ker
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -152,12 +153,9 @@ class LSTM:
 CELLS: dict[str, type[GRU] | type[LSTM]] = {"gru": GRU, "lstm": LSTM}
 
 
-def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -> Callable[..., Any]:
-    """(x, kernel, recurrent kernel, bias, *state) -> (outputs after each step, *state after the last), differentiable.
-
-    x: operands [steps, in, rows]; kernels: [in, gates * units] and [units, gates * units]; bias: see the cell's `biases`;
-    state: Columns. Outputs: operands [steps, units, rows]. compiled: whether XLA computes the gates.
-    """
+@cache
+def _gates(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(forward, backward) of one step between its products. Cached, so that XLA compiles them once for all layers and parts."""
 
     def step(x: Columns, g: Columns, bias: tf.Tensor, state: Sequence[Columns]) -> Any:
         units = state[0].shape[0]
@@ -171,7 +169,18 @@ def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -
         return tf.concat([tf.cast(gate, operands) for gate in d], 0), direct
 
     if compiled:
-        step, step_back = tf.function(step, jit_compile=True), tf.function(step_back, jit_compile=True)
+        step, step_back = (tf.function(function, autograph=False, jit_compile=True) for function in (step, step_back))
+    return step, step_back
+
+
+def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -> Callable[..., Any]:
+    """(x, kernel, recurrent kernel, bias, *state) -> (outputs after each step, *state after the last), differentiable.
+
+    x: operands [steps, in, rows]; kernels: [in, gates * units] and [units, gates * units]; bias: see the cell's `biases`;
+    state: Columns. Outputs: operands [steps, units, rows]. compiled: whether XLA computes the gates.
+    """
+
+    step, step_back = _gates(cell, operands, compiled=compiled)  # type: ignore[arg-type]  # mypy: a class is not hashable
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def scan(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, *state: Columns) -> Any:

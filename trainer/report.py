@@ -142,7 +142,7 @@ def summary_file(history: Sequence[EpochRow], steps: int) -> bytes:
 
 
 class Sampler:
-    """Text from a network of batch size 1, one call for each character: the tutorial's loop.
+    """Text from a network, one call for each character: the tutorial's loop.
 
     From a zero state it reads the start string, divides the last step's logits by the temperature, draws a character, and
     feeds it back. The i-th draw inverts the distribution's CDF at the i-th uniform of Philox(seed), as the service does.
@@ -150,22 +150,23 @@ class Sampler:
 
     def __init__(self, network: "keras.Model", vocabulary: Vocabulary) -> None:
         """The network's weights may change between samples."""
-        import tensorflow as tf
+        from trainer.network import one_step, recurrent_layers
 
-        self._network, self._vocabulary, self._forward = network, vocabulary, tf.function(network, reduce_retracing=True)
+        self._step, self._cells = one_step(network), [layer.cell for layer in recurrent_layers(network)]
+        self._vocabulary = vocabulary
 
     def sample(self, start_string: str, characters: int, temperature: float, seed: int) -> str:
         """start_string and `characters` more."""
-        from trainer.network import reset_state
-
         uniforms = np.random.Generator(np.random.Philox(key=seed)).random(characters, np.float32)
-        reset_state(self._network)
-        ids, text = self._vocabulary.encode(start_string)[None], [start_string]
+        states = [cell.get_initial_state(batch_size=1) for cell in self._cells]
+        unread, text = self._vocabulary.encode(start_string).tolist(), [start_string]
         for uniform in uniforms:
-            logits = self._forward(ids)[0, -1].numpy() / np.float32(temperature)
-            cdf = np.cumsum(np.exp(logits - logits.max()))
-            ids = np.array([[min(int((cdf <= uniform * cdf[-1]).sum()), len(self._vocabulary) - 1)]], np.int32)
-            text.append(self._vocabulary.characters[ids[0, 0]])
+            for character in unread:
+                logits, states = self._step(np.array([character], np.int32), states)
+            scaled = logits.numpy()[0] / np.float32(temperature)
+            cdf = np.cumsum(np.exp(scaled - scaled.max()))
+            unread = [min(int((cdf <= uniform * cdf[-1]).sum()), len(self._vocabulary) - 1)]
+            text.append(self._vocabulary.characters[unread[0]])
         return "".join(text)
 
 

@@ -70,7 +70,8 @@ def training_step(
         (loss, flag), gradients = workers.mean([loss, flag]), workers.mean(gradients)
         return loss, flag, states, gradients
 
-    @tf.function  # type: ignore[untyped-decorator]
+    # It needs no AutoGraph, which would read the source of all that it calls, Keras's too: seconds before the first step.
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def step(number: tf.Tensor, flag: tf.Tensor, states: States, inputs: tf.Tensor, targets: tf.Tensor) -> Any:
         loss, flag, states, gradients = workers.run(differentiate, number, flag, states, inputs, targets)
         optimizer.apply(gradients, variables)

@@ -30,8 +30,8 @@ class Workers:
         self.count, self.index = count, index
         cluster = tf.distribute.MultiWorkerMirroredStrategy if self.count > 1 else tf.distribute.get_strategy
         self._strategy = cluster()
-        self._gather = tf.function(lambda tensor: self.run(_gather, tensor))
-        self._sum = tf.function(lambda tensor: self.run(_sum, tensor))
+        self._gather = tf.function(lambda tensor: self.run(_gather, tensor), autograph=False)
+        self._sum = tf.function(lambda tensor: self.run(_sum, tensor), autograph=False)
 
     @contextmanager
     def raising_worker_lost(self) -> Iterator[None]:

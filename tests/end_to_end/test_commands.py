@@ -47,7 +47,7 @@ def test_the_shipped_version_is_whole_and_small_and_good() -> None:
 
 def test_variables_and_flags_have_the_same_names_and_a_term_signal_ends_it(tmp_path: Path, publish: Publish) -> None:
     publish("dao")
-    with service(SERVICE_MODELS_DIR=str(tmp_path), SERVICE_SLOTS="2") as (process, client):
+    with service(SERVICE_MODELS_DIR=str(tmp_path), SERVICE_SLOTS="2", SERVICE_SHUTDOWN_DELAY="0") as (process, client):
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}).json()["model"] == "dao"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0

@@ -110,7 +110,7 @@ def test_what_tools_look_for_before_they_begin(client: httpx.Client) -> None:
 def test_locust_runs_its_example_without_a_failure(client: httpx.Client, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "locust", "--headless", "-f", str(ROOT / "examples" / "locustfile.py"), "-u", "4", "-r", "4"),
-        *("-t", "5s", "--host", str(client.base_url).rstrip("/"), "--only-summary", "--csv", str(tmp_path / "found")),
+        *("-t", "3s", "--host", str(client.base_url).rstrip("/"), "--only-summary", "--csv", str(tmp_path / "found")),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

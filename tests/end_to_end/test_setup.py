@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,28 +81,41 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "PATH": str(tmp_path / "programs")}
 
 
-def test_a_lock_older_than_the_newest_releases_is_installed_as_it_stands(tmp_path: Path) -> None:
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    lock = wheel(wheels, "alpha", "1.0", "beta[more]>=1.0") + wheel(wheels, "beta", "1.0")
-    wheel(wheels, "alpha", "2.0")
-    wheel(wheels, "beta", "2.0")
-    done = set_up(tmp_path, lock)
+SetUp = tuple[Path, "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def set_ups(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SetUp]:
+    """(Folder, what `make` did there) with a lock that is older than the newest releases, and with one that lacks a package."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("older", "lacking")}
+    for folder in folders.values():
+        (folder / "wheels").mkdir()
+    older, lacking = (folder / "wheels" for folder in folders.values())
+    locks = [
+        wheel(older, "alpha", "1.0", "beta[more]>=1.0") + wheel(older, "beta", "1.0"),
+        wheel(lacking, "alpha", "1.0", "beta>=1.0"),
+    ]
+    for name in ("alpha", "beta"):
+        wheel(older, name, "2.0")
+    with ThreadPoolExecutor() as pool:
+        return {name: (folders[name], done) for name, done in zip(folders, pool.map(set_up, folders.values(), locks), strict=True)}
+
+
+def test_a_lock_older_than_the_newest_releases_is_installed_as_it_stands(set_ups: dict[str, SetUp]) -> None:
+    folder, done = set_ups["older"]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No broken requirements found" in done.stdout
     script = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
-    listed = subprocess.run([str(tmp_path / ".venv/bin/python"), "-c", script], capture_output=True, text=True, check=True)
+    listed = subprocess.run([str(folder / ".venv/bin/python"), "-c", script], capture_output=True, text=True, check=True)
     others = ("pip", "setuptools")  # which a virtual environment is made with
     assert {one for one in listed.stdout.split() if one.split("==")[0] not in others} == {"alpha==1.0", "beta==1.0", "sample==1.0"}
 
 
-def test_a_lock_that_is_not_whole_is_told(tmp_path: Path) -> None:
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    done = set_up(tmp_path, wheel(wheels, "alpha", "1.0", "beta>=1.0"))
+def test_a_lock_that_is_not_whole_is_told(set_ups: dict[str, SetUp]) -> None:
+    folder, done = set_ups["lacking"]
     assert done.returncode != 0
     assert "alpha 1.0 requires beta, which is not installed" in done.stdout
-    assert not (tmp_path / ".venv" / "serves").exists(), "the next `make` tries again"
+    assert not (folder / ".venv" / "serves").exists(), "the next `make` tries again"
 
 
 def test_without_a_compiler_one_is_downloaded_for_the_kernel_alone(tmp_path: Path, bare: dict[str, str]) -> None:

@@ -6,13 +6,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.end_to_end.processes import ROOT, free_port, reads_proc
+from tests.end_to_end.processes import ROOT, free_ports, reads_proc
 from tests.support import wait_until
 
 HANDLES = 1 << (signal.SIGTERM - 1)  # in the mask of /proc; the interpreter itself handles SIGINT only
@@ -29,9 +31,13 @@ def handles_signals(process: "subprocess.Popen[str]") -> bool:
     return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & HANDLES)
 
 
+# One for all polls: to make a client takes longer than to ask.
+CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 def answers(port: int, path: str) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60).status_code == 200
+        return CLIENT.get(f"http://127.0.0.1:{port}{path}").status_code == 200
     except httpx.TransportError:
         return False
 
@@ -49,6 +55,12 @@ POINTS: list[Callable[[int], object]] = [
 ]
 
 
+def in_parallel(check: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
+    """Three checks at a time: one process that starts keeps one core busy."""
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda one: check(*one), arguments))
+
+
 def check_said(said: str, most: int) -> None:
     for sign in ("Traceback", "terminate called", "Fatal", "Error"):
         assert sign not in said, said
@@ -59,32 +71,37 @@ def check_said(said: str, most: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_any_point_of_the_start_is_an_orderly_end(number: signal.Signals) -> None:
     """At four states that can be seen from outside, and at some moment after each: within imports, or the compiling of a model."""
+
+    def check(reached: Callable[[int], object], seconds: float, port: int) -> None:
+        with start("--port", port, "--shutdown-delay", 0, "--log-format", "plain") as process:
+            wait_until(lambda: handles_signals(process))
+            reached(port)
+            time.sleep(seconds)
+            process.send_signal(number)
+            said = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, said
+        check_said(said, most=20)
+
     rng = random.Random(number)
-    for reached in POINTS:
-        for longest in (0, 0.3, 1.5):  # seconds
-            port = free_port()
-            with start("--port", port, "--shutdown-delay", 0, "--log-format", "plain") as process:
-                wait_until(lambda: handles_signals(process))
-                reached(port)
-                time.sleep(rng.uniform(0, longest))
-                process.send_signal(number)
-                said = process.communicate(timeout=60)[1]
-            assert process.returncode == 0, said
-            check_said(said, most=20)
+    moments = [(reached, rng.uniform(0, longest)) for reached in POINTS for longest in (0, 0.3, 1.5)]
+    in_parallel(check, ((*moment, port) for moment, port in zip(moments, free_ports(len(moments)), strict=True)))
 
 
 @reads_proc
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
 def test_a_signal_ends_generate_at_any_point(number: signal.Signals, code: int) -> None:
-    rng = random.Random(number)
-    for longest in (0, 0.5, 1, 1.5, 2, 3):
+
+    def check(seconds: float) -> None:
         with start("generate", "ROMEO: ", "--models-dir", "models", "--num-generate", 100_000, "--pace", 10) as process:
             wait_until(lambda: handles_signals(process))
-            time.sleep(rng.uniform(0, longest))
+            time.sleep(seconds)
             process.send_signal(number)
             said = process.communicate(timeout=60)[1]
         assert process.returncode == code, said
         check_said(said, most=1)
+
+    rng = random.Random(number)
+    in_parallel(check, [(rng.uniform(0, longest),) for longest in (0, 0.5, 1, 1.5, 2, 3)])
     with start("generate", "ROMEO: ", "--models-dir", "models", "--num-generate", 100_000, "--pace", 10) as process:
         assert process.stdout is not None
         assert process.stdout.read(8).startswith("ROMEO: ")

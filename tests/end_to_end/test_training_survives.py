@@ -3,15 +3,17 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import StartTrainer
+from tests.end_to_end.conftest import StartTrainer, trainers
 from tests.support import wait_until
 from trainer import artifact
 from trainer.__main__ import main
@@ -79,18 +81,41 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(
     assert not saved(models).exists()
 
 
+class Interrupted(NamedTuple):
+    """A run that got a signal in its second epoch, and how it ended."""
+
+    models: Path
+    code: int
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[signal.Signals, Interrupted]:
+    """By the signal."""
+    numbers = {number: tmp_path_factory.mktemp(number.name) for number in (signal.SIGINT, signal.SIGTERM)}
+    with trainers() as start:
+        runs = {number: start(models, "--corpus", text, *SMALL, "--epochs", "3000") for number, models in numbers.items()}
+        for number, process in runs.items():
+            assert process.stdout is not None
+            while "epoch 2/" not in process.stdout.readline():
+                assert process.poll() is None
+            process.send_signal(number)
+        errors = {number: process.communicate(timeout=300)[1] for number, process in runs.items()}
+        return {number: Interrupted(models, runs[number].returncode, errors[number]) for number, models in numbers.items()}
+
+
+@pytest.fixture
+def models(tmp_path: Path, interrupted: dict[signal.Signals, Interrupted]) -> Path:
+    """This test's own copy of a run that SIGTERM interrupted."""
+    return shutil.copytree(interrupted[signal.SIGTERM].models, tmp_path / "models")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_and_says_how_to_go_on(
-    tmp_path: Path, text: Path, number: signal.Signals, start: StartTrainer, told: Told, monkeypatch: pytest.MonkeyPatch
+    interrupted: dict[signal.Signals, Interrupted], number: signal.Signals
 ) -> None:
-    models = tmp_path / "models"
-    process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
-    assert process.stdout is not None
-    while "epoch 2/" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130
+    models, code, errors = interrupted[number]
+    assert code == 130
     progress = load_progress(models / "play" / ".training")
     assert progress is not None
     assert errors.splitlines()[-1] == (
@@ -98,6 +123,13 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(
         f"go on with `python -m trainer --resume --name play --models-dir {models}`"
     )
 
+
+def test_an_interrupted_run_goes_on_as_it_was_begun(
+    tmp_path: Path, text: Path, interrupted: dict[signal.Signals, Interrupted], told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = shutil.copytree(interrupted[signal.SIGINT].models, tmp_path / "models")
+    progress = load_progress(models / "play" / ".training")
+    assert progress is not None
     code, _, errors = told(models, "--corpus", text, *SMALL)
     assert code == 2, "begun anew, it would lose what there is"
     assert f"has been interrupted in epoch {progress['epoch']} of 3000: go on with --resume, or give it up with --fresh" in errors
@@ -126,14 +158,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(
     assert "there is no interrupted run of 'play' to resume" in errors
 
 
-def test_a_run_given_up_begins_anew_though_its_state_be_damaged(
-    tmp_path: Path, text: Path, start: StartTrainer, told: Told
-) -> None:
-    models = tmp_path / "models"
-    process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
-    wait_until(saved(models).exists, seconds=300)
-    process.kill()
-    process.communicate()
+def test_a_run_given_up_begins_anew_though_its_state_be_damaged(text: Path, models: Path, told: Told) -> None:
     saved(models).write_bytes(saved(models).read_bytes()[:-100])
     code, _, errors = told(models, "--resume")
     assert code == 2
@@ -145,14 +170,9 @@ def test_a_run_given_up_begins_anew_though_its_state_be_damaged(
 
 
 def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_state(
-    tmp_path: Path, text: Path, start: StartTrainer, told: Told
+    models: Path, start: StartTrainer, told: Told
 ) -> None:
     """No file may grow beyond half of what the run had saved: so the next save fails."""
-    models = tmp_path / "models"
-    process = start(models, "--corpus", text, *SMALL, "--epochs", "3000")
-    wait_until(saved(models).exists, seconds=300)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
     good = saved(models).read_bytes()
 
     def full() -> None:

@@ -262,9 +262,10 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
 
     def peak(megabytes: int) -> int:
         path = tmp_path / f"{megabytes}.txt"
+        megabyte = ("语言模型🎭 text\n" * 43_691)[: 1 << 19].encode()[: 1 << 20].ljust(1 << 20, b".")
         with path.open("wb") as file:
             for _ in range(megabytes):
-                file.write(("语言模型🎭 text\n" * 43_691)[: 1 << 19].encode()[: 1 << 20].ljust(1 << 20, b"."))
+                file.write(megabyte)
         return int(subprocess.check_output([sys.executable, "-c", program, path, tmp_path]))
 
     assert peak(104) - peak(4) < 10 * 1024

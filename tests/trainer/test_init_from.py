@@ -15,7 +15,7 @@ from trainer.__main__ import main
 from trainer.artifact import Architecture, Version
 from trainer.config import TrainingConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_samples")]
 
 TEXT = "To be, or not to be, that is the question:\n" * 20
 OTHER = "Être, ou ne pas être, telle est la question:\n" * 20
@@ -44,7 +44,7 @@ def run(tmp_path: Path, *arguments: object) -> int:
 @pytest.mark.parametrize("named", ["mine", "mine/1"])
 def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, other: Path, mine: Version, named: str) -> None:
     """A learning rate that changes nothing shows what it started from."""
-    still = ["--learning-rate", "1e-30", "--weight-decay", "0", "--epochs", "1"]
+    still = ["--learning-rate", "1e-30", "--weight-decay", "0", "--epochs", "1", "--held-out", "0"]
     assert run(tmp_path, "--corpus", other, "--init-from", tmp_path / "models" / named, *still) == 0
     version = artifact.read(tmp_path / "models" / "other" / "1")
     assert {name: getattr(version.config, name) for name in SHAPE} == SHAPE
@@ -66,33 +66,34 @@ def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, oth
     np.testing.assert_allclose(version.tensors["dense.bias"][new], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3])
-def test_a_run_taken_up_needs_the_version_no_more(tmp_path: Path, other: Path, mine: Version, stop_at: int) -> None:
-    def trained(models: str, *, interrupted: bool) -> Version:
-        config = TrainingConfig(
-            corpus=[other], models_dir=tmp_path / models, name="other", batch_size=4, seq_length=20, epochs=2, save_every=1, **SHAPE
-        ).model_copy(update={"init_from": mine.path})
+def test_a_run_taken_up_needs_the_version_no_more(tmp_path: Path, other: Path, mine: Version) -> None:
+    def begin(models: str) -> tuple[TrainingConfig, corpus.Corpus]:
+        options = {"models_dir": tmp_path / models, "batch_size": 4, "seq_length": 20, "epochs": 2, **SHAPE}
+        config = TrainingConfig(corpus=[other], name="other", init_from=mine.path, **options)
         config.work_dir.mkdir(parents=True)
-        text = corpus.read(config.corpus, config.work_dir, known=mine.config.vocabulary)
-        if not interrupted:
-            version = loop.train(config, text, init=mine)
-            assert version is not None
-            return version
-        loop.make_deterministic(config.seed)
-        run = loop.Run(config, text)
-        run.start_from(mine)
-        for (inputs, targets), _ in zip(run.examples.epoch(1), range(stop_at), strict=False):
-            run.train(inputs, targets)
-        run.save()
-        shutil.rmtree(mine.path)
-        assert main(["--resume", "--models-dir", str(tmp_path / models), "--corpus", str(other)]) == 0
-        return artifact.read(tmp_path / models / "other" / "1")
+        return config, corpus.read(config.corpus, config.work_dir, known=mine.config.vocabulary)
 
-    whole, resumed = trained("whole", interrupted=False), trained("resumed", interrupted=True)
-    assert resumed.config.vocabulary == whole.config.vocabulary
-    assert resumed.config.training == whole.config.training
-    for name, tensor in whole.tensors.items():
-        np.testing.assert_array_equal(resumed.tensors[name], tensor, err_msg=name)
+    whole = loop.train(*begin("whole"), init=mine)
+    assert whole is not None
+
+    config, text = begin("begun")
+    loop.make_deterministic(config.seed)
+    run = loop.Run(config, text)
+    run.start_from(mine)
+    for (inputs, targets), _ in zip(run.examples.epoch(1), range(3), strict=False):
+        run.train(inputs, targets)
+        run.save()
+        shutil.copytree(config.models_dir, tmp_path / f"stopped-at-{run.batch}")
+
+    shutil.rmtree(mine.path)
+    for stop_at in (1, 3):
+        models = tmp_path / f"stopped-at-{stop_at}"
+        assert main(["--resume", "--models-dir", str(models), "--corpus", str(other)]) == 0
+        resumed = artifact.read(models / "other" / "1")
+        assert resumed.config.vocabulary == whole.config.vocabulary
+        assert resumed.config.training == whole.config.training
+        for name, tensor in whole.tensors.items():
+            np.testing.assert_array_equal(resumed.tensors[name], tensor, err_msg=name)
 
 
 @pytest.mark.parametrize(

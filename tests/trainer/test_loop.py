@@ -1,6 +1,9 @@
 import io
 import itertools
 import json
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -12,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.support import config as fields
 from tests.support import random_tensors
+from tests.trainer.conftest import shorten_samples
 from trainer import artifact, checkpoints, corpus, loop, network, publish, report
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
@@ -24,14 +28,32 @@ SMALL: dict[str, Any] = {"units": 16, "embedding": 8, "batch_size": 4, "seq_leng
 TEXT = "To be, or not to be, that is the question:\n" * 20
 
 Small = tuple[TrainingConfig, Corpus]
+Finished = Callable[[str], tuple[TrainingConfig, Corpus, artifact.Version]]
+
+
+def prepare(folder: Path, **options: Any) -> Small:
+    (folder / "text").write_text(TEXT)
+    config = TrainingConfig(corpus=[folder / "text"], models_dir=folder / "models", name="small", **SMALL | options)
+    config.work_dir.mkdir(parents=True)
+    return config, corpus.read(config.corpus, config.work_dir)
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Small:
-    (tmp_path / "text").write_text(TEXT)
-    config = TrainingConfig(corpus=[tmp_path / "text"], models_dir=tmp_path / "models", name="small", **SMALL)
-    config.work_dir.mkdir(parents=True)
-    return config, corpus.read(config.corpus, config.work_dir)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    shorten_samples(monkeypatch)
+    return prepare(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """finished(cell): a run that nothing happened to, and the version that it published; for tests that only read."""
+
+    @cache
+    def finished(cell: str) -> tuple[TrainingConfig, Corpus, artifact.Version]:
+        config, text = prepare(tmp_path_factory.mktemp(cell), cell=cell)
+        return config, text, published(config, text)
+
+    return finished
 
 
 def changed(config: TrainingConfig, **options: Any) -> TrainingConfig:
@@ -45,10 +67,8 @@ def published(config: TrainingConfig, text: Corpus) -> artifact.Version:
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_a_run_publishes_all_that_people_look_at(small: Small, cell: str) -> None:
-    config, text = small
-    config = changed(config, cell=cell)
-    version = published(config, text)
+def test_a_run_publishes_all_that_people_look_at(finished: Finished, cell: str) -> None:
+    config, text, version = finished(cell)
     assert version.path == config.models_dir / "small" / "1"
     assert sorted(path.name for path in version.path.iterdir()) == [
         "config.json", "events.out.tfevents", "loss.png", "sample.txt", "training.json", "weights.safetensors",
@@ -66,9 +86,8 @@ def test_a_run_publishes_all_that_people_look_at(small: Small, cell: str) -> Non
     assert version.config.recipe == "best"
 
 
-def test_its_scores_are_those_of_the_text_that_was_held_out(small: Small) -> None:
-    config, text = small
-    version = published(config, text)
+def test_its_scores_are_those_of_the_text_that_was_held_out(finished: Finished) -> None:
+    _, text, version = finished("gru")
     held_out = text.ids[-round(0.1 * len(TEXT)) :]
     trained = Evaluator(version.config).scores(version.tensors, held_out)
     served = served_scores(version.config, version.tensors, held_out, find_library(print))
@@ -99,9 +118,8 @@ def test_where_nothing_is_held_out_the_last_epoch_is_published_without_a_score(s
         np.testing.assert_array_equal(version.tensors[name], tensor)
 
 
-def test_the_history_tells_of_each_epoch(small: Small) -> None:
-    config, text = small
-    version = published(config, text)
+def test_the_history_tells_of_each_epoch(finished: Finished) -> None:
+    _, text, version = finished("gru")
     first, second = json.loads((version.path / "training.json").read_text())["history"]
     assert (first["epoch"], second["epoch"]) == (1, 2)
     assert second["mean_loss"] < first["mean_loss"] < np.log(len(text.vocabulary)) + 0.1
@@ -111,9 +129,8 @@ def test_the_history_tells_of_each_epoch(small: Small) -> None:
     assert all(sample.startswith("To be") and len(sample) == 340 for sample in first["samples"].values())
 
 
-def test_tensorboard_reads_the_run(small: Small) -> None:
-    config, text = small
-    version = published(config, text)
+def test_tensorboard_reads_the_run(finished: Finished) -> None:
+    config, _, version = finished("gru")
     history = json.loads((version.path / "training.json").read_text())["history"]
     for file in (version.path / "events.out.tfevents", *(config.work_dir / "tensorboard").iterdir()):
         events = EventAccumulator(str(file))
@@ -130,7 +147,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Sma
     config, text = small
 
     def weights(seed: int) -> dict[str, np.ndarray]:
-        loop.fit(changed(config, seed=seed, epochs=1), text)
+        loop.fit(changed(config, seed=seed, epochs=1, held_out=0.0), text)
         return checkpoints.load(config.work_dir / "ckpt_1.safetensors")
 
     first, again, other = weights(5), weights(5), weights(6)
@@ -153,37 +170,60 @@ def test_the_state_is_carried_within_an_epoch_and_reset_at_its_start(small: Smal
     assert not any(value.numpy().any() for state in run.states for value in state)
 
 
-@pytest.mark.parametrize("stop_at", [1, 9, 10], ids=["within an epoch", "at its end", "in the next"])
-def test_a_run_is_taken_up_bit_for_bit(small: Small, stop_at: int) -> None:
-    config, text = small
-    config = changed(config, layers=2, scheduled_sampling=0.3)
-    whole = loop.fit(config, text)
-    assert len(whole.examples) == 9
+DEEP: dict[str, Any] = {"layers": 2, "scheduled_sampling": 0.3}
 
-    loop.make_deterministic(config.seed)
-    run = loop.Run(config, text)
-    while stop_at:
-        for inputs, targets in itertools.islice(run.examples.epoch(run.epoch), stop_at):
-            run.train(inputs, targets)
-            stop_at -= 1
-        if run.batch == 9:
-            run.end_epoch()
-    run.save()
-    resumed = loop.fit(config, text, state=checkpoints.load_state(config.work_dir))
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> loop.Run:
+    """A run with those options that was trained in one go; it has published nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_samples(patch)
+        return loop.fit(*prepare(tmp_path_factory.mktemp("whole"), **DEEP))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[int, checkpoints.State | None]:
+    """What the same run saves within an epoch, at its end, and in the next, by the number of batches that are done."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_samples(patch)
+        config, text = prepare(tmp_path_factory.mktemp("saved"), **DEEP)
+        loop.make_deterministic(config.seed)
+        run, states = loop.Run(config, text), {}
+        for done in range(1, 11):
+            run.train(*next(iter(run.examples.epoch(run.epoch, run.batch))))
+            if run.batch == len(run.examples):
+                run.end_epoch()
+            if done in (1, 9, 10):
+                run.save()
+                states[done] = checkpoints.load_state(config.work_dir)
+        return states
+
+
+def assert_same(resumed: loop.Run, whole: loop.Run) -> None:
     for name, weight in whole.weights.items():
         np.testing.assert_array_equal(resumed.weights[name].numpy(), weight.numpy(), err_msg=name)
         np.testing.assert_array_equal(resumed.averages[name].numpy(), whole.averages[name].numpy())
     assert [untimed(row) for row in resumed.history] == [untimed(row) for row in whole.history]
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_a_run_interrupted_while_it_is_scored_has_saved_its_last_batch(
-    small: Small, monkeypatch: pytest.MonkeyPatch, epoch: int
+@pytest.mark.parametrize("stop_at", [1, 9, 10], ids=["within an epoch", "at its end", "in the next"])
+def test_a_run_is_taken_up_bit_for_bit(
+    small: Small, whole: loop.Run, saved: dict[int, checkpoints.State | None], stop_at: int
 ) -> None:
     config, text = small
-    config = changed(config, layers=2, scheduled_sampling=0.3)
-    whole = loop.fit(config, text)
+    assert len(whole.examples) == 9
+    state = saved[stop_at]
+    assert state is not None
+    assert (state.progress["epoch"], state.progress["batch"]) == divmod(stop_at + 9, 9)
+    assert_same(loop.fit(changed(config, **DEEP), text, state=state), whole)
 
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_interrupted_while_it_is_scored_has_saved_its_last_batch(
+    small: Small, whole: loop.Run, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    config, text = small
+    config = changed(config, **DEEP)
     scores, stop, scored = Evaluator.scores, Event(), []
 
     def interrupted(self: Evaluator, *arguments: Any, **options: Any) -> artifact.Scores:
@@ -199,11 +239,7 @@ def test_a_run_interrupted_while_it_is_scored_has_saved_its_last_batch(
     progress = checkpoints.load_progress(config.work_dir)
     assert progress is not None
     assert (progress["epoch"], progress["batch"]) == (epoch, len(whole.examples))
-    resumed = loop.fit(config, text, state=checkpoints.load_state(config.work_dir))
-    for name, weight in whole.weights.items():
-        np.testing.assert_array_equal(resumed.weights[name].numpy(), weight.numpy(), err_msg=name)
-        np.testing.assert_array_equal(resumed.averages[name].numpy(), whole.averages[name].numpy())
-    assert [untimed(row) for row in resumed.history] == [untimed(row) for row in whole.history]
+    assert_same(loop.fit(config, text, state=checkpoints.load_state(config.work_dir)), whole)
 
 
 def test_a_run_interrupted_while_it_is_scored_as_served_publishes_when_it_is_resumed(
@@ -250,12 +286,14 @@ def test_a_run_killed_between_publishing_and_noting_it_publishes_once(small: Sma
 
 
 @pytest.mark.parametrize("others", [3, 1], ids=["more layers", "fewer"])
-def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_shape(small: Small, others: int) -> None:
+def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_shape(
+    small: Small, whole: loop.Run, others: int
+) -> None:
     """One with fewer layers, though their weights be the very same, is another network too."""
     config, text = small
-    config = changed(config, layers=2)
-    run = loop.fit(config, text)
-    learnt = checkpoints.load(checkpoints.path(config.work_dir, publish.best_epoch(run.history)))
+    config = changed(config, **DEEP)
+    shutil.copytree(whole.config.work_dir, config.work_dir, dirs_exist_ok=True)
+    learnt = checkpoints.load(checkpoints.path(config.work_dir, publish.best_epoch(whole.history)))
     shape = changed(config, layers=others).architecture(text.vocabulary.characters)
     tensors = {**random_tensors(shape), **learnt}
     artifact.publish(config.models_dir, fields(shape, "small"), {name: tensors[name] for name in shape.tensor_shapes}, {})
@@ -265,22 +303,22 @@ def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_s
     assert version.config.layers == 2
 
 
-@pytest.mark.parametrize("save_every", [2, 100])
-def test_a_run_that_diverges_stops_with_a_word_and_keeps_the_last_good_state(small: Small, save_every: int) -> None:
+def test_a_run_that_diverges_stops_with_a_word_and_keeps_the_last_good_state(small: Small) -> None:
     """A step that ruins the weights shows in the loss of the next: what is saved in between must not be ruined too."""
     config, text = small
     good = changed(config, schedule="constant", save_every=2, learning_rate=0.01)
     run = loop.Run(good, text)
     for inputs, targets in itertools.islice(run.examples.epoch(1), 2):
         run.train(inputs, targets)
-    run.save()
-    state = checkpoints.load_state(config.work_dir)
-    with pytest.raises(loop.Diverged, match=r"is not a number a.* batch \d+ of epoch 1$"):
-        loop.fit(changed(good, learning_rate=3e38, clip_norm=0.0, save_every=save_every), text, state=state)
-    kept = checkpoints.load_state(config.work_dir)
-    assert kept is not None
-    assert all(np.isfinite(tensor).all() for tensor in kept.tensors.values())
-    loop.fit(good, text, state=kept)  # a smaller one, given anew, counts
+    for save_every in (2, 100):
+        run.save()
+        state = checkpoints.load_state(config.work_dir)
+        with pytest.raises(loop.Diverged, match=r"is not a number a.* batch \d+ of epoch 1$"):
+            loop.fit(changed(good, learning_rate=3e38, clip_norm=0.0, save_every=save_every), text, state=state)
+        kept = checkpoints.load_state(config.work_dir)
+        assert kept is not None
+        assert all(np.isfinite(tensor).all() for tensor in kept.tensors.values())
+        loop.fit(good, text, state=kept)  # a smaller one, given anew, counts
 
 
 def test_an_epochs_curve_has_at_most_fifty_points() -> None:
@@ -328,9 +366,8 @@ def test_progress_shows_losses_speed_and_time_left() -> None:
     assert terminal.getvalue().count("\n") == 2
 
 
-def test_a_published_network_of_batch_size_one_continues_the_sample(small: Small) -> None:
-    config, text = small
-    version = published(config, text)
+def test_a_published_network_of_batch_size_one_continues_the_sample(finished: Finished) -> None:
+    config, text, version = finished("gru")
     single = network.build(artifact.read(version.path).config, batch_size=1)
     network.load(single, version.tensors)
     sample = (version.path / "sample.txt").read_text()

@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.generation.decoders import Unsupported
 from tests.support import Publish, config, publish, random_tensors
+from tests.trainer.conftest import shorten_samples
 from trainer import artifact, checkpoints, corpus, served
 from trainer.__main__ import main
 from trainer.artifact import Architecture, ArtifactError
@@ -21,25 +25,47 @@ from trainer.options import RunConflict, read_options
 
 SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--epochs", "1"]
 
+pytestmark = pytest.mark.usefixtures("short_samples")
+
+
+def write_text(folder: Path) -> Path:
+    path = folder / "text.txt"
+    path.write_text("道可道，非常道。名可名，非常名。🎭\n" * 40)
+    return path
+
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text("道可道，非常道。名可名，非常名。🎭\n" * 40)
-    return path
+    return write_text(tmp_path)
 
 
 def run(tmp_path: Path, *arguments: object) -> int:
     return main([str(argument) for argument in ("--models-dir", tmp_path / "models", *arguments)])
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(Models folder with `dao`'s first version, what the run said)."""
+    folder, output = tmp_path_factory.mktemp("first"), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        shorten_samples(patch)
+        assert run(folder, "--corpus", write_text(folder), "--name", "dao", *SMALL) == 0
+    return folder / "models", output.getvalue()
+
+
+@pytest.fixture
+def dao(tmp_path: Path, first_run: tuple[Path, str]) -> Path:
+    """The model `dao` of this test's models folder: trained once, on `text`."""
+    return shutil.copytree(first_run[0], tmp_path / "models") / "dao"
+
+
 @pytest.mark.slow
-def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_path: Path, text: Path) -> None:
-    assert main(["train", "--models-dir", str(tmp_path / "models"), "--corpus", str(text), "--name", "dao", *SMALL]) == 0
-    (tmp_path / "models" / "dao" / ".publishing-by-one-that-was-killed").mkdir()
-    assert run(tmp_path, "--corpus", text, text, "--name", "dao", *SMALL) == 0
-    assert not list((tmp_path / "models" / "dao").glob(".publishing-*"))
-    first, second = (artifact.read(tmp_path / "models" / "dao" / version).config for version in "12")
+def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_path: Path, text: Path, dao: Path) -> None:
+    (dao / ".publishing-by-one-that-was-killed").mkdir()
+    again = ["--models-dir", tmp_path / "models", "--corpus", text, text, "--name", "dao", *SMALL]
+    assert main(["train", *map(str, again)]) == 0
+    assert not list(dao.glob(".publishing-*"))
+    first, second = (artifact.read(dao / version).config for version in "12")
     assert first.vocabulary == sorted(set(text.read_text()))
     assert second.characters == 2 * first.characters
 
@@ -101,9 +127,9 @@ def test_help_says_what_each_command_does_and_what_each_option_is(
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_start_leaves_the_last_ones_checkpoints(tmp_path: Path, text: Path) -> None:
-    assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
-    kept = tmp_path / "models" / "dao" / ".training" / "ckpt_1.safetensors"
+def test_a_run_that_cannot_start_leaves_the_last_ones_checkpoints(tmp_path: Path, dao: Path) -> None:
+    kept = dao / ".training" / "ckpt_1.safetensors"
+    assert kept.is_file()
     assert run(tmp_path, "--corpus", tmp_path / "absent", "--name", "dao") == 2
     assert kept.is_file()
 
@@ -150,14 +176,34 @@ def fail_to_publish(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr("trainer.loop.publish", publish)
 
 
+FULL = ArtifactError("models/dao: writing a version failed: No space left on device")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_samples(patch)
+        fail_to_publish(patch, FULL)
+        assert run(folder, "--corpus", write_text(folder), "--name", "dao", *SMALL) == 1
+    return folder / "models"
+
+
+@pytest.fixture
+def unpublished(tmp_path: Path, trained: Path) -> None:
+    """A run of `dao` was trained to the end and could not be published."""
+    shutil.copytree(trained, tmp_path / "models")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("unpublished")
 @pytest.mark.parametrize("asked", ["flag", "variable"])
 def test_a_run_trained_to_the_end_says_so_and_auto_asks_for_no_other_precision(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str
 ) -> None:
     with monkeypatch.context() as patch:
-        fail_to_publish(patch, ArtifactError("models/dao: writing a version failed: No space left on device"))
-        assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 1
+        fail_to_publish(patch, FULL)
+        assert run(tmp_path, "--name", "dao", "--resume") == 1
     place = "after the last epoch, not yet published"
     assert f"No space left on device; saved {place}: go on with `python -m trainer --resume" in capsys.readouterr().err
     assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 2
@@ -189,26 +235,28 @@ def test_a_run_that_diverges_is_advised_once(tmp_path: Path, text: Path, capsys:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unpublished")
 def test_memory_that_runs_out_on_the_way_leaves_a_word_of_what_was_saved(
-    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import tensorflow as tf
 
     fail_to_publish(monkeypatch, tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmore"))
-    assert run(tmp_path, "--corpus", text, *SMALL) == 1
+    assert run(tmp_path, "--name", "dao", "--resume") == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "too small for this network and batch: OOM when allocating tensor; saved after the last epoch" in last
     assert "go on with `python -m trainer --resume" in last
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unpublished")
 def test_a_worker_left_alone_is_told_that_every_worker_must_go_on(
-    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from trainer.workers import WorkerLost
 
     fail_to_publish(monkeypatch, WorkerLost("Connection reset by peer"))
-    assert run(tmp_path, "--corpus", text, *SMALL) == 75
+    assert run(tmp_path, "--name", "dao", "--resume") == 75
     last = capsys.readouterr().err.splitlines()[-1]
     assert "another worker is gone; saved after the last epoch" in last
     assert last.endswith("` on every worker (Connection reset by peer)")
@@ -284,13 +332,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, text: Path, ca
 
 
 @pytest.mark.slow
-def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
-    version = artifact.read(tmp_path / "models" / "dao" / "1")
+def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, dao: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version = artifact.read(dao / "1")
     held_out = tmp_path / "held_out"
     whole = text.read_text()
     held_out.write_text(whole[-round(0.1 * len(whole)) :])
-    for path in (tmp_path / "models" / "dao", version.path):
+    for path in (dao, version.path):
         capsys.readouterr()
         assert main(["evaluate", "--model", str(path), "--text", str(held_out)]) == 0
         found = json.loads(capsys.readouterr().out)
@@ -467,29 +514,28 @@ def test_a_text_does_not_take_another_texts_model_unless_it_is_named(
 
 
 @pytest.mark.slow
-def test_a_text_takes_its_own_model_again_and_another_texts_when_that_is_named(tmp_path: Path, text: Path) -> None:
-    assert run(tmp_path, "--corpus", text, *SMALL) == 0
+def test_a_text_takes_its_own_model_again_and_another_texts_when_that_is_named(tmp_path: Path, text: Path, dao: Path) -> None:
+    text = text.rename(tmp_path / "dao.txt")
     assert run(tmp_path, "--corpus", text, *SMALL) == 0
     text.write_text(text.read_text() * 2)
     assert run(tmp_path, "--corpus", text, *SMALL) == 2
-    assert run(tmp_path, "--corpus", text, "--name", "text", *SMALL) == 0
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["text"]
-    assert artifact.versions(tmp_path / "models" / "text") == [1, 2, 3]
+    assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 0
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["dao"]
+    assert artifact.versions(dao) == [1, 2, 3]
 
 
 @pytest.mark.slow
 def test_a_windows_text_with_a_mark_gives_the_model_of_a_plain_one(
-    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, text: Path, first_run: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     windows = tmp_path / "windows.txt"
     windows.write_bytes(("\ufeff" + text.read_text().replace("\n", "\r\n")).encode())
-    said = []
-    for path in (text, windows):
-        assert run(tmp_path, "--corpus", path, *SMALL) == 0
-        said.append(capsys.readouterr().out)
-    assert "CRLF" not in said[0]
-    assert "40 line ends were CRLF or CR and are read as LF; --newlines keep leaves them" in said[1]
-    plain, converted = (artifact.read(tmp_path / "models" / name / "1") for name in ("text", "windows"))
+    assert run(tmp_path, "--corpus", windows, *SMALL) == 0
+    models, said = first_run
+    assert "published" in said
+    assert "CRLF" not in said
+    assert "40 line ends were CRLF or CR and are read as LF; --newlines keep leaves them" in capsys.readouterr().out
+    plain, converted = artifact.read(models / "dao" / "1"), artifact.read(tmp_path / "models" / "windows" / "1")
     assert converted.config.vocabulary == plain.config.vocabulary
     assert converted.config.training["newlines"] == "universal"
     for name, tensor in plain.tensors.items():

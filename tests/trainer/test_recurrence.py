@@ -24,8 +24,8 @@ def variables(shape: Architecture) -> dict[str, tf.Variable]:
     }
 
 
-IDS = np.random.default_rng(0).integers(0, 7, (3, 4, 15)).astype(np.int32)
-MANY_IDS = np.random.default_rng(0).integers(0, 7, (3, PARTS * PART_ROWS, 15)).astype(np.int32)  # for a batch that runs in parts
+IDS = np.random.default_rng(0).integers(0, 7, (3, 4, 8)).astype(np.int32)
+MANY_IDS = np.random.default_rng(0).integers(0, 7, (3, PARTS * PART_ROWS, 8)).astype(np.int32)  # for a batch that runs in parts
 
 
 def three_calls(
@@ -50,7 +50,7 @@ def three_calls(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("dropped", [False, True])
 def test_logits_states_and_gradients_are_those_of_kerass_layers(cell: str, layers: int, dropped: bool) -> None:
     shape = architecture(cell, layers)

@@ -1,5 +1,6 @@
 """One step of training: what dropout, averaging, clipping and scheduled sampling do to it."""
 
+from functools import cache
 from typing import Any
 
 import keras
@@ -26,7 +27,10 @@ VOCABULARY = list("abcdefgh")
 TEXT = (np.arange(4 * 31).reshape(4, 31) ** 2 % 7).astype(np.int32)
 
 
-def losses(steps: int, **options: Any) -> tuple[list[float], dict[str, np.ndarray], dict[str, np.ndarray]]:
+Outcome = tuple[list[float], dict[str, np.ndarray], dict[str, np.ndarray]]
+
+
+def run(steps: int, **options: Any) -> Outcome:
     """(losses, weights, averages) of some steps over one batch, the state left at zero."""
     config = TrainingConfig(**PLAIN | options)
     keras.utils.set_random_seed(1)
@@ -40,6 +44,9 @@ def losses(steps: int, **options: Any) -> tuple[list[float], dict[str, np.ndarra
         loss, _, _ = take(tf.constant(number), tf.constant(0.0), states, tf.constant(TEXT[:, :-1]), tf.constant(TEXT[:, 1:]))
         found.append(float(loss))
     return found, {n: w.numpy() for n, w in weights.items()}, {n: w.numpy() for n, w in averages.items()}
+
+
+losses = cache(run)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -89,7 +96,7 @@ def test_averages_follow_the_weights() -> None:
 
 def test_dropout_is_drawn_from_the_seed_and_the_batch_alone() -> None:
     rates = {"weight_drop": 0.4, "output_dropout": 0.3, "embedding_dropout": 0.1}
-    first, again, other = losses(5, **rates), losses(5, **rates), losses(5, **rates, seed=1)
+    first, again, other = run(5, **rates), run(5, **rates), run(5, **rates, seed=1)
     assert first[0] == again[0] != other[0]
     for name in first[1]:
         np.testing.assert_array_equal(first[1][name], again[1][name])
