@@ -46,7 +46,7 @@ class Metrics:
         self.prefill = histogram("request_prefill_time_seconds", "From getting a slot to the first character.", LATENCIES)
         self.decode = histogram("request_decode_time_seconds", "From the first character to the last.", LATENCIES)
         self.whole = histogram("e2e_request_latency_seconds", "From taking a request to its end.", LATENCIES)
-        self.rows = histogram("batch_size", "Requests that a call of the decoder advanced.", SIZES)
+        self.rows = histogram("batch_size", "Requests that a call of the backend advanced.", SIZES)
 
     def watch(self, registry: Registry) -> None:
         self._metrics.register(Serving(registry))

@@ -59,7 +59,10 @@ def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, f
         allowed = np.zeros(len(vocabulary), bool)
         allowed[read_text(vocabulary, fields.allowed_characters, "error", "allowed_characters")[1]] = True
     if logit_bias:
-        _, ids = read_tokens(vocabulary, list(logit_bias), "logit_bias")
+        ids = list(logit_bias)
+        if unknown := [token for token in ids if not 0 <= token < len(vocabulary)]:
+            message = f"logit_bias: {unknown[0]} is not a token of this model: they are 0 to {len(vocabulary) - 1}"
+            raise ApiError(422, "invalid_value", message, param="logit_bias")
         bias = np.zeros(len(vocabulary), np.float32)
         bias[ids] = list(logit_bias.values())
     sampling = Sampling(

@@ -15,7 +15,7 @@ from service.api.errors import ApiError
 from service.api.notes import UnknownFields
 
 # Pydantic makes an error of each field that is wrong, which for a body full of them takes a second.
-MOST_FIELDS, MOST_PARTS = 100, 50_000  # of an object; objects and lists of a body
+MOST_FIELDS, MOST_PARTS = 1000, 50_000  # of an object; objects and lists of a body
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # zlib's names for them
 ACCEPTED = {"Accept-Encoding": "gzip, deflate"}

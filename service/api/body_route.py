@@ -56,7 +56,7 @@ async def _read(request: Request) -> Any:
     except json.JSONDecodeError as error:
         fault = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "", "input": {}, "ctx": {"error": error.msg}}
         raise RequestValidationError([fault], body=error.doc) from None
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no UTF-8, a number of thousands of digits, or nested too deeply
         raise HTTPException(400) from None
 
 

@@ -25,6 +25,7 @@ class StreamEnded(Exception):
     """The stream to resume had already ended: 204."""
 
 
+LONGEST_MESSAGE, LONGEST_PARAM = 2000, 200  # characters
 LEFT = 499  # as nginx has it: nobody is there to be answered, but the log and the metrics say so
 STATUSES = {
     401: "the server has API keys, and none of them came with the request (`missing_api_key`, `invalid_api_key`)",
@@ -37,7 +38,8 @@ STATUSES = {
     415: "the body is compressed in a way that the server does not support (`unsupported_encoding`)",
     421: "the request's Host is not one of the server's (`host_not_allowed`)",
     422: "a field is invalid: `param` names it, `message` says what would be valid (`invalid_value`, `unknown_characters`, "
-    "`too_long`, `invalid_json`, `invalid_encoding`, `invalid_state`, `invalid_event_id`, `other_request`, `too_many`)",
+    "`unsupported_value`, `too_long`, `invalid_json`, `invalid_encoding`, `invalid_state`, `invalid_event_id`, "
+    "`other_request`, `too_many`)",
     429: "too many are waiting (`queue_full`), or this client has asked too often (`rate_limited`) or has too much open "
     "(`too_many_open`); Retry-After says when to come again",
     500: "the server failed (`internal_error`, `engine_failed`)",
@@ -80,6 +82,7 @@ class ApiError(HTTPException):
         self, status: int, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(status, message, headers)
+        message, param = message[:LONGEST_MESSAGE], param and param[:LONGEST_PARAM]  # they may quote what the client sent
         kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
         self.body = ErrorBody(error=ErrorDetail(code=code, message=_sendable(message), type=kind, param=param and _sendable(param)))
 
@@ -114,7 +117,11 @@ def translated(error: Exception) -> ApiError:
         case RequestValidationError():
             return _invalid(error)
         case HTTPException(status_code=400):  # FastAPI's word for a body that it could not decode
-            return ApiError(422, "invalid_json", "the body could not be decoded as JSON in UTF-8, or is nested too deeply")
+            return ApiError(
+                422,
+                "invalid_json",
+                "the body could not be decoded as JSON in UTF-8, is nested too deeply, or has a number of thousands of digits",
+            )
         case HTTPException():
             return ApiError(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
         case _:

@@ -118,9 +118,10 @@ class SamplingFields(RequestBody):
     frequency_penalty: Penalty = Field(0.0, description="the same, times how often it has the character")
     repetition_penalty: float = Field(
         1.0,
-        gt=0,
+        ge=0.01,
         le=2,
-        description="divides the logits of characters that the prompt or the text has",
+        description="above 1 makes characters that the prompt or the text has less likely, below 1 likelier: it divides their "
+        "logits, or multiplies those below 0",
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from service.generation.decoder import Batch, Decoder
 from service.generation.exact_decoder import ExactDecoder
-from service.generation.kernel.build import NoCompiler, find_or_build
+from service.generation.kernel.build import NoCompiler, find, find_or_build
 from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Version
@@ -28,10 +28,13 @@ class Unsupported(Exception):
 @cache
 def load_library() -> Library:
     """The kernel, built first if necessary. Raises Unsupported."""
+    if find() is None:
+        log.info("the kernel has not been built for this version yet: building it takes some ten seconds")
     try:
         return Library(find_or_build())
     except (NoCompiler, OSError) as error:
-        raise Unsupported(f"the native backend cannot run here: {error}") from error
+        message = f"the native backend cannot run here: {error}. Install a C compiler, or run `make`, which downloads one"
+        raise Unsupported(message) from error
 
 
 @cache
@@ -48,7 +51,7 @@ def choose() -> BackendName:
     try:
         load_library()
     except Unsupported as error:
-        log.warning("%s. The reference backend gives the same texts, but is about ten times slower", error)
+        log.warning("%s. The reference backend gives the same texts, but is much slower", error)
         return "reference"
     return "native"
 
@@ -57,8 +60,10 @@ def open_decoder(version: Version, name: BackendName, *, slots: int) -> Decoder:
     """The backend `name` for a version, warmed. Raises Unsupported."""
     decoder: Decoder
     if name == "tensorflow":
-        from service.generation.tensorflow_decoder import TensorFlowDecoder
-
+        try:
+            from service.generation.tensorflow_decoder import TensorFlowDecoder
+        except ModuleNotFoundError as error:
+            raise Unsupported("the tensorflow backend needs TensorFlow: install the extra `trainer`, or `gpu`") from error
         decoder = TensorFlowDecoder(version.config, version.tensors, slots)
     else:
         decoder = ExactDecoder(version.config, version.tensors, slots, load_library() if name == "native" else None)

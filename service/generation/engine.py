@@ -1,6 +1,6 @@
 """The loop: admit, decode, deliver, in a thread of its own; and its async face.
 
-One call of the decoder advances everybody who has a slot; the characters it chose are handed to their readers on the event loop.
+One call of the backend advances everybody who has a slot; the characters it chose are handed to their readers on the event loop.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class Engine:
         with self._work:
             if not self._calling:
                 return
-            self.hung = f"a call of the decoder has not returned for {self._tick * TICKS:g} s"
+            self.hung = f"a call of the backend has not returned for {self._tick * TICKS:g} s"
             outputs = self._remove_all()
         log.error("%s; requests are refused until it does", self.hung)
         self._on_loop(outputs, EngineStopped(self.hung))

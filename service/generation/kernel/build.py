@@ -133,7 +133,7 @@ def _run(command: Sequence[str], scratch: str) -> None:
     except OSError as error:
         raise NoCompiler(f"{command[0]} failed: {error}") from error
     if done.returncode:
-        raise NoCompiler(f"{command[0]} failed: {done.stderr.strip()[-1000:]}")
+        raise NoCompiler(f"{command[0]} failed with code {done.returncode}: {done.stderr.strip()[-1000:]}".removesuffix(": "))
 
 
 def machine_name() -> str:

@@ -194,3 +194,24 @@ def test_what_the_body_says_of_streaming_wins(client: httpx.Client, stream: bool
     body = {"start_string": "a", "num_generate": 1, "stream": stream}
     response = client.post("/generate", json=body, headers={"Accept": accept})
     assert response.headers["content-type"].startswith("text/event-stream") == stream
+
+
+@pytest.mark.parametrize("path", ["/generate", "/score", "/vectorize", "/v1/completions", "/v1/chat/completions"])
+def test_a_number_of_thousands_of_digits_is_the_clients_mistake(client: httpx.Client, path: str) -> None:
+    content = '{"seed": %s}' % ("9" * 5000)
+    response = client.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400 if path.startswith("/v1") else 422, "invalid_json")
+
+
+@pytest.mark.parametrize("body", [{"x" * 1_000_000: 1}, {"model": "x" * 1_000_000}, {"start_string": "\u0416" * 5000}])
+def test_an_error_quotes_a_part_of_what_was_sent(client: httpx.Client, body: dict[str, Any]) -> None:
+    response = client.post("/generate", json={"start_string": "a", "num_generate": 1} | body)
+    assert response.status_code in (404, 422)
+    assert len(response.content) < 10_000
+
+
+def test_a_penalty_that_no_float32_holds_is_refused(client: httpx.Client) -> None:
+    response = client.post("/generate", json={"start_string": "a", "num_generate": 3, "repetition_penalty": 1e-39})
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "repetition_penalty")
+    smallest = {"repetition_penalty": 0.01, "frequency_penalty": -2, "presence_penalty": -2, "temperature": 1e300}
+    assert client.post("/generate", json={"start_string": "a", "num_generate": 300} | smallest).status_code == 200
