@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 AGAIN = 32  # calls of a size between two trials of the slower way
-WEIGHT = 0.3  # of the latest call in a moving average
+KEPT = 0.7  # of what was measured before, at each call
 
 
 class ThreadCount:
@@ -17,7 +17,9 @@ class ThreadCount:
 
     def __init__(self, most: int) -> None:
         self._choices = sorted({1, most})
-        self._seconds: dict[tuple[int, int], float] = {}  # a step's, by the batch size's power of two and the threads
+        # (Seconds, steps) by the batch size's power of two and the threads. So a long call counts for more than a short one, most
+        # of which is its beginning.
+        self._sums: dict[tuple[int, int], tuple[float, float]] = {}
         self._calls: dict[int, int] = {}
 
     @contextmanager
@@ -27,14 +29,19 @@ class ThreadCount:
         threads = self.choose(size)
         start = time.perf_counter()
         yield threads
-        self.measured(size, threads, (time.perf_counter() - start) / steps)
+        self.measured(size, threads, steps, time.perf_counter() - start)
 
     def choose(self, size: int) -> int:
         calls = self._calls[size] = self._calls.get(size, -1) + 1
-        best = min(self._choices, key=lambda threads: self._seconds.get((size, threads), 0.0))
+        best = min(self._choices, key=lambda threads: self._step_seconds(size, threads))
         others = [threads for threads in self._choices if threads != best]
         return others[0] if others and calls % AGAIN == AGAIN - 1 else best
 
-    def measured(self, size: int, threads: int, seconds: float) -> None:
-        before = self._seconds.get((size, threads), seconds)
-        self._seconds[size, threads] = before + WEIGHT * (seconds - before)
+    def measured(self, size: int, threads: int, steps: int, seconds: float) -> None:
+        spent, done = self._sums.get((size, threads), (0.0, 0.0))
+        self._sums[size, threads] = KEPT * spent + seconds, KEPT * done + steps
+
+    def _step_seconds(self, size: int, threads: int) -> float:
+        """0 where nothing was measured, so that it is tried."""
+        seconds, steps = self._sums.get((size, threads), (0.0, 1.0))
+        return seconds / steps

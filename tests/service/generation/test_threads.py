@@ -8,7 +8,7 @@ def chosen(count: ThreadCount, seconds: dict[int, float], calls: int, size: int 
     taken = []
     for _ in range(calls):
         threads = count.choose(size)
-        count.measured(size, threads, seconds[threads])
+        count.measured(size, threads, 1, seconds[threads])
         taken.append(threads)
     return taken
 
@@ -36,3 +36,13 @@ def test_each_size_of_batch_has_its_own() -> None:
 
 def test_one_core_leaves_nothing_to_choose() -> None:
     assert set(chosen(ThreadCount(1), {1: 1.0}, 3 * AGAIN)) == {1}
+
+
+def test_a_call_counts_by_its_steps() -> None:
+    """Short calls, most of which is their beginning, say little of a step."""
+    count = ThreadCount(2)
+    for _ in range(3):
+        count.measured(1, 1, 100, 10.0)
+        count.measured(1, 2, 100, 6.0)
+        count.measured(1, 2, 1, 1.0)
+    assert count.choose(1) == 2
