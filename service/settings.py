@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
-from limits import parse_many
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -131,6 +130,8 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_rate(cls, given: str) -> str:
         if given:
+            from limits import parse_many  # takes a tenth of a second, which few servers need
+
             try:
                 rates = parse_many(given)
             except ValueError:

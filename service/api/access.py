@@ -10,16 +10,17 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from math import ceil
+from typing import TYPE_CHECKING
 
-from limits import RateLimitItem, parse_many
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.addresses import network
 from service.api.body_limit import has_body
 from service.api.errors import ApiError
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
 FREE = re.compile(r"/(web/.*|health|healthz|ping|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
 
@@ -31,9 +32,15 @@ class Access:
         """rate_limit: in the notation of `limits`, "" for none; max_open: requests of a client at a time, 0 for any number."""
         self._app, self._max_open = app, max_open
         self._keys = [_digest(key) for key in keys]
-        self._rates: list[RateLimitItem] = parse_many(rate_limit) if rate_limit else []
-        # Windows follow the wall clock: after a jump clients start in a fresh window, so none is locked out.
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._rates: list[RateLimitItem] = []
+        if rate_limit:
+            from limits import parse_many  # takes a tenth of a second, which few servers need
+            from limits.aio.storage import MemoryStorage
+            from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+            self._rates = parse_many(rate_limit)
+            # Windows follow the wall clock: after a jump clients start in a fresh window, so none is locked out.
+            self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
