@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 # Installs requirements/$(1).txt and the project into .venv, next to what is already there. The lock is complete, so pip must
 # install it as it stands (--no-deps): an older pip would otherwise resolve again and look at releases newer than the lock.
-# $(2): the newest Python that has all of these packages.
+# The kernel is compiled meanwhile. $(2): the newest Python that has all of these packages.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(2)))' || \
@@ -15,8 +15,10 @@ define install
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "$(PYTHON) cannot create virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(PIP) --require-hashes -r requirements/$(1).txt -r requirements/build.txt
-	$(PIP) --no-build-isolation -e .
+	@$(MAKE) --no-print-directory .venv/kernel & \
+	echo "$(PIP) --require-hashes -r requirements/$(1).txt -r requirements/build.txt"; \
+	$(PIP) --require-hashes -r requirements/$(1).txt -r requirements/build.txt && $(PIP) --no-build-isolation -e .; \
+	result=$$?; wait; exit $$result
 	$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $@
 endef

@@ -3,6 +3,7 @@
 What takes a while to import is imported by functions, when signals have handlers and the address is known to be free.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ def main() -> int:
 
         return generate(sys.argv[2:])
     _stop_at_once_on_signals("python -m service", {signal.SIGINT: 0, signal.SIGTERM: 0})
+    gc.disable()  # imports make many objects and no garbage: looking for it takes a tenth of their time
     from pydantic import ValidationError
     from pydantic_settings import CliApp
 
@@ -61,6 +63,8 @@ def _serve(settings: "Settings", listeners: "Listeners") -> int:
     memory.map_large_blocks()
     try:
         app = create_app(settings)
+        gc.freeze()
+        gc.enable()
         Server(app, settings, listeners).run()
     except TracingMissing as error:
         return _fail(str(error), code=2)
