@@ -30,8 +30,8 @@ from benchmarks.measure import START
 from benchmarks.server import Server, running
 from benchmarks.systems import shipped
 from benchmarks.table import table
-from service.generation.decoder import Batch, Decoder
-from service.generation.decoders import choose, open_decoder
+from service.generation.backend import Backend, Batch
+from service.generation.backends import choose, open_backend
 from service.generation.sampling import Sampling
 from trainer.artifact import WEIGHTS, Architecture, Version
 from trainer.vocabulary import Vocabulary
@@ -99,7 +99,7 @@ def cost(_: argparse.Namespace) -> list[Row]:
 
 
 def size(_: argparse.Namespace) -> list[Row]:
-    """Networks with random weights, their decoders alone: microseconds a step."""
+    """Networks with random weights, their backends alone: microseconds a step."""
     rows: list[Row] = []
     base: Row = {"cell": "gru", "layers": 1, "units": 1024, "embedding": 256, "vocabulary": 65}
     changes: list[Row] = [{}]
@@ -110,8 +110,8 @@ def size(_: argparse.Namespace) -> list[Row]:
     for change in changes:
         wanted = base | change
         architecture = Architecture.model_validate(wanted | {"vocabulary": [chr(0x4E00 + i) for i in range(wanted["vocabulary"])]})
-        decoder = opened(_random(architecture))
-        alone, together = (decoding(decoder, streams)[1] for streams in (1, 64))
+        backend = opened(_random(architecture))
+        alone, together = (decoding(backend, streams)[1] for streams in (1, 64))
         rows.append(
             {
                 "network": ", ".join(f"{value} {name}" for name, value in change.items()) or "the shipped one's size",
@@ -187,8 +187,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"cost": cost, "si
 @cache
 def calibrated() -> tuple[Machine, float]:
     """This machine as `fleet` wants it, and the requests a second of `arrivals` that keep it busy all the time."""
-    decoder = opened(shipped())
-    costs = [decoding(decoder, rows) for rows in ROWS]
+    backend = opened(shipped())
+    costs = [decoding(backend, rows) for rows in ROWS]
     with served() as server:
         delivery = []
         for rows, (call, step) in zip(ROWS, costs, strict=True):
@@ -240,9 +240,9 @@ def served(*flags: object) -> AbstractContextManager[Server]:
     return running("service", flags, "/readyz", {SERVER_CORE})
 
 
-def opened(version: Version) -> Decoder:
-    """A decoder that computes as the server's does, on one core."""
-    return open_decoder(version, choose(), slots=ROWS[-1])
+def opened(version: Version) -> Backend:
+    """A backend that computes as the server's does, on one core."""
+    return open_backend(version, choose(), slots=ROWS[-1])
 
 
 @dataclass(frozen=True)
@@ -271,15 +271,15 @@ def measure(server: Server, streams: int, characters: int) -> Steady:
     return Steady(rate, steps, steps * streams / rate, streams * characters, spent, first_texts(timelines))
 
 
-def decoding(decoder: Decoder, rows: int, steps: int = 32) -> tuple[float, float]:
+def decoding(backend: Backend, rows: int, steps: int = 32) -> tuple[float, float]:
     """Seconds that a call of the backend takes, and each of its steps besides."""
-    took = [[_timed(decoder, rows, count) for count in (1, 1 + steps)] for _ in range(25)]
+    took = [[_timed(backend, rows, count) for count in (1, 1 + steps)] for _ in range(25)]
     short, long = np.median(took[5:], axis=0).tolist()
     each = (long - short) / steps
     return max(0.0, short - each), each
 
 
-def _timed(decoder: Decoder, rows: int, steps: int) -> float:
+def _timed(backend: Backend, rows: int, steps: int) -> float:
     batch = Batch(
         slots=np.arange(rows, dtype=np.int32),
         starts=dict.fromkeys(range(rows)),
@@ -287,10 +287,10 @@ def _timed(decoder: Decoder, rows: int, steps: int) -> float:
         forced=np.full((steps, rows), -1, np.int32),
         uniforms=np.full((steps, rows), 0.5, np.float32),
         sampling=[Sampling()] * rows,
-        keep=np.full(rows, -1, np.int32),
+        snapshot_at=np.full(rows, -1, np.int32),
     )
     start = time.perf_counter()
-    decoder.decode(batch)
+    backend.decode(batch)
     return time.perf_counter() - start
 
 

@@ -16,7 +16,7 @@ from benchmarks.machine import describe
 from benchmarks.systems import BY_NAME, SINGLE, SYSTEMS, SystemProcess
 from benchmarks.table import ratio, show
 
-CHUNK = 16  # steps a call of Folio's decoders, whatever they take
+CHUNK = 16  # steps a call of Folio's backends, whatever they take
 
 
 def main() -> int:

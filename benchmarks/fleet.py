@@ -1,7 +1,7 @@
 """Servers as a discrete-event simulation: arrivals, queue, slots. No network computes and no socket opens.
 
-A replica runs the service's own Scheduler and Speed, so who waits, what a call does and how long it may be are as they are there;
-only how long it takes comes from measurements (`benchmarks.capacity`).
+A replica runs the service's own EngineCore, so its queue, slots and iterations are the real ones. Only how long an iteration
+takes comes from measurements (`benchmarks.capacity`).
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -12,12 +12,11 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from service.generation.decoder import Decoded
-from service.generation.engine import Speed
-from service.generation.prompt_cache import PromptCache
+from service.generation.backend import Batch, Decoded, Precision
+from service.generation.core import EngineCore
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
-from service.generation.scheduler import Scheduler
+from service.generation.scheduler import QueueFull
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -68,13 +67,37 @@ class Request:
         return float("nan") if self.first is None else self.first - self.sent
 
 
+class SimulatedBackend:
+    """Chooses zeros. An iteration adds to `seconds` what it would take on the machine."""
+
+    name: str = "simulated"
+    precision: Precision = "f32"
+    arithmetic: str = "none"
+
+    def __init__(self, machine: Machine, slots: int) -> None:
+        self.slots, self.seconds, self._machine = slots, 0.0, machine
+
+    def decode(self, batch: Batch) -> Decoded:
+        steps, rows = batch.forced.shape
+        self.seconds += self._machine.call(steps, rows, len(batch.starts))
+        snapshots = dict.fromkeys(np.flatnonzero(batch.snapshot_at >= 0).tolist(), STATE)
+        return Decoded(np.zeros((steps, rows), np.int32), snapshots, None)
+
+
 class Replica:
     """A server. `take` gives it a request."""
 
     def __init__(self, environment: simpy.Environment, machine: Machine, limits: Limits) -> None:
         self._environment, self._machine = environment, machine
-        self._scheduler = Scheduler(limits.slots, limits.queue_limit, PromptCache(limits.prompt_cache))
-        self._speed = Speed(limits.chunk, limits.call_seconds)
+        self._backend = SimulatedBackend(machine, limits.slots)
+        self._core = EngineCore(
+            self._backend,
+            queue_limit=limits.queue_limit,
+            max_steps=limits.chunk,
+            iteration_seconds=limits.call_seconds,
+            prompt_cache=limits.prompt_cache,
+            clock=lambda: environment.now + self._backend.seconds,
+        )
         self._requests: dict[Generation, tuple[Request, simpy.Event]] = {}
         self._came = environment.event()
         self.events = 0  # texts sent
@@ -89,34 +112,31 @@ class Replica:
     def take(self, request: Request) -> simpy.Event:
         """What happens when the request has ended; at once when it is refused."""
         over = self._environment.event()
-        if not self._scheduler.has_room(1):
+        generation = Generation(Prompt(request.prompt), request.characters, Sampling(temperature=0), seed=0)
+        try:
+            self._core.submit(generation)
+        except QueueFull:
             request.refused = True
             return over.succeed()
-        generation = Generation(Prompt(request.prompt), request.characters, Sampling(temperature=0), seed=0)
         self._requests[generation] = (request, over)
-        self._scheduler.add(generation)
         if not self._came.triggered:
             self._came.succeed()
         return over
 
     def _run(self) -> Process:
         while True:
-            before = set(self._scheduler.running.values())
-            batch = self._scheduler.schedule(self._speed.steps(self._scheduler.expected))
-            if batch is None:
+            if not self._core.has_work:
                 self._came = self._environment.event()
                 yield self._came
                 continue
-            steps, rows = batch.forced.shape
-            seconds = self._machine.call(steps, rows, len(set(self._scheduler.running.values()) - before))
+            outputs, _ = self._core.step()
+            seconds, self._backend.seconds = self._backend.seconds, 0.0
             self.busy += seconds
             yield self._environment.timeout(seconds)
-            self._speed.measured((steps, rows), seconds)
-            kept = dict.fromkeys(np.flatnonzero(batch.keep >= 0).tolist(), STATE)
-            for generation, piece, reason in self._scheduler.update(Decoded(np.zeros((steps, rows), np.int32), kept, None)):
+            for generation, chunk, reason in outputs:
                 request, over = self._requests[generation]
-                self.events += bool(piece.characters)
-                if piece.characters and request.first is None:
+                self.events += bool(chunk.characters)
+                if chunk.characters and request.first is None:
                     request.first = self._environment.now + self._machine.reply
                 if reason:
                     request.finished = self._environment.now + self._machine.reply

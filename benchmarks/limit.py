@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.decoders import load_library
+from service.generation.backends import load_library
 from service.generation.kernel.build import FLAGS, INSTRUCTIONS, compilers, machine_name
 from trainer.artifact import Architecture, Tensors
 from trainer.machine import cores

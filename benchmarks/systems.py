@@ -1,7 +1,6 @@
-"""What generates, behind one face: Folio's decoders, the peers, and the machine's limit. Each runs in a process of its own."""
+"""What generates, behind one face: Folio's backends, the peers, and the machine's limit. Each runs in a process of its own."""
 
 import os
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,21 +10,19 @@ from numpy.typing import NDArray
 
 from benchmarks.apart import Apart, Failed, Missing
 from benchmarks.measure import START, log_softmax, rate_of
-from service.generation.decoder import Batch, Decoder
-from service.generation.decoders import BackendName, Unsupported, choose, load_library, open_decoder
-from service.generation.engine import Speed
-from service.generation.exact_decoder import ExactDecoder
-from service.generation.prompt_cache import PromptCache
+from service.generation.backend import Backend, Batch
+from service.generation.backends import BackendName, Unsupported, choose, load_library, open_backend
+from service.generation.core import EngineCore
+from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
-from service.generation.scheduler import Scheduler
 from trainer import artifact
 from trainer.artifact import Version
 from trainer.vocabulary import Vocabulary
 
 MODEL = Path(__file__).parents[1] / "models" / "shakespeare"
 PROBE = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
-SLOTS = 64  # of a decoder that is to serve no more streams than that, as by the service's defaults
+SLOTS = 64  # of a backend that is to serve no more streams than that, as by the service's defaults
 
 SINGLE = ("tutorial",)  # have one stream only
 SYSTEMS = (
@@ -68,7 +65,7 @@ def shipped() -> Version:
 
 
 class Folio:
-    """A decoder of the service, driven as its engine drives it: schedule, decode, update."""
+    """A backend of the service, driven by the service's `EngineCore`."""
 
     def __init__(self, version: Version, name: str, *, chunk: int, call_seconds: float) -> None:
         """name: as in `SYSTEMS`, or "folio" for what the service chooses; the rest as for `service.generation.engine.Engine`.
@@ -78,31 +75,20 @@ class Folio:
         self._version, self._name = version, name
         self._chunk, self._call_seconds = chunk, call_seconds
         self._start = Vocabulary(version.config.vocabulary).encode(START)
-        self._decoders: dict[int, Decoder] = {}
-        self._decoder(SLOTS)
+        self._backends: dict[int, Backend] = {}
+        self._backend(SLOTS)
 
     def rate(self, streams: int, seconds: float) -> float:
-        decoder, speed = self._decoder(max(SLOTS, streams)), Speed(self._chunk, self._call_seconds)
-        scheduler = Scheduler(decoder.slots, 0, PromptCache(0))
-        scheduler.add(*(Generation(Prompt(self._start), 10**9, Sampling(), seed) for seed in range(streams)))
-
-        def call() -> int:
-            batch = scheduler.schedule(speed.steps(scheduler.expected))
-            if batch is None:
-                raise RuntimeError("the scheduler ran out of streams")
-            start = time.perf_counter()
-            decoded = decoder.decode(batch)
-            speed.measured(batch.forced.shape, time.perf_counter() - start)
-            return sum(len(output.piece.characters) for output in scheduler.update(decoded))
-
-        return rate_of(call, seconds)
+        core = EngineCore(self._backend(max(SLOTS, streams)), max_steps=self._chunk, iteration_seconds=self._call_seconds)
+        core.submit(*(Generation(Prompt(self._start), 10**9, Sampling(), seed) for seed in range(streams)))
+        return rate_of(lambda: sum(len(output.chunk.characters) for output in core.step()[0]), seconds)
 
     @property
     def rounded(self) -> bool:
-        return self._decoder(SLOTS).precision != "f32"
+        return self._backend(SLOTS).precision != "f32"
 
     def log_probabilities(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        decoded = self._decoder(SLOTS).decode(
+        decoded = self._backend(SLOTS).decode(
             Batch(
                 slots=np.zeros(1, np.int32),
                 starts={0: None},
@@ -110,33 +96,33 @@ class Folio:
                 forced=ids[1:, None],
                 uniforms=np.zeros((len(ids) - 1, 1), np.float32),
                 sampling=[Sampling()],
-                keep=np.full(1, -1, np.int32),
+                snapshot_at=np.full(1, -1, np.int32),
                 log_probabilities=True,
             )
         )
         if decoded.log_probabilities is None:
-            raise RuntimeError("the decoder gave no log-probabilities")
+            raise RuntimeError("the backend gave no log-probabilities")
         return decoded.log_probabilities.chosen[:, 0]
 
-    def _decoder(self, slots: int) -> Decoder:
-        if slots not in self._decoders:
+    def _backend(self, slots: int) -> Backend:
+        if slots not in self._backends:
             backend: BackendName
             match self._name.split("-"):
                 case ["native", instructions]:
-                    self._decoders[slots] = open_native(self._version, slots, instructions)
+                    self._backends[slots] = open_native(self._version, slots, instructions)
                 case [("native" | "reference" | "tensorflow") as backend]:
-                    self._decoders[slots] = open_decoder(self._version, backend, slots=slots)
+                    self._backends[slots] = open_backend(self._version, backend, slots=slots)
                 case ["folio"]:
-                    self._decoders[slots] = open_decoder(self._version, choose(), slots=slots)
+                    self._backends[slots] = open_backend(self._version, choose(), slots=slots)
                 case _:
                     raise ValueError(f"no backend is called {self._name}")
-        return self._decoders[slots]
+        return self._backends[slots]
 
 
-def open_native(version: Version, slots: int, instructions: str) -> Decoder:
-    """The native decoder on an instruction set. Raises Unsupported."""
+def open_native(version: Version, slots: int, instructions: str) -> Backend:
+    """The native backend on an instruction set. Raises Unsupported."""
     try:
-        return ExactDecoder(version.config, version.tensors, slots, load_library(), instructions)
+        return ExactBackend(version.config, version.tensors, slots, load_library(), instructions)
     except ValueError as error:
         raise Unsupported(str(error)) from error
 

@@ -21,7 +21,7 @@ from service.api.hosts import Hosts
 from service.api.notes import NotesMiddleware
 from service.api.paths import Paths
 from service.api.request_log import RequestLog
-from service.generation.decoders import choose, open_decoder
+from service.generation.backends import choose, open_backend
 from service.generation.engine import Engine
 from service.metrics import Metrics
 from service.registry import Registry
@@ -45,14 +45,14 @@ def create_app(settings: Settings) -> FastAPI:
 
         def open_engine(version: Version) -> Engine:
             name = choose() if settings.backend == "auto" else settings.backend
-            decoder = open_decoder(version, name, slots=settings.slots)
-            log.info("%s %d runs on the %s backend", version.config.name, version.config.version, decoder.name)
+            backend = open_backend(version, name, slots=settings.slots)
+            log.info("%s %d runs on the %s backend", version.config.name, version.config.version, backend.name)
             return Engine(
-                decoder,
+                backend,
                 loop,
                 queue_limit=settings.queue_limit,
-                chunk=settings.chunk,
-                call_seconds=settings.call_ms / 1000,
+                max_steps=settings.chunk,
+                iteration_seconds=settings.call_ms / 1000,
                 event_seconds=settings.event_ms / 1000,
                 prompt_cache=int(settings.prompt_cache_mb * 1e6),
                 observer=metrics.of(version.config.name),

@@ -12,7 +12,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from service.generation.engine import Engine
-from service.generation.request import FinishReason, Generation
+from service.generation.output_queue import FinishReason
+from service.generation.request import Generation
 from service.registry import Registry
 
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
@@ -76,26 +77,26 @@ class ModelMetrics:
             histogram.labels(model_name) for histogram in histograms
         )
 
-    def called(self, rows: int) -> None:
+    def iterated(self, rows: int) -> None:
         self._rows.observe(rows)
 
     def delivered(self, generation: Generation, characters: int, now: float) -> None:
-        if generation.delivered is None:
-            self._first.observe(now - generation.created)
+        if generation.last_delivery_at is None:
+            self._first.observe(now - generation.arrived_at)
         else:
-            self._gap.observe((now - generation.delivered) / characters)
+            self._gap.observe((now - generation.last_delivery_at) / characters)
         self._generation_tokens.inc(characters)
 
     def ended(self, generation: Generation, reason: FinishReason) -> None:
         now = time.perf_counter()
         self._finished[reason].inc()
-        self._whole.observe(now - generation.created)
-        self._queue.observe((generation.admitted or now) - generation.created)
-        if generation.admitted is not None:
+        self._whole.observe(now - generation.arrived_at)
+        self._queue.observe((generation.scheduled_at or now) - generation.arrived_at)
+        if generation.scheduled_at is not None:
             self._prompt_tokens.inc(len(generation.prompt.ids))
-            self._prefill.observe((generation.first or now) - generation.admitted)
-        if generation.first is not None:
-            self._decode.observe((generation.finished or now) - generation.first)
+            self._prefill.observe((generation.first_token_at or now) - generation.scheduled_at)
+        if generation.first_token_at is not None:
+            self._decode.observe((generation.finished_at or now) - generation.first_token_at)
 
 
 class Serving(Collector):

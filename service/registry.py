@@ -11,8 +11,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from service.chat import ChatTemplate
-from service.generation.decoder import Precision
-from service.generation.decoders import Unsupported
+from service.generation.backend import Precision
+from service.generation.backends import Unsupported
 from service.generation.engine import Engine
 from service.memory import give_back
 from trainer import artifact
@@ -44,7 +44,7 @@ class Model:
     engine: Engine
     engine_name: str  # of its backend, as in "native"
     precision: Precision
-    arithmetic: str  # of its decoder
+    arithmetic: str  # of its backend
     files: frozenset[str]  # names in its folder, when it was loaded
     start_string: str  # one that it can continue
     chat: ChatTemplate
@@ -177,9 +177,9 @@ class Registry:
                 config=version.config,
                 vocabulary=vocabulary,
                 engine=engine,
-                engine_name=engine.decoder.name,
-                precision=engine.decoder.precision,
-                arithmetic=engine.decoder.arithmetic,
+                engine_name=engine.backend.name,
+                precision=engine.backend.precision,
+                arithmetic=engine.backend.arithmetic,
                 files=frozenset(file.name for file in path.iterdir()),
                 chat=chat,
                 start_string=suggest_start_string(path, vocabulary),

@@ -20,12 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.generation import reference
-from service.generation.exact_decoder import ExactDecoder
-from service.generation.prompt_cache import PromptCache
+from service.generation.core import EngineCore
+from service.generation.exact import ExactBackend
+from service.generation.output_queue import Chunk, joined
 from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import History, Sampling
-from service.generation.scheduler import Scheduler
 from service.listening import listen
 from service.server import Server
 from service.settings import Settings
@@ -62,14 +62,20 @@ def reference_logits(architecture: Architecture, tensors: Tensors, ids: Sequence
 
 def reference_text(architecture: Architecture, tensors: Tensors, start: str, characters: int, sampling: Sampling, seed: int) -> str:
     """The start string and its continuation by the reference backend, one step a call."""
-    vocabulary, scheduler = Vocabulary(architecture.vocabulary), Scheduler(1, 0, PromptCache(0))
-    decoder, text = ExactDecoder(architecture, tensors, 1, None), start
+    vocabulary, core = Vocabulary(architecture.vocabulary), EngineCore(ExactBackend(architecture, tensors, 1, None), max_steps=1)
     ids = vocabulary.encode(start)
-    scheduler.add(Generation(Prompt(ids), characters, sampling, seed, history=History.of(ids, len(vocabulary))))
-    while (batch := scheduler.schedule(1)) is not None:
-        for output in scheduler.update(decoder.decode(batch)):
-            text += vocabulary.decode(output.piece.characters)
-    return text
+    generation = Generation(Prompt(ids), characters, sampling, seed, history=History.of(ids, len(vocabulary)))
+    return start + vocabulary.decode(run_core(core, generation)[generation].characters)
+
+
+def run_core(core: EngineCore, *generations: Generation) -> dict[Generation, Chunk]:
+    """Runs generations to their ends; what each gave."""
+    core.submit(*generations)
+    chunks = dict.fromkeys(generations, Chunk([]))
+    while core.has_work:
+        for generation, chunk, _ in core.step()[0]:
+            chunks[generation] = joined(chunks[generation], chunk)
+    return chunks
 
 
 def config(architecture: Architecture, name: str = "tiny", **fields: Any) -> dict[str, Any]:
@@ -209,18 +215,18 @@ def running(client: httpx.Client) -> float:
 
 
 class Gate:
-    """Stands before a decoder and lets so many calls through, until it is opened. `arrived` counts the calls that came."""
+    """Stands before a backend and lets so many calls through, until it is opened. `arrived` counts the calls that came."""
 
-    def __init__(self, decoder: Any, monkeypatch: pytest.MonkeyPatch, permits: int) -> None:
+    def __init__(self, backend: Any, monkeypatch: pytest.MonkeyPatch, permits: int) -> None:
         self._permits, self._open, self.arrived = threading.Semaphore(permits), False, 0
-        decode = decoder.decode
+        decode = backend.decode
 
         def gated(batch: Any) -> Any:
             self.arrived += 1
             assert self._open or self._permits.acquire(timeout=300), "nobody opened the gate"
             return decode(batch)
 
-        monkeypatch.setattr(decoder, "decode", gated)
+        monkeypatch.setattr(backend, "decode", gated)
 
     def open(self) -> None:
         self._open = True

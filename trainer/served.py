@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.decoder import Batch
-from service.generation.decoders import Unsupported, load_library
-from service.generation.exact_decoder import ExactDecoder
+from service.generation.backend import Batch
+from service.generation.backends import Unsupported, load_library
+from service.generation.exact import ExactBackend
 from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Architecture, PublishedScores, Scores, Tensors
@@ -41,8 +41,8 @@ def served_scores(
     before it: one row would take about a millisecond a character.
     """
     vocabulary = len(architecture.vocabulary)
-    decoder = ExactDecoder(architecture, tensors, count_rows(vocabulary), library)
-    return Scorer(partial(_begin, decoder), vocabulary, stop).scores(ids, rows=SCORED_ROWS if library is None else 1)
+    backend = ExactBackend(architecture, tensors, count_rows(vocabulary), library)
+    return Scorer(partial(_begin, backend), vocabulary, stop).scores(ids, rows=SCORED_ROWS if library is None else 1)
 
 
 def compare(scores: PublishedScores) -> str | None:
@@ -56,7 +56,7 @@ def compare(scores: PublishedScores) -> str | None:
     return f"on CPUs the service computes in int8, which changes this network's held-out scores by more than {TOLERANCE}: {figures}"
 
 
-def _begin(decoder: ExactDecoder, rows: int) -> Nats:
+def _begin(backend: ExactBackend, rows: int) -> Nats:
     slots, sampling, keep = np.arange(rows, dtype=np.int32), [Sampling()] * rows, np.full(rows, -1, np.int32)
     starts = dict.fromkeys(range(rows))  # zero states, in the first call
 
@@ -65,6 +65,6 @@ def _begin(decoder: ExactDecoder, rows: int) -> Nats:
         forced = following.T
         batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, keep)
         starts = {}
-        return -decoder.score(batch).T
+        return -backend.score(batch).T
 
     return nats

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from service.generation.decoder import LIKELIEST
+from service.generation.backend import MAX_TOP_LOGPROBS
 
 MAX_SEED = 2**64 - 1
 MAX_STOP = 16  # stop strings
@@ -87,7 +87,7 @@ Seed = Annotated[
     ),
 ]
 Logprobs = Annotated[
-    Annotated[int, Field(ge=0, le=LIKELIEST)] | None,
+    Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
     BeforeValidator(
         lambda count: None if count is False or count == "false" else count, json_schema_input_type=int | Literal[False] | None
     ),

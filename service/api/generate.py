@@ -42,17 +42,17 @@ async def generate_by_query(request: Request, query: Annotated[GenerateQuery, Qu
 
 
 async def _whole(job: Running, request: Request) -> GenerateResponse:
-    piece = await unless_left(job.reader.read_all(), request.receive)
-    vocabulary, found = job.model.vocabulary, piece.log_probabilities
-    text = vocabulary.decode(piece.characters)
+    chunk = await unless_left(job.reader.read_all(), request.receive)
+    vocabulary, found = job.model.vocabulary, chunk.log_probabilities
+    text = vocabulary.decode(chunk.characters)
     return GenerateResponse(
         **dict(job.done()),
         text=text if job.body.echo is False else job.start_string + text,
-        logprobs=found and [CharacterLogprob(**one) for one in logprobs_of(vocabulary, piece.characters, found)],
+        logprobs=found and [CharacterLogprob(**one) for one in logprobs_of(vocabulary, chunk.characters, found)],
     )
 
 
 def _stream(request: Request, body: GenerateRequest) -> Response:
     with ExitStack() as stack:
         job = stack.enter_context(running(request, body, streams=True))
-        return EventStream(events_of(job), job.generation.wake, stack.pop_all())
+        return EventStream(events_of(job), job.generation.output.wake, stack.pop_all())

@@ -53,7 +53,8 @@ from service.api.request_log import Work
 from service.api.streaming import COMMENT, EventStream, described, event, unless_left
 from service.api.tokens import weights_digest
 from service.generation.engine import EngineStopped
-from service.generation.request import Generation, Piece, Prompt, concatenated
+from service.generation.output_queue import Chunk, concatenated
+from service.generation.request import Generation, Prompt
 from service.registry import Model, Registry
 from service.settings import Settings
 from trainer.vocabulary import Vocabulary
@@ -77,7 +78,7 @@ class Choice:
 
     @property
     def finish_reason(self) -> FinishReason:
-        return "stop" if self.generation.finish_reason == "stop" else "length"
+        return "stop" if self.generation.output.finish_reason == "stop" else "length"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Answer:
 
     @property
     def usage(self) -> TokenUsage:
-        return self.usage_of(sum(choice.generation.generated for choice in self.choices))
+        return self.usage_of(sum(choice.generation.num_emitted for choice in self.choices))
 
     def usage_of(self, written: int) -> TokenUsage:
         """The usage once so many characters have been written."""
@@ -111,7 +112,7 @@ class Answer:
         """Makes one of the choices that have not ended give a comment."""
         for choice in self.choices:
             if not choice.reader.ended:
-                choice.generation.wake()
+                choice.generation.output.wake()
                 return
 
 
@@ -120,7 +121,7 @@ class ChunkForm:
     """What the chunks of an operation's stream hold."""
 
     object: str
-    part: Callable[[Answer, int, Piece, int], dict[str, Any]]
+    part: Callable[[Answer, int, Chunk, int], dict[str, Any]]
     opening: Mapping[str, Any] | None  # what a choice begins with
     closing: Mapping[str, Any]  # stands beside the finish reason
 
@@ -178,7 +179,7 @@ def _begun(request: Request, body: Sampled, asked: Asked) -> Iterator[Answer]:
                 seed=seed,
                 choice=len(choices),
                 stop=stop_ids(asked.stop, vocabulary),
-                likeliest=asked.logprobs,
+                top_logprobs=asked.logprobs,
                 min_tokens=body.min_tokens,
             )
             choices.append(Choice(read, generation, Reader(generation, pace=body.pace, over=lambda: registry.ended)))
@@ -203,10 +204,10 @@ async def complete(request: Request, body: JsonBody[CompletionRequest]) -> Respo
     if body.stream:
         return _stream(request, body, asked, COMPLETION)
     with _begun(request, body, asked) as answer:
-        pieces = await unless_left(_read(answer), request.receive)
+        chunks = await unless_left(_read(answer), request.receive)
         choices = [
-            _completion_choice(answer, i, piece, 0, choice.finish_reason)
-            for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
+            _completion_choice(answer, i, chunk, 0, choice.finish_reason)
+            for i, (choice, chunk) in enumerate(zip(answer.choices, chunks, strict=True))
         ]
         return json_response(Completion(choices=choices, usage=answer.usage, **answer.fields))
 
@@ -218,15 +219,15 @@ async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
     if body.stream:
         return _stream(request, body, asked, CHAT)
     with _begun(request, body, asked) as answer:
-        pieces = await unless_left(_read(answer), request.receive)
+        chunks = await unless_left(_read(answer), request.receive)
         choices = [
             ChatChoice(
                 index=i,
-                message=ChatMessage(content=answer.model.vocabulary.decode(piece.characters)),
-                logprobs=_chat_logprobs(answer.model.vocabulary, piece),
+                message=ChatMessage(content=answer.model.vocabulary.decode(chunk.characters)),
+                logprobs=_chat_logprobs(answer.model.vocabulary, chunk),
                 finish_reason=choice.finish_reason,
             )
-            for i, (choice, piece) in enumerate(zip(answer.choices, pieces, strict=True))
+            for i, (choice, chunk) in enumerate(zip(answer.choices, chunks, strict=True))
         ]
         return json_response(ChatCompletion(choices=choices, usage=answer.usage, **answer.fields))
 
@@ -267,7 +268,7 @@ def _served(model: Model) -> ServedModel:
     return ServedModel(id=name, root=name, created=int(created.timestamp()))
 
 
-async def _read(answer: Answer) -> list[Piece]:
+async def _read(answer: Answer) -> list[Chunk]:
     """Every choice's characters. Raises what ended one of them."""
     return await asyncio.gather(*(choice.reader.read_all() for choice in answer.choices))
 
@@ -278,7 +279,7 @@ async def _events(answer: Answer, form: ChunkForm) -> AsyncGenerator[bytes, None
     work, body = answer.work, answer.body
     work.streamed = 0
 
-    def chunk(*choices: dict[str, Any]) -> bytes:
+    def part(*choices: dict[str, Any]) -> bytes:
         counted: dict[str, Any] = {}
         if body.include_usage:
             every = body.continuous_usage or not choices
@@ -286,24 +287,24 @@ async def _events(answer: Answer, form: ChunkForm) -> AsyncGenerator[bytes, None
         return event(json.dumps({**head, "choices": choices, **counted}, ensure_ascii=False))
 
     try:
-        async with aclosing(_merged(answer)) as pieces:
-            async for i, piece, ended in pieces:
-                if not piece.characters and not ended:
+        async with aclosing(_merged(answer)) as chunks:
+            async for i, chunk, ended in chunks:
+                if not chunk.characters and not ended:
                     yield COMMENT
                     continue
                 # As OpenAI does: the role alone, then texts, then the reason alone, for clients ignore any text beside these two.
-                chunks = [chunk(_without_text(i, form.opening))] if i not in begun and form.opening else []
-                if piece.characters or (i not in begun and answer.asked.echo):
+                parts = [part(_without_text(i, form.opening))] if i not in begun and form.opening else []
+                if chunk.characters or (i not in begun and answer.asked.echo):
                     offset = offsets[i]
-                    offsets[i] += len(piece.characters)
-                    chunks.append(chunk(form.part(answer, i, piece, offset)))
+                    offsets[i] += len(chunk.characters)
+                    parts.append(part(form.part(answer, i, chunk, offset)))
                 if ended:
-                    chunks.append(chunk(_without_text(i, form.closing, answer.choices[i].finish_reason)))
+                    parts.append(part(_without_text(i, form.closing, answer.choices[i].finish_reason)))
                 begun.add(i)
-                yield b"".join(chunks)
+                yield b"".join(parts)
                 work.streamed = sum(offsets)
         if body.include_usage:
-            yield chunk()
+            yield part()
     except Exception as error:
         if not isinstance(error, EngineStopped):
             log.exception("stream %s failed", answer.id)
@@ -316,9 +317,9 @@ def _without_text(i: int, content: Mapping[str, Any], finish_reason: FinishReaso
     return {"index": i, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
-async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Piece, bool], None]:
+async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
     """(Choice, what came for it, whether that was its end) of all choices, in order of arrival. Raises what ended one."""
-    arrived: asyncio.Queue[tuple[int, Piece, bool] | Exception] = asyncio.Queue()
+    arrived: asyncio.Queue[tuple[int, Chunk, bool] | Exception] = asyncio.Queue()
 
     async def follow(i: int, reader: Reader) -> None:
         try:
@@ -341,18 +342,18 @@ async def _merged(answer: Answer) -> AsyncGenerator[tuple[int, Piece, bool], Non
             task.cancel()
 
 
-def _completion_part(answer: Answer, i: int, piece: Piece, offset: int) -> dict[str, Any]:
-    return _completion_choice(answer, i, piece, offset, None).model_dump()
+def _completion_part(answer: Answer, i: int, chunk: Chunk, offset: int) -> dict[str, Any]:
+    return _completion_choice(answer, i, chunk, offset, None).model_dump()
 
 
-def _completion_choice(answer: Answer, i: int, piece: Piece, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
-    """offset: characters of the choice that came before the piece."""
+def _completion_choice(answer: Answer, i: int, chunk: Chunk, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
+    """offset: characters of the choice that came before the chunk."""
     asked, choice, vocabulary = answer.asked, answer.choices[i], answer.model.vocabulary
     echoed = asked.echo and not offset
-    text = vocabulary.decode(piece.characters)
+    text = vocabulary.decode(chunk.characters)
     logprobs = None
     if asked.logprobs is not None:
-        logprobs = _completion_logprobs(vocabulary, piece, len(choice.prompt) + offset)
+        logprobs = _completion_logprobs(vocabulary, chunk, len(choice.prompt) + offset)
         if echoed:
             logprobs = _with_prompts(logprobs, choice, vocabulary)
     return CompletionChoice(index=i, text=choice.prompt + text if echoed else text, logprobs=logprobs, finish_reason=finish_reason)
@@ -362,7 +363,7 @@ def _with_prompts(logprobs: CompletionLogprobs, choice: Choice, vocabulary: Voca
     """The prompt's before the continuation's; its first character has none, for nothing comes before it."""
     prompt = choice.generation.prompt
     parts = prompt.log_probabilities
-    read = Piece(prompt.ids[1:].tolist(), concatenated(parts) if parts else None)
+    read = Chunk(prompt.ids[1:].tolist(), concatenated(parts) if parts else None)
     scored = _completion_logprobs(vocabulary, read, 1)
     return CompletionLogprobs(
         tokens=[choice.prompt[0], *scored.tokens, *logprobs.tokens],
@@ -372,10 +373,10 @@ def _with_prompts(logprobs: CompletionLogprobs, choice: Choice, vocabulary: Voca
     )
 
 
-def _completion_logprobs(vocabulary: Vocabulary, piece: Piece, offset: int) -> CompletionLogprobs:
-    """offset: of the piece's first character in the whole text."""
-    own, top = _values(vocabulary, piece)
-    tokens = [vocabulary.characters[character] for character in piece.characters]
+def _completion_logprobs(vocabulary: Vocabulary, chunk: Chunk, offset: int) -> CompletionLogprobs:
+    """offset: of the chunk's first character in the whole text."""
+    own, top = _values(vocabulary, chunk)
+    tokens = [vocabulary.characters[character] for character in chunk.characters]
     return CompletionLogprobs(
         tokens=tokens,
         token_logprobs=list(own),
@@ -384,16 +385,16 @@ def _completion_logprobs(vocabulary: Vocabulary, piece: Piece, offset: int) -> C
     )
 
 
-def _chat_part(answer: Answer, i: int, piece: Piece, offset: int) -> dict[str, Any]:  # noqa: ARG001 - as the other form
-    delta = {"content": answer.model.vocabulary.decode(piece.characters)}
-    logprobs = _chat_logprobs(answer.model.vocabulary, piece)
+def _chat_part(answer: Answer, i: int, chunk: Chunk, offset: int) -> dict[str, Any]:  # noqa: ARG001 - as the other form
+    delta = {"content": answer.model.vocabulary.decode(chunk.characters)}
+    logprobs = _chat_logprobs(answer.model.vocabulary, chunk)
     return {"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": None}
 
 
-def _chat_logprobs(vocabulary: Vocabulary, piece: Piece) -> ChatLogprobs | None:
-    if piece.log_probabilities is None:
+def _chat_logprobs(vocabulary: Vocabulary, chunk: Chunk) -> ChatLogprobs | None:
+    if chunk.log_probabilities is None:
         return None
-    own, top = _values(vocabulary, piece)
+    own, top = _values(vocabulary, chunk)
 
     def named(token: str, value: float) -> dict[str, Any]:
         return {"token": token, "logprob": value, "bytes": list(token.encode())}
@@ -402,18 +403,18 @@ def _chat_logprobs(vocabulary: Vocabulary, piece: Piece) -> ChatLogprobs | None:
         TokenLogprob(
             **named(vocabulary.characters[character], value), top_logprobs=[TopLogprob(**named(*one)) for one in likeliest]
         )
-        for character, value, likeliest in zip(piece.characters, own, top, strict=True)
+        for character, value, likeliest in zip(chunk.characters, own, top, strict=True)
     ]
     return ChatLogprobs(content=content)
 
 
-def _values(vocabulary: Vocabulary, piece: Piece) -> tuple[list[float], list[list[tuple[str, float]]]]:
+def _values(vocabulary: Vocabulary, chunk: Chunk) -> tuple[list[float], list[list[tuple[str, float]]]]:
     """(Log-probability of each character, the likeliest at its place with theirs)."""
-    p = piece.log_probabilities
+    p = chunk.log_probabilities
     if p is None:
         return [], []
-    named = np.array(vocabulary.characters, object)[p.likeliest].tolist()
-    return p.chosen.tolist(), [list(zip(*pair, strict=True)) for pair in zip(named, p.values.tolist(), strict=True)]
+    named = np.array(vocabulary.characters, object)[p.top_ids].tolist()
+    return p.chosen.tolist(), [list(zip(*pair, strict=True)) for pair in zip(named, p.top_values.tolist(), strict=True)]
 
 
 COMPLETION = ChunkForm("text_completion", _completion_part, None, {"text": ""})

@@ -17,7 +17,7 @@ from service.api.fields import (
     Unsupported,
     Unused,
 )
-from service.generation.decoder import LIKELIEST
+from service.generation.backend import MAX_TOP_LOGPROBS
 
 MAX_PROMPTS, MAX_MESSAGES = 2_048, 10_000
 
@@ -205,7 +205,7 @@ class ChatRequest(Sampled):
     max_tokens: int | None = Field(None, ge=1, description="most characters to generate: a token is a character")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same by its newer name")
     logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=LIKELIEST, description="this many of the likeliest characters, with logprobs")
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS, description="this many of the likeliest characters, with logprobs")
     continue_final_message: bool | None = Field(
         None, description="continue the last message instead of beginning a reply; not given: if it is the assistant's"
     )

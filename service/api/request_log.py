@@ -115,9 +115,9 @@ def work_fields(work: Work) -> dict[str, Any]:
     """Times are those of the slowest of its generations."""
     config, generations = work.model.config, work.generations
     prompts = {id(generation.prompt): len(generation.prompt.ids) for generation in generations}
-    generated = sum(generation.generated for generation in generations)
+    generated = sum(generation.num_emitted for generation in generations)
     sent = work.streamed if work.streamed is not None else 0 if work.cut else generated
-    reasons = {work.cut} if work.cut else {generation.finish_reason for generation in generations}
+    reasons = {work.cut} if work.cut else {generation.output.finish_reason for generation in generations}
     fields: dict[str, Any] = {
         "model": config.name,
         "version": config.version,

@@ -17,7 +17,7 @@ from service.api.reader import Reader
 from service.api.request_log import Work
 from service.api.schemas import Done, GenerateRequest, Timings, Usage
 from service.api.tokens import EventId, StateToken, digest, weights_digest
-from service.generation.decoder import LogProbabilities
+from service.generation.backend import LogProbabilities
 from service.generation.request import Generation, Prompt
 from service.registry import Model, Registry
 from service.settings import Settings
@@ -46,8 +46,8 @@ class Running:
     def done(self) -> Done:
         """What is said of a generation that was not cut short."""
         config, generation = self.model.config, self.generation
-        reason = generation.finish_reason
-        if generation.finished is None or reason is None or reason in ("cancelled", "error"):
+        reason = generation.output.finish_reason
+        if generation.finished_at is None or reason is None or reason in ("cancelled", "error"):
             raise RuntimeError(f"{self.id} has not ended, or was cut short")
         return Done(
             id=self.id,
@@ -58,26 +58,26 @@ class Running:
             start_string=self.start_string,
             seed=generation.seed,
             finish_reason=reason,
-            usage=Usage(prompt_characters=len(self.start_string), generated_characters=generation.generated),
-            timings=timings(generation, generation.finished),
+            usage=Usage(prompt_characters=len(self.start_string), generated_characters=generation.num_emitted),
+            timings=timings(generation, generation.finished_at),
             state=self._token() if self.body.return_state else None,
         )
 
     def _token(self) -> str:
         generation = self.generation
-        state, ids = generation.memory
-        drawn = generation.drawn_before + generation.generated
+        state, ids = generation.resume_point
+        drawn = generation.num_sampled_before + generation.num_emitted
         return StateToken(generation.seed, drawn, state, ids).encode(self.model, self.secret)
 
 
 def timings(generation: Generation, finished: float) -> Timings:
-    admitted = generation.admitted or finished  # its time may run out while it waits
-    first = generation.first or finished
+    admitted = generation.scheduled_at or finished  # its time may run out while it waits
+    first = generation.first_token_at or finished
     return Timings(
-        queue_ms=_milliseconds(admitted - generation.created),
+        queue_ms=_milliseconds(admitted - generation.arrived_at),
         prefill_ms=_milliseconds(first - admitted),
         decode_ms=_milliseconds(finished - first),
-        characters_per_second=round(generation.generated / max(finished - admitted, 1e-9), 1),
+        characters_per_second=round(generation.num_emitted / max(finished - admitted, 1e-9), 1),
     )
 
 
@@ -147,16 +147,16 @@ def running(request: Request, body: GenerateRequest, *, streams: bool) -> Iterat
         raise ApiError(422, "invalid_value", "start_string: nothing is left of it without unknown characters", param="start_string")
     sampling = sampling_of(model, body)
     generation = Generation(
-        prompt=Prompt(ids, start=token.state if token else None),
+        prompt=Prompt(ids, initial_state=token.state if token else None),
         num_generate=body.num_generate,
         sampling=sampling,
         history=history_of(model, sampling, ids),
         seed=drawn_seed() if seed is None else seed,
         stop=stop_ids(body.stop, vocabulary),
-        likeliest=body.logprobs,
+        top_logprobs=body.logprobs,
         deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
         already_sent=cut.sent if cut else 0,
-        drawn_before=drawn_before,
+        num_sampled_before=drawn_before,
         returns_state=body.return_state,
     )
     position = cut or EventId(uuid.uuid4().hex, asked, model.config.version, weights_digest(model), generation.seed, 0)
@@ -176,7 +176,7 @@ def logprobs_of(vocabulary: Vocabulary, characters: Sequence[int], p: LogProbabi
             "likeliest": [{"character": names[i], "logprob": value} for i, value in zip(ids, values, strict=True)],
         }
         for character, chosen, ids, values in zip(
-            characters, p.chosen.tolist(), p.likeliest.tolist(), p.values.tolist(), strict=True
+            characters, p.chosen.tolist(), p.top_ids.tolist(), p.top_values.tolist(), strict=True
         )
     ]
 

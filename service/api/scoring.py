@@ -14,8 +14,9 @@ from service.api.request_log import Work
 from service.api.running import logprobs_of
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
 from service.api.streaming import unless_left
-from service.generation.decoder import LogProbabilities
-from service.generation.request import Generation, Prompt, concatenated
+from service.generation.backend import LogProbabilities
+from service.generation.output_queue import concatenated
+from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.registry import Model, Registry
 from trainer.vocabulary import UnknownCharacters
@@ -34,7 +35,7 @@ async def score(request: Request, body: JsonBody[ScoreRequest]) -> Response:
     if len(ids) < 2:
         return json_response(_scored(model, text, ids, None, 0))
     prompt = Prompt(ids, scored=True)
-    generation = Generation(prompt, 0, Sampling(), seed=0, likeliest=ALTERNATIVES if body.surprising else 0)
+    generation = Generation(prompt, 0, Sampling(), seed=0, top_logprobs=ALTERNATIVES if body.surprising else 0)
     with submitted(request, Work(model, [generation], [text])):
         await unless_left(Reader(generation).read_all(), request.receive)
     return json_response(_scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising))
@@ -46,7 +47,7 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
     surprises = []
     if found is not None:
         least = np.argsort(values, kind="stable")[:surprising]
-        of_them = LogProbabilities(found.chosen[least], found.likeliest[least], found.values[least])
+        of_them = LogProbabilities(found.chosen[least], found.top_ids[least], found.top_values[least])
         told = logprobs_of(model.vocabulary, ids[1:][least].tolist(), of_them)
         surprises = [Surprise(position=int(place) + 1, **one) for place, one in zip(least, told, strict=True)]
     return ScoreResponse(

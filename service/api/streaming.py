@@ -26,7 +26,7 @@ class EventStream(Response):
     """Sends what `events` gives until it ends or the client has left; then `events` is closed.
 
     Sends by itself rather than through StreamingResponse: at thousands of events a second, time spent per event is taken
-    from the decoder. wake: makes `events`, if it waits, give a comment. job: closed at the end.
+    from the backend. wake: makes `events`, if it waits, give a comment. job: closed at the end.
     """
 
     media_type = "text/event-stream"
@@ -98,18 +98,18 @@ async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
         if running.body.echo and not running.resumed:
             yield event(_text(running.start_string), id=f"{prefix}0")
         while not reader.ended:
-            piece = await reader.read()
-            if piece.characters:
-                sent += len(piece.characters)
-                data = _text(vocabulary.decode(piece.characters))
-                if piece.log_probabilities is not None:
-                    found = logprobs_of(vocabulary, piece.characters, piece.log_probabilities)
+            chunk = await reader.read()
+            if chunk.characters:
+                sent += len(chunk.characters)
+                data = _text(vocabulary.decode(chunk.characters))
+                if chunk.log_probabilities is not None:
+                    found = logprobs_of(vocabulary, chunk.characters, chunk.log_probabilities)
                     data = f'{data[:-1]},"logprobs":{json.dumps(found, ensure_ascii=False)}}}'
                 yield event(data, id=f"{prefix}{sent}")
-                work.streamed += len(piece.characters)
+                work.streamed += len(chunk.characters)
             elif not reader.ended:
                 yield COMMENT
-        if running.generation.finish_reason != "cancelled":
+        if running.generation.output.finish_reason != "cancelled":
             yield event(running.done().model_dump_json(exclude_none=True), "done", id=f"{prefix}{sent}-end")
     except Exception as error:
         if not isinstance(error, EngineStopped):

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from service.api.errors import ApiError, StreamEnded
 from service.api.fields import MAX_SEED
-from service.generation.decoder import STATES, State
+from service.generation.backend import STATES, State
 from service.registry import Model
 
 EVENT_ID = re.compile(r"([0-9a-f]{32})-([0-9a-f]{12})-([0-9]{1,9})-([0-9a-f]{12})-([0-9]{1,20})-([0-9]{1,9})(-end)?")

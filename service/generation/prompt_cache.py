@@ -5,7 +5,7 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.decoder import State
+from service.generation.backend import State
 
 
 class PromptCache:

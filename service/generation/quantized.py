@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.decoder import STATES
+from service.generation.backend import STATES
 from trainer.artifact import GATES, Architecture, Tensors
 
 LARGEST_TABLE = 1 << 25  # bytes of input products that are computed for all characters in advance

@@ -1,4 +1,4 @@
-"""How characters are drawn: what a request may ask for, and that as the arrays a decoder's graph takes."""
+"""How characters are drawn: what a request may ask for, and that as the arrays a backend's graph takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,121 +1,122 @@
-"""Who runs: the waiting queue, the slots, and what the next call does for each.
+"""The waiting queue, the slots, and what the next iteration does for each slot.
 
-Knows no model and no threads; reads the clock only to stamp times and check deadlines.
+Knows no model and no threads. It reads the clock only to stamp times and to check deadlines.
 """
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from service.generation.decoder import Batch, Decoded, LogProbabilities, State
+from service.generation.backend import Batch, Decoded, LogProbabilities, State
+from service.generation.output_queue import Chunk, FinishReason
 from service.generation.prompt_cache import PromptCache
-from service.generation.request import FinishReason, Generation, Piece, Status
+from service.generation.request import Generation, Status
 
 
 class QueueFull(Exception):
-    """All slots are taken and the waiting queue is at its limit; in about `seconds` all of it will be done."""
+    """All slots are busy and the waiting queue is full. In about `seconds` all of it will be done."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
         self.seconds = seconds
 
 
-class Share(NamedTuple):
-    """One generation's part of a scheduled call: `forced` steps that read its prompt, then `sampled` ones that it keeps."""
+class ScheduledRow(NamedTuple):
+    """One generation's part of an iteration: `forced` steps read its prompt, then it keeps the results of `sampled` steps."""
 
     generation: Generation
     forced: int
     sampled: int
-    keeps_prompt: bool  # the state to keep is the one its prompt leaves
+    snapshots_prompt: bool  # the snapshot is the state after its prompt
 
 
 class Output(NamedTuple):
-    """What a call has for a generation's reader; a reason when it was the last."""
+    """New characters of a generation; `reason` if they are the last."""
 
     generation: Generation
-    piece: Piece
+    chunk: Chunk
     reason: FinishReason | None
 
 
 class Scheduler:
-    """Gives slots to generations, first come first served. `schedule` and `update`, with what the call gave, take turns."""
+    """Gives slots to generations, first come, first served. Call `schedule` and `update` in turns."""
 
-    def __init__(self, slots: int, queue_limit: int, prompts: PromptCache) -> None:
-        self.queue_limit, self.prompts = queue_limit, prompts
+    def __init__(self, slots: int, queue_limit: int, prompts: PromptCache, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.queue_limit, self.prompts, self._clock = queue_limit, prompts, clock
         self.waiting: deque[Generation] = deque()
         self.running: dict[int, Generation] = {}
         self._free = list(range(slots))[::-1]
-        self._shares: list[Share] = []
+        self._rows: list[ScheduledRow] = []
 
     def has_room(self, count: int) -> bool:
-        """That many more would find a slot or a place in the queue."""
+        """`count` more generations would find a slot or a place in the queue."""
         return len(self.waiting) + count <= self.queue_limit + len(self._free)
 
     def add(self, *generations: Generation) -> None:
-        """Queues them; whether there is room is for the caller to check."""
+        """Queues generations. The caller checks `has_room` first."""
         self.waiting.extend(generations)
 
     def remove(self, generation: Generation) -> None:
-        """Takes it out of the queue or its slot; what a call under way does for it is dropped."""
+        """Takes a generation out of the queue or its slot. What the current iteration does for it is dropped."""
         if generation.status is Status.WAITING:
             self.waiting.remove(generation)
         for slot, running in list(self.running.items()):
             if running is generation:
                 del self.running[slot]
                 self._free.append(slot)
-        if generation.prompt.reader is generation:
-            generation.prompt.reader = None
+        if generation.prompt.prefilled_by is generation:
+            generation.prompt.prefilled_by = None
         generation.status = Status.FINISHED
 
     @property
     def expected(self) -> int:
-        """About how many the next call will have: those that share a prompt may have to wait."""
+        """About how many rows the next iteration will have. Those that share a prompt may have to wait."""
         return min(len(self.running) + len(self.waiting), len(self.running) + len(self._free))
 
     @property
     def work(self) -> int:
-        """Characters still to be read or generated for all that run or wait."""
-        return sum(g.unread_prompt + g.remaining for g in (*self.running.values(), *self.waiting))
+        """Characters still to be read or sampled for all generations."""
+        return sum(g.num_prompt_left + g.remaining for g in (*self.running.values(), *self.waiting))
 
-    def schedule(self, longest: int) -> Batch | None:
-        """The next call, of at most `longest` steps, or None when there is nothing to do.
+    def schedule(self, max_steps: int) -> Batch | None:
+        """The next iteration, of at most `max_steps` steps, or None when there is nothing to do.
 
-        It ends where newcomers get their first character, so that they have it at once: at the last of those within reach,
-        so that many newcomers do not make as many short calls. It is no longer than anybody needs.
+        To keep time to first token low, it stops at the step that produces a new request's first character. If several new
+        requests get there within `max_steps`, it stops at the last of them. It never exceeds the longest remaining request.
         """
         starting = self._admit()
         if not self.running:
             return None
-        running = [(generation, generation.unread_prompt) for generation in self.running.values()]
-        firsts = [unread + 1 for generation, unread in running if not generation.drawn]
-        reached = max((first for first in firsts if first <= longest), default=longest)
-        # One step more than reading a shared prompt takes, though nothing is drawn, so that its state is kept for the others.
+        running = [(generation, generation.num_prompt_left) for generation in self.running.values()]
+        firsts = [unread + 1 for generation, unread in running if not generation.num_sampled]
+        reached = max((first for first in firsts if first <= max_steps), default=max_steps)
+        # Reading a shared prompt takes one step more, though nothing is sampled, so that its state can be snapshot for the others.
         steps = min(reached, max(unread + max(generation.remaining, generation.prompt.shared) for generation, unread in running))
         steps = max(1, steps)
 
         shape = (steps, len(running))
         forced, uniforms = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-        inputs, keep = np.empty(len(running), np.int32), np.full(len(running), -1, np.int32)
+        inputs, snapshot_at = np.empty(len(running), np.int32), np.full(len(running), -1, np.int32)
         starts: dict[int, State | None] = {}
-        self._shares = []
+        self._rows = []
         for b, (generation, unread) in enumerate(running):
             ids = generation.prompt.ids
             if generation in starting:
                 starts[b] = starting[generation]
-            inputs[b] = generation.last if generation.position else ids[0]
+            inputs[b] = generation.next_input if generation.num_prompt_read else ids[0]
             reads = min(unread, steps)
             draws = min(steps - reads, generation.remaining)
             if reads:
                 forced[:reads, b] = ids[len(ids) - unread : len(ids) - unread + reads]
             if draws:
                 uniforms[reads : reads + draws, b] = generation.uniforms(draws)
-            keeps_prompt = reads < steps and self._keeps(generation)
-            if keeps_prompt or generation.returns_state:
-                keep[b] = reads if keeps_prompt else 0
-            self._shares.append(Share(generation, reads, draws, keeps_prompt))
+            snapshots_prompt = reads < steps and self._needs_snapshot(generation)
+            if snapshots_prompt or generation.returns_state:
+                snapshot_at[b] = reads if snapshots_prompt else 0
+            self._rows.append(ScheduledRow(generation, reads, draws, snapshots_prompt))
         return Batch(
             slots=np.fromiter(self.running, np.int32),
             starts=starts,
@@ -123,48 +124,45 @@ class Scheduler:
             forced=forced,
             uniforms=uniforms,
             sampling=[generation.sampling for generation, _ in running],
-            keep=keep,
-            log_probabilities=any(generation.likeliest is not None for generation, _ in running),
+            snapshot_at=snapshot_at,
+            log_probabilities=any(generation.top_logprobs is not None for generation, _ in running),
             histories={b: generation.history for b, (generation, _) in enumerate(running) if generation.history},
         )
 
     def update(self, decoded: Decoded) -> list[Output]:
-        """Applies `decoded` to the generations of the last call and returns their outputs.
-
-        Ended or expired ones give up their slots.
-        """
-        now, outputs = time.perf_counter(), []
-        for b, (share, chosen) in enumerate(zip(self._shares, decoded.chosen.T.tolist(), strict=True)):
-            generation, prompt = share.generation, share.generation.prompt
-            if share.keeps_prompt:
-                prompt.state, prompt.reader = decoded.kept[b], None
-                if prompt.start is None:
-                    self.prompts.put(prompt.ids, decoded.kept[b])
+        """Applies the iteration's results and returns the outputs. Frees the slots of finished and expired generations."""
+        now, outputs = self._clock(), []
+        for b, (row, chosen) in enumerate(zip(self._rows, decoded.chosen.T.tolist(), strict=True)):
+            generation, prompt = row.generation, row.generation.prompt
+            if row.snapshots_prompt:
+                prompt.state, prompt.prefilled_by = decoded.snapshots[b], None
+                if prompt.initial_state is None:
+                    self.prompts.put(prompt.ids, decoded.snapshots[b])
             if generation.status is Status.FINISHED:  # removed during the call
                 continue
             if generation.returns_state:
-                state = None if share.keeps_prompt else decoded.kept[b]
-                generation.advance(state, chosen[: share.forced + share.sampled])
-            generation.position = max(generation.position, 1) + share.forced
-            generation.last = chosen[-1]
-            if prompt.scored and share.forced:
-                read = _probabilities(decoded, slice(share.forced), b, generation.likeliest)
+                state = None if row.snapshots_prompt else decoded.snapshots[b]
+                generation.advance(state, chosen[: row.forced + row.sampled])
+            generation.num_prompt_read = max(generation.num_prompt_read, 1) + row.forced
+            generation.next_input = chosen[-1]
+            if prompt.scored and row.forced:
+                read = _probabilities(decoded, slice(row.forced), b, generation.top_logprobs)
                 prompt.log_probabilities += [read] if read else []
-            piece, reason = Piece([]), None
-            if share.sampled:
-                generation.first = generation.first or now
-                span = slice(share.forced, share.forced + share.sampled)
-                piece, reason = generation.add(Piece(chosen[span], _probabilities(decoded, span, b, generation.likeliest)))
-            elif not generation.remaining and not generation.unread_prompt:
+            chunk, reason = Chunk([]), None
+            if row.sampled:
+                generation.first_token_at = generation.first_token_at or now
+                span = slice(row.forced, row.forced + row.sampled)
+                chunk, reason = generation.add(Chunk(chosen[span], _probabilities(decoded, span, b, generation.top_logprobs)))
+            elif not generation.remaining and not generation.num_prompt_left:
                 reason = "length"
-            if share.sampled or reason:
-                outputs.append(Output(generation, piece, reason))
+            if row.sampled or reason:
+                outputs.append(Output(generation, chunk, reason))
             if reason:
                 self._finish(generation, now)
         return outputs + self._expired(now)
 
     def _admit(self) -> Mapping[Generation, State | None]:
-        """Gives away the free slots; returns who got one, and the state each starts from."""
+        """Gives away the free slots. Returns who got one, and the state each starts from."""
         starting: dict[Generation, State | None] = {}
         if not self._free:
             return starting
@@ -172,42 +170,42 @@ class Scheduler:
             if not self._free:
                 break
             prompt = generation.prompt
-            if prompt.being_read:
+            if prompt.prefilling:
                 continue
             self.waiting.remove(generation)
-            generation.status, generation.admitted = Status.RUNNING, time.perf_counter()
+            generation.status, generation.scheduled_at = Status.RUNNING, self._clock()
             self.running[self._free.pop()] = generation
-            if prompt.state is None and prompt.start is None and not prompt.scored:
+            if prompt.state is None and prompt.initial_state is None and not prompt.scored:
                 prompt.state = self.prompts.get(prompt.ids)
             if prompt.state is None and len(prompt.ids) > 1:
-                prompt.reader = generation
-                prompt.log_probabilities.clear()  # one that has left may have begun to read it
+                prompt.prefilled_by = generation
+                prompt.log_probabilities.clear()  # a cancelled one may have begun to read it
             elif prompt.state is not None:
-                generation.position, generation.last = len(prompt.ids), int(prompt.ids[-1])
-            starting[generation] = prompt.start if prompt.state is None else prompt.state
+                generation.num_prompt_read, generation.next_input = len(prompt.ids), int(prompt.ids[-1])
+            starting[generation] = prompt.initial_state if prompt.state is None else prompt.state
             generation.begin(starting[generation])
         return starting
 
-    def _keeps(self, generation: Generation) -> bool:
-        """The state after its prompt will be needed, and is not there yet."""
+    def _needs_snapshot(self, generation: Generation) -> bool:
+        """The state after its prompt is needed for others, and not known yet."""
         prompt = generation.prompt
-        cached = self.prompts.limit > 0 and prompt.start is None
-        return prompt.reader is generation and prompt.state is None and (prompt.shared or cached)
+        cached = self.prompts.limit > 0 and prompt.initial_state is None
+        return prompt.prefilled_by is generation and prompt.state is None and (prompt.shared or cached)
 
     def _expired(self, now: float) -> list[Output]:
-        everybody = [*self.running.values(), *self.waiting]
-        expired = [g for g in everybody if g.deadline is not None and g.deadline <= now and g.generated >= g.already_sent]
+        active = [*self.running.values(), *self.waiting]
+        expired = [g for g in active if g.deadline is not None and g.deadline <= now and g.num_emitted >= g.already_sent]
         for generation in expired:
             self._finish(generation, now)
         return [Output(generation, generation.release(), "time") for generation in expired]
 
     def _finish(self, generation: Generation, now: float) -> None:
-        generation.finished = now
+        generation.finished_at = now
         self.remove(generation)
 
 
-def _probabilities(decoded: Decoded, span: slice, b: int, likeliest: int | None) -> LogProbabilities | None:
+def _probabilities(decoded: Decoded, span: slice, b: int, top: int | None) -> LogProbabilities | None:
     p = decoded.log_probabilities
-    if p is None or likeliest is None:
+    if p is None or top is None:
         return None
-    return LogProbabilities(p.chosen[span, b].copy(), p.likeliest[span, b, :likeliest].copy(), p.values[span, b, :likeliest].copy())
+    return LogProbabilities(p.chosen[span, b].copy(), p.top_ids[span, b, :top].copy(), p.top_values[span, b, :top].copy())

@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, 
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.generation.decoders import open_decoder
+from service.generation.backends import open_backend
 from service.settings import Settings
 from tests.end_to_end.processes import free_port, service
 from tests.sse import events
@@ -685,9 +685,9 @@ def test_a_page_that_comes_before_the_models_waits_for_them(
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         assert loaded.wait(60)
-        return open_decoder(*arguments, **options)
+        return open_backend(*arguments, **options)
 
-    monkeypatch.setattr("service.app.open_decoder", slowly)
+    monkeypatch.setattr("service.app.open_backend", slowly)
     with run_server(create_app(Settings(models_dir=tmp_path, slots=1))) as address, opened(browser, address) as page:
         expect(page.get_by_text("The server is loading its models…")).to_have_count(1)
         fill(page, start_string="a", num_generate=9)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.generation.decoders import BackendName
+from service.generation.backends import BackendName
 from service.settings import Settings
 from tests.sse import events
 from tests.support import at_once, serving

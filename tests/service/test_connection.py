@@ -124,7 +124,7 @@ def test_a_client_that_closes_its_side_only_is_answered_in_full(models: Path, lo
     """Its generation has to wait, so that the server has to decide whether the client is gone."""
     with ready(models, loop, slots=1) as (engine, client), connected(client) as connection, pytest.MonkeyPatch.context() as patch:
         expected = client.post("/generate", json=BODY).json()["text"]
-        gate = Gate(engine.decoder, patch, permits=0)
+        gate = Gate(engine.backend, patch, permits=0)
         connection.sendall(post(BODY | {"stream": streamed, "echo": True}, version))
         connection.shutdown(socket.SHUT_WR)
         if version == "1.1" and not streamed:
@@ -176,7 +176,7 @@ def test_a_client_that_closes_both_sides_frees_its_slot_though_nothing_was_to_be
     models: Path, loop: str, streamed: bool
 ) -> None:
     with ready(models, loop, slots=1) as (engine, client), pytest.MonkeyPatch.context() as patch:
-        gate = Gate(engine.decoder, patch, permits=0)
+        gate = Gate(engine.backend, patch, permits=0)
         with connected(client) as one, connected(client) as other:  # one has the slot, the other waits for it
             for connection in (one, other):
                 connection.sendall(post(BODY | {"stream": streamed}))

@@ -10,7 +10,7 @@ import pytest
 
 from service import registry as registry_module
 from service.chat import ChatTemplate
-from service.generation.decoders import Unsupported
+from service.generation.backends import Unsupported
 from service.registry import NotReady, Registry, UnknownModel
 from tests.support import Publish, wait_until
 from trainer import artifact
@@ -18,7 +18,7 @@ from trainer.artifact import ArtifactError, Version
 
 
 class FakeEngine:
-    decoder = SimpleNamespace(name="fake", precision="f32", arithmetic="fake")
+    backend = SimpleNamespace(name="fake", precision="f32", arithmetic="fake")
 
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from service.generation.decoders import Unsupported
+from service.generation.backends import Unsupported
 from tests.support import Publish, config, publish, random_tensors
 from tests.trainer.conftest import shorten_samples
 from trainer import artifact, checkpoints, corpus, served

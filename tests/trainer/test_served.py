@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.generation import reference
-from service.generation.decoders import Unsupported, load_library
+from service.generation.backends import Unsupported, load_library
 from service.generation.native import Library
 from service.generation.quantized import quantize
 from tests.support import random_tensors

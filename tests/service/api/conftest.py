@@ -41,11 +41,11 @@ def engine(served: tuple[FastAPI, httpx.Client]) -> Any:
 def read(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Characters of prompts that each of the engine's calls has read."""
     counts: list[int] = []
-    decode = engine.decoder.decode
+    decode = engine.backend.decode
 
     def counted(batch: Any) -> Any:
         counts.append(int((batch.forced >= 0).sum()))
         return decode(batch)
 
-    monkeypatch.setattr(engine.decoder, "decode", counted)
+    monkeypatch.setattr(engine.backend, "decode", counted)
     return counts

@@ -81,7 +81,7 @@ def test_a_stream_is_the_same_text_and_ends_with_the_rest_of_the_answer(client: 
 def test_every_event_has_an_id_of_its_own_and_the_first_comes_with_the_first_character(
     client: httpx.Client, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(engine.decoder, monkeypatch, permits=1)
+    gate = Gate(engine.backend, monkeypatch, permits=1)
     with client.stream("POST", "/generate", json={"start_string": "a", "num_generate": 100, "stream": True}) as response:
         received = events(response.iter_bytes())
         first = next(received)
@@ -328,7 +328,7 @@ def test_a_dropped_connection_frees_its_slot(client: httpx.Client, engine: Any, 
 def test_a_dropped_connections_slot_is_free_before_the_call_under_way_ends(
     client: httpx.Client, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(engine.decoder, monkeypatch, permits=1)
+    gate = Gate(engine.backend, monkeypatch, permits=1)
     body = {"start_string": "a", "num_generate": 1000, "stream": True}
     with httpx.Client(base_url=client.base_url) as leaving, leaving.stream("POST", "/generate", json=body) as response:
         chunks = response.iter_bytes()
@@ -342,7 +342,7 @@ def test_a_dropped_connections_slot_is_free_before_the_call_under_way_ends(
 
 def test_a_stream_with_nothing_to_say_is_kept_alive(client: httpx.Client, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.api.streaming.KEEP_ALIVE", 0.05)
-    gate = Gate(engine.decoder, monkeypatch, permits=0)
+    gate = Gate(engine.backend, monkeypatch, permits=0)
     body = {"start_string": "a", "num_generate": 3, "stream": True}
     with client.stream("POST", "/generate", json=body) as response:
         chunks = response.iter_bytes()
@@ -380,14 +380,14 @@ def test_an_engine_that_dies_reaches_all_who_wait_and_another_takes_its_place(
     settings = Settings(models_dir=tmp_path, slots=2, watch=0.05, max_num_generate=ENDLESS["num_generate"])
     with serving(settings) as (app, client), ThreadPoolExecutor(5) as pool:
         engine = app.state.registry.get("tiny").engine
-        decode, dies = engine.decoder.decode, threading.Event()
+        decode, dies = engine.backend.decode, threading.Event()
 
         def failing(batch: Any) -> Any:
             if dies.is_set():
                 raise MemoryError("the device is gone")
             return decode(batch)
 
-        monkeypatch.setattr(engine.decoder, "decode", failing)
+        monkeypatch.setattr(engine.backend, "decode", failing)
         body = ENDLESS | {"stream": False}
         asked = [pool.submit(client.post, "/generate", json=body) for _ in range(5)]
         wait_until(lambda: engine.running == 2 and engine.waiting == 3)
@@ -404,15 +404,15 @@ def test_an_engine_that_dies_ends_a_stream_with_an_error_event(
 ) -> None:
     publish()
     with serving(Settings(models_dir=tmp_path, slots=2, watch=0)) as (app, client):  # with a watch it is replaced
-        decoder = app.state.registry.get("tiny").engine.decoder
-        decode, calls = decoder.decode, iter(range(3))
+        backend = app.state.registry.get("tiny").engine.backend
+        decode, calls = backend.decode, iter(range(3))
 
         def failing(batch: Any) -> Any:
             if next(calls, None) is None:
                 raise MemoryError("the device is gone")
             return decode(batch)
 
-        monkeypatch.setattr(decoder, "decode", failing)
+        monkeypatch.setattr(backend, "decode", failing)
         *texts, last = stream(client, start_string="a", num_generate=1000)
         assert 1 <= len(texts) <= 3, "a call's text each, or more where the reader was late"
         assert last.name == "error"

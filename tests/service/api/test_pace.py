@@ -11,7 +11,8 @@ import pytest
 
 from service.api import reader as reading
 from service.api.reader import Reader
-from service.generation.request import Generation, Piece, Prompt
+from service.generation.output_queue import Chunk
+from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.settings import Settings
 from tests.sse import events
@@ -42,13 +43,13 @@ def test_a_paced_reader_gets_so_many_characters_a_second_and_none_before_it_is_d
     clock, count = Clock(late), max(20, int(pace * 2))
     monkeypatch.setattr(reading, "asyncio", clock)
     generation = Generation(Prompt(np.zeros(1, np.int32)), count, Sampling(), seed=0)
-    generation.deliver(Piece([1] * count), "length")
+    generation.output.put(Chunk([1] * count), "length")
 
     async def read() -> list[tuple[float, int]]:
         reader, arrived = Reader(generation, pace=pace), []
         while not reader.ended:
-            piece = await reader.read()
-            arrived.append((clock.now, len(piece.characters)))
+            chunk = await reader.read()
+            arrived.append((clock.now, len(chunk.characters)))
         return arrived
 
     start, arrived = clock.now, asyncio.run(read())

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.generation.decoder import Batch, Decoded
-from service.generation.decoders import open_decoder
+from service.generation.backend import Batch, Decoded
+from service.generation.backends import open_backend
 from service.generation.engine import Engine
-from service.generation.tensorflow_decoder import TensorFlowDecoder
+from service.generation.tensorflow_backend import TensorFlowBackend
 from service.settings import Settings
 from tests.support import Gate, Publish, run_server, serving, wait_until
 
@@ -23,9 +23,9 @@ def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish:
 
     def slow(*arguments: Any, **options: Any) -> Any:
         go_on.wait(60)
-        return open_decoder(*arguments, **options)
+        return open_backend(*arguments, **options)
 
-    monkeypatch.setattr("service.app.open_decoder", slow)
+    monkeypatch.setattr("service.app.open_backend", slow)
     with run_server(create_app(Settings(models_dir=tmp_path))) as address, httpx.Client(base_url=address) as client:
         assert client.get("/healthz").status_code == 200
         for response in (client.get("/readyz"), client.post("/generate", json={"start_string": "a"})):
@@ -41,14 +41,14 @@ def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish:
 
 def test_a_tensorflow_graph_is_built_before_the_first_request_needs_it(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: set[tuple[int, bool, bool]] = set()
-    decode = TensorFlowDecoder.decode
+    decode = TensorFlowBackend.decode
 
-    def counted(self: TensorFlowDecoder, batch: Batch) -> Decoded:
-        calls.add((len(batch.slots), bool((batch.keep >= 0).any()), any(row.restricted for row in batch.sampling)))
+    def counted(self: TensorFlowBackend, batch: Batch) -> Decoded:
+        calls.add((len(batch.slots), bool((batch.snapshot_at >= 0).any()), any(row.restricted for row in batch.sampling)))
         return decode(self, batch)
 
-    monkeypatch.setattr(TensorFlowDecoder, "decode", counted)
-    open_decoder(publish(), "tensorflow", slots=2)
+    monkeypatch.setattr(TensorFlowBackend, "decode", counted)
+    open_backend(publish(), "tensorflow", slots=2)
     assert calls == set(product((1, 2), (False, True), (False, True)))
 
 
@@ -68,7 +68,7 @@ def test_while_a_call_does_not_return_it_is_not_alive_and_nobody_waits(
     monkeypatch.setattr("service.app.Engine", partial(Engine, call_limit=0.3))
     body = {"start_string": "a", "num_generate": 5}
     with serving(Settings(models_dir=tmp_path)) as (app, client), ThreadPoolExecutor(2) as pool:
-        gate = Gate(app.state.registry.get("tiny").engine.decoder, monkeypatch, permits=0)
+        gate = Gate(app.state.registry.get("tiny").engine.backend, monkeypatch, permits=0)
         waiting = [pool.submit(client.post, "/generate", json=body | {"stream": streamed}) for streamed in (False, True)]
         answers = [one.result() for one in waiting]
         assert "engine_stopped" in answers[0].text

@@ -11,11 +11,11 @@ from tests.support import Publish, serving, wait_until
 def test_a_slow_stream_does_not_keep_a_replaced_versions_weights(tmp_path: Path, publish: Publish) -> None:
     publish()
     with serving(Settings(models_dir=tmp_path, watch=0.05, slots=2)) as (app, client):
-        decoder = weakref.ref(app.state.registry.get(None).engine.decoder)
+        backend = weakref.ref(app.state.registry.get(None).engine.backend)
         body = {"start_string": "a", "num_generate": 1000, "stream": True, "pace": 1}
         with client.stream("POST", "/generate", json=body) as response:
             received = events(response.iter_bytes())
             assert next(received).data["text"]
             publish()
-            wait_until(lambda: decoder() is None)
+            wait_until(lambda: backend() is None)
             assert next(received).data["text"], "it goes on all the same"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.generation.decoders import Unsupported, load_library
+from service.generation.backends import Unsupported, load_library
 from service.settings import Settings
 from tests.sse import Event, events
 from tests.support import ARCHITECTURE, config, random_tensors, serving, stream

@@ -61,7 +61,7 @@ def test_a_stream_ends_on_the_version_it_began_on_and_cannot_be_gone_on_with_aft
     with serving(Settings(models_dir=tmp_path, watch=0.05)) as (app, client):
         body = BODY | {"num_generate": 3000, "stream": True}
         expected = client.post("/generate", json=body | {"stream": False}).json()["text"]
-        gate = Gate(app.state.registry.get(None).engine.decoder, monkeypatch, permits=1)
+        gate = Gate(app.state.registry.get(None).engine.backend, monkeypatch, permits=1)
         with client.stream("POST", "/generate", json=body) as response:
             received = events(response.iter_bytes())
             first = next(received)

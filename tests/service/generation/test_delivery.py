@@ -3,7 +3,8 @@
 import numpy as np
 
 from service.generation.delivery import EACH_STREAM, Delivery
-from service.generation.request import FinishReason, Generation, Piece, Prompt
+from service.generation.output_queue import Chunk, FinishReason
+from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.generation.scheduler import Output
 
@@ -16,7 +17,7 @@ def given(
     delivery: Delivery, one: Generation, character: int, now: float, reason: FinishReason | None = None, running: int = 1
 ) -> list[int]:
     """What is delivered when a call gives that character."""
-    return [c for output in delivery.due([Output(one, Piece([character]), reason)], now, running) for c in output.piece.characters]
+    return [c for output in delivery.due([Output(one, Chunk([character]), reason)], now, running) for c in output.chunk.characters]
 
 
 def test_the_first_characters_and_the_end_are_delivered_at_once_and_nothing_is_lost_between() -> None:
@@ -32,8 +33,8 @@ def test_an_end_without_characters_brings_what_was_kept() -> None:
     for character in range(5):
         given(delivery, one, character, now=character / 1000)
     assert given(delivery, one, 5, now=0.005) == []
-    (output,) = delivery.due([Output(one, Piece([]), "time")], 0.006, 1)
-    assert (output.piece.characters[-1], output.reason) == (5, "time")
+    (output,) = delivery.due([Output(one, Chunk([]), "time")], 0.006, 1)
+    assert (output.chunk.characters[-1], output.reason) == (5, "time")
 
 
 def test_zero_delivers_after_every_call() -> None:

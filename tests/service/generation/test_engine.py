@@ -1,4 +1,4 @@
-"""The engine with a decoder whose every choice is known: a slot counts up from its prompt's last character."""
+"""The engine with a backend whose every choice is known: a slot counts up from its prompt's last character."""
 
 import asyncio
 import sys
@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from service.generation.decoder import Batch, Decoded, Precision
-from service.generation.engine import Engine, EngineStopped, Speed
+from service.generation.backend import Batch, Decoded, Precision
+from service.generation.core import StepBudget
+from service.generation.engine import Engine, EngineStopped
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.generation.scheduler import QueueFull
@@ -40,7 +41,7 @@ class Counter:
             character = np.where(forced >= 0, forced, character + 1).astype(np.int32)
             chosen.append(character)
         zero = np.zeros((1, 1), np.float32)
-        return Decoded(np.stack(chosen), {int(b): zero for b in np.flatnonzero(batch.keep >= 0)}, None)
+        return Decoded(np.stack(chosen), {int(b): zero for b in np.flatnonzero(batch.snapshot_at >= 0)}, None)
 
 
 class Broken(Counter):
@@ -53,21 +54,23 @@ def generation(first: int, num_generate: int = 5, prompt: int = 1) -> Generation
 
 
 @asynccontextmanager
-async def running(decoder: Counter, queue_limit: int = 100, chunk: int = 4, call_limit: float = 60) -> AsyncIterator[Engine]:
+async def running(backend: Counter, queue_limit: int = 100, chunk: int = 4, call_limit: float = 60) -> AsyncIterator[Engine]:
     loop = asyncio.get_running_loop()
-    engine = Engine(decoder, loop, queue_limit=queue_limit, chunk=chunk, call_seconds=60, prompt_cache=1000, call_limit=call_limit)
+    engine = Engine(
+        backend, loop, queue_limit=queue_limit, max_steps=chunk, iteration_seconds=60, prompt_cache=1000, call_limit=call_limit
+    )
     engine.start()
     try:
         yield engine
     finally:
-        if decoder.gate is not None:
-            decoder.gate.release(1_000_000)
+        if backend.gate is not None:
+            backend.gate.release(1_000_000)
         engine.end("over")
         await asyncio.to_thread(engine.join)
 
 
 async def read(one: Generation) -> list[int]:
-    return list((await one.read()).characters)
+    return list((await one.output.get()).characters)
 
 
 async def read_all(one: Generation) -> list[int]:
@@ -95,7 +98,7 @@ def test_everybody_gets_their_own_characters_whether_slots_are_few_or_many() -> 
                 results = await asyncio.gather(*(read_all(one) for one in everybody))
                 for i, characters in enumerate(results):
                     assert characters == list(range(1000 * i + 1, 1000 * i + i + 2))
-                    assert everybody[i].finish_reason == "length"
+                    assert everybody[i].output.finish_reason == "length"
                 assert (engine.running, engine.waiting) == (0, 0)
 
     run(test)
@@ -130,19 +133,19 @@ def test_a_slow_reader_finds_all_it_missed_at_once() -> None:
 def test_a_cancelled_generation_is_in_no_call_after_the_one_under_way() -> None:
     async def test() -> None:
         gate = threading.Semaphore(0)
-        decoder = Counter(1, gate)
-        async with running(decoder) as engine:
+        backend = Counter(1, gate)
+        async with running(backend) as engine:
             leaving, next_one = generation(0, num_generate=1000), generation(500, num_generate=3)
             engine.submit(leaving)
             engine.submit(next_one)
-            await asyncio.to_thread(decoder.called.acquire)  # the first call is under way
+            await asyncio.to_thread(backend.called.acquire)  # the first call is under way
             engine.cancel(leaving)
             engine.cancel(leaving)  # again is no fault
             gate.release(1000)
             assert await read_all(next_one) == [501, 502, 503]
             assert await read_all(leaving) == []
-            assert leaving.finish_reason == "cancelled"
-            assert [batch.inputs.tolist() for batch in decoder.calls] == [[0], [500], [501]]
+            assert leaving.output.finish_reason == "cancelled"
+            assert [batch.inputs.tolist() for batch in backend.calls] == [[0], [500], [501]]
 
     run(test)
 
@@ -179,7 +182,7 @@ def test_more_than_the_queue_holds_is_refused_and_what_it_holds_is_served() -> N
     run(test)
 
 
-def test_a_decoder_that_fails_reaches_every_waiter_and_later_ones_are_refused() -> None:
+def test_a_backend_that_fails_reaches_every_waiter_and_later_ones_are_refused() -> None:
     async def test() -> None:
         async with running(Broken(1)) as engine:
             everybody = [generation(i) for i in range(3)]
@@ -189,7 +192,7 @@ def test_a_decoder_that_fails_reaches_every_waiter_and_later_ones_are_refused() 
                 except EngineStopped:  # it is already known
                     continue
                 with pytest.raises(EngineStopped, match="no room for 1"):
-                    await one.read()
+                    await one.output.get()
             with pytest.raises(EngineStopped, match="no room for 1"):
                 engine.submit(generation(0))
 
@@ -199,8 +202,8 @@ def test_a_decoder_that_fails_reaches_every_waiter_and_later_ones_are_refused() 
 def test_stopping_ends_everybody_with_a_word() -> None:
     async def test() -> None:
         gate = threading.Semaphore(1)
-        decoder = Counter(1, gate)
-        async with running(decoder) as engine:
+        backend = Counter(1, gate)
+        async with running(backend) as engine:
             current, waiting = generation(0, num_generate=1000), generation(500)
             engine.submit(current)
             engine.submit(waiting)
@@ -217,7 +220,7 @@ def test_stopping_ends_everybody_with_a_word() -> None:
 
 
 def test_a_call_takes_about_the_time_it_may_whatever_a_step_takes() -> None:
-    speed = Speed(longest=64, call_seconds=0.03)
+    speed = StepBudget(max_steps=64, iteration_seconds=0.03)
     assert speed.steps(1) <= 4, "what is not known yet is tried with few steps"
     for _ in range(50):
         speed.measured((speed.steps(1), 1), 0.0001 * speed.steps(1))
@@ -232,9 +235,9 @@ def test_the_wait_is_told_from_what_was_measured_and_what_there_is_to_do() -> No
     async def test() -> None:
         gate = threading.Semaphore(0)
         async with running(Counter(1, gate), queue_limit=2) as engine:
-            engine._speed.measured((10, 10), 0.01)  # 10,000 characters a second
+            engine._core._budget.measured((10, 10), 0.01)  # 10,000 characters a second
             engine.submit(generation(0, num_generate=100_000))
-            await asyncio.to_thread(engine.decoder.called.acquire)  # type: ignore[attr-defined]
+            await asyncio.to_thread(engine.backend.called.acquire)  # type: ignore[attr-defined]
             engine.submit(generation(0, num_generate=20_000, prompt=10_001), generation(0, num_generate=1))
             with pytest.raises(QueueFull) as full:
                 engine.submit(generation(0))
@@ -249,18 +252,18 @@ def test_what_waits_for_a_slow_reader_is_four_bytes_a_character() -> None:
             slow, quick = generation(0, num_generate=50_000), generation(0, num_generate=50_001)
             engine.submit(slow, quick)
             assert len(await read_all(quick)) == 50_001
-            assert sys.getsizeof(slow._unread) < 50_000 * 4 * 1.25
+            assert sys.getsizeof(slow.output._characters) < 50_000 * 4 * 1.25
             assert await read_all(slow) == list(range(1, 50_001))
 
     run(test)
 
 
-def test_an_engine_that_has_ended_keeps_no_decoder() -> None:
+def test_an_engine_that_has_ended_keeps_no_backend() -> None:
     async def test() -> None:
-        decoder = Counter(1)
-        held = weakref.ref(decoder)
-        async with running(decoder) as engine:
-            del decoder
+        backend = Counter(1)
+        held = weakref.ref(backend)
+        async with running(backend) as engine:
+            del backend
             one = generation(0)
             engine.submit(one)
             assert (await read(one))[0] == 1
@@ -288,7 +291,7 @@ def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pyt
             later = generation(30)
             engine.submit(later)
             assert await read_all(later) == [31, 32, 33, 34, 35]
-            assert one.finish_reason == "error"
+            assert one.output.finish_reason == "error"
 
     run(test)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
@@ -296,12 +299,12 @@ def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pyt
 
 def test_the_time_in_which_a_machine_sleeps_is_not_a_calls() -> None:
     async def test() -> None:
-        gate, decoder = threading.Semaphore(0), Counter(1)
-        decoder.gate = gate
-        async with running(decoder, call_limit=1.2) as engine:
+        gate, backend = threading.Semaphore(0), Counter(1)
+        backend.gate = gate
+        async with running(backend, call_limit=1.2) as engine:
             one = generation(0, num_generate=1)
             engine.submit(one)
-            await asyncio.to_thread(decoder.called.acquire)
+            await asyncio.to_thread(backend.called.acquire)
             time.sleep(1.5)  # noqa: ASYNC251 - nothing runs, as when the process is paused
             for _ in range(10):
                 await asyncio.sleep(0)

@@ -15,18 +15,17 @@ from hypothesis import strategies as st
 
 import trainer
 from service.generation import quantized, reference
-from service.generation.decoder import Batch, Decoded
-from service.generation.decoders import Unsupported, load_library
-from service.generation.exact_decoder import ExactDecoder
+from service.generation.backend import Batch, Decoded
+from service.generation.backends import Unsupported, load_library
+from service.generation.core import EngineCore
+from service.generation.exact import ExactBackend
 from service.generation.kernel.build import build
 from service.generation.native import Library
-from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
-from service.generation.scheduler import Scheduler
 from service.registry import candidates
 from tests.service.generation.exact_calls import bits, check_call, network
-from tests.support import random_tensors
+from tests.support import random_tensors, run_core
 from trainer import artifact
 from trainer import network as network_of_trainer
 from trainer.artifact import Architecture, Version
@@ -114,11 +113,11 @@ def test_a_draw_never_takes_a_weight_of_zero() -> None:
 # --- what penalties and automata mean
 
 
-def run(decoder: ExactDecoder, steps: int, *, fresh: bool, forced: list[int] | None = None, **options: Any) -> Decoded:
+def run(backend: ExactBackend, steps: int, *, fresh: bool, forced: list[int] | None = None, **options: Any) -> Decoded:
     """So many steps of one row, all drawn at uniform 0.5 or all forced."""
     choices = np.full((steps, 1), -1, np.int32) if forced is None else np.array(forced, np.int32)[:, None]
-    fields: dict[str, Any] = {"sampling": [Sampling()], "keep": np.zeros(1, np.int32), **options}
-    return decoder.decode(
+    fields: dict[str, Any] = {"sampling": [Sampling()], "snapshot_at": np.zeros(1, np.int32), **options}
+    return backend.decode(
         Batch(
             slots=np.zeros(1, np.int32),
             starts={0: None} if fresh else {},
@@ -131,13 +130,13 @@ def run(decoder: ExactDecoder, steps: int, *, fresh: bool, forced: list[int] | N
 
 
 @pytest.fixture(params=["native", "reference"])
-def small(request: pytest.FixtureRequest) -> ExactDecoder:
+def small(request: pytest.FixtureRequest) -> ExactBackend:
     """A network that knows 20 characters."""
     architecture = Architecture(cell="gru", layers=2, units=24, embedding=8, vocabulary=[chr(97 + i) for i in range(20)])
-    return ExactDecoder(architecture, random_tensors(architecture), 1, LIBRARY if request.param == "native" else None)
+    return ExactBackend(architecture, random_tensors(architecture), 1, LIBRARY if request.param == "native" else None)
 
 
-def test_an_automaton_demands_characters_that_the_network_does_not_see(small: ExactDecoder) -> None:
+def test_an_automaton_demands_characters_that_the_network_does_not_see(small: ExactBackend) -> None:
     table = np.full((4, 22), -1, np.int32)
     table[0, 7] = 1
     table[1, 20:] = 2, 2  # two characters that the network does not know
@@ -148,25 +147,25 @@ def test_an_automaton_demands_characters_that_the_network_does_not_see(small: Ex
     assert history.state == 3
     assert decoded.log_probabilities is not None
     assert (decoded.log_probabilities.chosen[[1, 3, 4, 5], 0] == -9999).all()
-    state = run(small, 1, fresh=False).kept[0]
+    state = run(small, 1, fresh=False).snapshots[0]
     told = run(small, 2, fresh=True, forced=[7, 9], log_probabilities=True)
-    assert bits(run(small, 1, fresh=False).kept[0]) == bits(state), "as if the unknown character had not been there"
+    assert bits(run(small, 1, fresh=False).snapshots[0]) == bits(state), "as if the unknown character had not been there"
     assert told.log_probabilities is not None
     assert bits(told.log_probabilities.chosen) == bits(decoded.log_probabilities.chosen[[0, 2]])
 
 
-def test_an_automaton_waits_while_a_prompt_is_read(small: ExactDecoder) -> None:
+def test_an_automaton_waits_while_a_prompt_is_read(small: ExactBackend) -> None:
     table = np.full((2, 21), -1, np.int32)
     table[0, 20] = table[1, 20] = 1
     sampling, history = Sampling(automaton=Automaton(table)), History.of(np.array([3]), 20)
     run(small, 3, fresh=True, forced=[1, 2, 3], sampling=[sampling], histories={0: history})
     assert history.state == 0
-    state = run(small, 1, fresh=False).kept[0]
+    state = run(small, 1, fresh=False).snapshots[0]
     run(small, 3, fresh=True, forced=[1, 2, 3])
-    assert bits(run(small, 1, fresh=False).kept[0]) == bits(state)
+    assert bits(run(small, 1, fresh=False).snapshots[0]) == bits(state)
 
 
-def test_penalties_are_of_the_drawn_text_and_repetition_of_the_prompt_too(small: ExactDecoder) -> None:
+def test_penalties_are_of_the_drawn_text_and_repetition_of_the_prompt_too(small: ExactBackend) -> None:
     """Biases make character 5 by far the likeliest, then 6; a penalty tips the scale when it should."""
     bias = np.zeros(20, np.float32)
     bias[[5, 6]] = 100, 95
@@ -182,7 +181,7 @@ def test_penalties_are_of_the_drawn_text_and_repetition_of_the_prompt_too(small:
     assert drawn(repetition_penalty=0.5) == [6, 6, 6, 6, 6], "6 is in the prompt"
 
 
-def test_a_row_that_must_remember_its_text_needs_a_history(small: ExactDecoder) -> None:
+def test_a_row_that_must_remember_its_text_needs_a_history(small: ExactBackend) -> None:
     with pytest.raises(ValueError, match="has no history"):
         run(small, 1, fresh=True, sampling=[Sampling(presence_penalty=1)])
 
@@ -198,24 +197,21 @@ def shipped() -> Version:
     return artifact.read(candidates(SHAKESPEARE)[0])
 
 
-def written(decoder: ExactDecoder, start: str, characters: int, seed: int, longest: int) -> str:
-    """A text by the decoder, in calls of at most `longest` steps."""
-    vocabulary, scheduler = Vocabulary(shipped().config.vocabulary), Scheduler(decoder.slots, 1, PromptCache(0))
-    scheduler.add(Generation(Prompt(vocabulary.encode(start)), characters, Sampling(), seed))
-    text = start
-    while (batch := scheduler.schedule(longest)) is not None:
-        for output in scheduler.update(decoder.decode(batch)):
-            text += vocabulary.decode(output.piece.characters)
-    return text
+def written(backend: ExactBackend, start: str, characters: int, seed: int, longest: int) -> str:
+    """A text by the backend, in iterations of at most `longest` steps."""
+    vocabulary = Vocabulary(shipped().config.vocabulary)
+    generation = Generation(Prompt(vocabulary.encode(start)), characters, Sampling(), seed)
+    core = EngineCore(backend, max_steps=longest)
+    return start + vocabulary.decode(run_core(core, generation)[generation].characters)
 
 
-@pytest.mark.parametrize("backend", [*LIBRARY.instructions, "reference"])
-def test_the_shipped_model_writes_the_golden_text(backend: str) -> None:
-    library, instructions = (None, None) if backend == "reference" else (LIBRARY, backend)
-    decoder = ExactDecoder(shipped().config, shipped().tensors, 4, library, instructions)
-    characters = 500 if backend == "reference" else 2000  # it is slow
-    assert written(decoder, "ROMEO: ", characters, seed=1, longest=64) == GOLDEN.read_text()[: 7 + characters]
-    assert written(decoder, "ROMEO: ", 200, seed=1, longest=7) == GOLDEN.read_text()[:207]
+@pytest.mark.parametrize("name", [*LIBRARY.instructions, "reference"])
+def test_the_shipped_model_writes_the_golden_text(name: str) -> None:
+    library, instructions = (None, None) if name == "reference" else (LIBRARY, name)
+    backend = ExactBackend(shipped().config, shipped().tensors, 4, library, instructions)
+    characters = 500 if name == "reference" else 2000  # it is slow
+    assert written(backend, "ROMEO: ", characters, seed=1, longest=64) == GOLDEN.read_text()[: 7 + characters]
+    assert written(backend, "ROMEO: ", 200, seed=1, longest=7) == GOLDEN.read_text()[:207]
 
 
 def test_rounding_to_8_bits_costs_no_quality() -> None:
@@ -230,10 +226,10 @@ def test_rounding_to_8_bits_costs_no_quality() -> None:
         forced=windows[:, 1:].T.copy(),
         uniforms=np.zeros((255, 64), np.float32),
         sampling=[Sampling()] * 64,
-        keep=np.full(64, -1, np.int32),
+        snapshot_at=np.full(64, -1, np.int32),
         log_probabilities=True,
     )
-    found = ExactDecoder(version.config, version.tensors, 64, LIBRARY).decode(batch).log_probabilities
+    found = ExactBackend(version.config, version.tensors, 64, LIBRARY).decode(batch).log_probabilities
     single = network_of_trainer.build(version.config, batch_size=64)
     network_of_trainer.load(single, version.tensors)
     logits = single(windows[:, :-1]).numpy().astype(np.float64)
@@ -245,7 +241,7 @@ def test_rounding_to_8_bits_costs_no_quality() -> None:
 
 @pytest.mark.parametrize("library", [LIBRARY, None], ids=["native", "reference"])
 def test_scoring_gives_the_log_probabilities_of_the_chosen_and_leaves_the_same_states(library: Library | None) -> None:
-    a, b = (ExactDecoder(shipped().config, shipped().tensors, 3, library) for _ in range(2))
+    a, b = (ExactBackend(shipped().config, shipped().tensors, 3, library) for _ in range(2))
     rng = np.random.default_rng(0)
     for starts in ({0: None, 1: None}, {}):
         forced = rng.integers(0, 65, (5, 2)).astype(np.int32)

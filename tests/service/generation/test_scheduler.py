@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.generation.decoder import Batch, Decoded, LogProbabilities
+from service.generation.backend import Batch, Decoded, LogProbabilities
 from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation, Prompt, Status
 from service.generation.sampling import Sampling
@@ -23,7 +23,7 @@ def generation(prompt: int = 1, num_generate: int = 10, seed: int = 0, **options
 
 def decoded(batch: Batch, choice: int = 7) -> Decoded:
     """The state kept of a row holds how many characters are behind it, counted from its start."""
-    kept = {int(b): np.full((1, 1), batch.keep[b], np.float32) for b in np.flatnonzero(batch.keep >= 0)}
+    kept = {int(b): np.full((1, 1), batch.snapshot_at[b], np.float32) for b in np.flatnonzero(batch.snapshot_at >= 0)}
     return Decoded(np.where(batch.forced >= 0, batch.forced, choice).astype(np.int32), kept, None)
 
 
@@ -48,14 +48,14 @@ def test_a_prompt_is_read_and_the_first_character_comes_with_its_last() -> None:
     assert batch.inputs.tolist() == [100]
     assert batch.forced[:, 0].tolist() == [101, 102, 103, -1]
     (first,) = scheduler.update(decoded(batch))
-    assert (first.generation, first.piece.characters, first.reason) == (one, [7], None)
+    assert (first.generation, first.chunk.characters, first.reason) == (one, [7], None)
     batch = scheduler.schedule(16)
     assert batch is not None
     assert batch.starts == {}
     assert batch.inputs.tolist() == [7]
     assert batch.forced[:, 0].tolist() == [-1, -1]
     (last,) = scheduler.update(decoded(batch, 9))
-    assert (last.piece.characters, last.reason) == ([9, 9], "length")
+    assert (last.chunk.characters, last.reason) == ([9, 9], "length")
     assert one.status is Status.FINISHED
     assert scheduler.schedule(16) is None
 
@@ -68,13 +68,13 @@ def test_a_long_prompt_is_read_a_call_at_a_time_while_others_generate() -> None:
     long = generation(prompt=100, num_generate=5)
     scheduler.add(long)
     read: list[int] = []
-    while not long.generated:
+    while not long.num_emitted:
         batch = scheduler.schedule(16)
         assert batch is not None
         read += [c for c in batch.forced[:, 1].tolist() if c >= 0]
-        before = short.generated
+        before = short.num_emitted
         scheduler.update(decoded(batch))
-        assert short.generated - before == len(batch.forced) <= 16
+        assert short.num_emitted - before == len(batch.forced) <= 16
     assert read == list(range(101, 200))
 
 
@@ -84,9 +84,9 @@ def test_a_call_ends_at_the_last_first_character_within_its_reach_and_at_the_las
     scheduler.add(generation(prompt=6, num_generate=4))
     scheduler.add(generation(prompt=20, num_generate=4))
     assert turn(scheduler)[0] == 6
-    assert [g.drawn for g in scheduler.running.values()] == [4, 1, 0]
+    assert [g.num_sampled for g in scheduler.running.values()] == [4, 1, 0]
     assert turn(scheduler)[0] == 20 - 6
-    assert [g.drawn for g in scheduler.running.values()] == [4 + 14, 1]
+    assert [g.num_sampled for g in scheduler.running.values()] == [4 + 14, 1]
     assert turn(scheduler)[0] == 16
     while scheduler.running:
         steps, _ = turn(scheduler)
@@ -170,7 +170,7 @@ def test_continuations_of_one_prompt_read_it_once() -> None:
         scheduler.update(decoded(batch))
     assert read == 29
     assert rows[0] == 2, "who shares the prompt waits for it, who does not runs"
-    assert all(one.drawn == 3 for one in everybody)
+    assert all(one.num_sampled == 3 for one in everybody)
 
 
 def test_when_the_reader_of_a_shared_prompt_leaves_the_next_one_reads_it() -> None:
@@ -182,7 +182,7 @@ def test_when_the_reader_of_a_shared_prompt_leaves_the_next_one_reads_it() -> No
     scheduler.remove(everybody[0])
     while scheduler.waiting or scheduler.running:
         turn(scheduler)
-    assert [one.drawn for one in everybody] == [0, 3, 3]
+    assert [one.num_sampled for one in everybody] == [0, 3, 3]
 
 
 def test_a_prompt_that_comes_again_is_not_read_again() -> None:
@@ -190,7 +190,7 @@ def test_a_prompt_that_comes_again_is_not_read_again() -> None:
     scheduler.add(generation(prompt=5, num_generate=1))
     batch = scheduler.schedule(16)
     assert batch is not None
-    assert batch.keep.tolist() == [4]
+    assert batch.snapshot_at.tolist() == [4]
     scheduler.update(decoded(batch))
     scheduler.add(generation(prompt=5, num_generate=1))
     again = scheduler.schedule(16)
@@ -199,7 +199,7 @@ def test_a_prompt_that_comes_again_is_not_read_again() -> None:
     assert again.inputs.tolist() == [104]
     assert again.starts[0] is not None
     assert again.starts[0].tolist() == [[4]]
-    assert again.keep.tolist() == [-1]
+    assert again.snapshot_at.tolist() == [-1]
 
 
 def test_the_cache_holds_what_its_bytes_hold_and_forgets_what_was_not_used_for_longest() -> None:
@@ -222,8 +222,8 @@ def test_a_deadline_ends_a_generation_that_runs_and_one_that_waits() -> None:
     scheduler.add(running, waiting, patient)
     ended = [(output.generation, output.reason) for output in turn(scheduler)[1] if output.reason]
     assert ended == [(running, "time"), (waiting, "time")]
-    assert running.generated == 1
-    assert waiting.generated == 0
+    assert running.num_emitted == 1
+    assert waiting.num_emitted == 0
     turn(scheduler)
     assert list(scheduler.running.values()) == [patient]
 
@@ -235,19 +235,19 @@ def test_a_deadline_takes_nothing_that_the_reader_has_had_before() -> None:
     while not outputs or not outputs[-1].reason:
         outputs += turn(scheduler)[1]
     assert outputs[-1].reason == "time"
-    assert 40 <= sum(len(output.piece.characters) for output in outputs) < 60
+    assert 40 <= sum(len(output.chunk.characters) for output in outputs) < 60
 
 
 def test_the_beginning_of_a_stop_string_is_held_back_and_let_go_at_a_deadline() -> None:
     scheduler = made(1, 0)
     one = generation(num_generate=1000, stop=[[7, 7, 7, 8]], deadline=time.perf_counter() + 1000)
     scheduler.add(one)
-    passed = [output.piece.characters for _ in range(2) for output in turn(scheduler)[1]]
+    passed = [output.chunk.characters for _ in range(2) for output in turn(scheduler)[1]]
     assert passed == [[], [7] * 14]
     one.deadline = 0
     (*_, last) = turn(scheduler)[1]
     assert last.reason == "time"
-    assert one.generated == one.drawn == 33
+    assert one.num_emitted == one.num_sampled == 33
 
 
 def test_log_probabilities_stay_with_their_characters_across_a_stop_string_held_back() -> None:
@@ -262,7 +262,7 @@ def test_log_probabilities_stay_with_their_characters_across_a_stop_string_held_
         top = np.tile(np.arange(20, dtype=np.int32), (1, 1, 1))
         p = LogProbabilities(np.full((1, 1), -step, np.float32), top, top.astype(np.float32))
         outputs += scheduler.update(Decoded(np.array([[choice]], np.int32), {}, p))
-    assert [output.piece.characters for output in outputs] == [[1], [2], [], [3], [], [4, 5, 7]]
-    parts = [output.piece.log_probabilities for output in outputs if output.piece.log_probabilities is not None]
+    assert [output.chunk.characters for output in outputs] == [[1], [2], [], [3], [], [4, 5, 7]]
+    parts = [output.chunk.log_probabilities for output in outputs if output.chunk.log_probabilities is not None]
     assert [p for part in parts for p in part.chosen.tolist()] == [0, -1, -2, -3, -4, -5]
-    assert {part.likeliest.shape[1] for part in parts} == {2}
+    assert {part.top_ids.shape[1] for part in parts} == {2}

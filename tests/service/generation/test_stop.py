@@ -14,9 +14,9 @@ def cut_at_first(text: str, strings: list[str]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 7, 100])
-def test_strings_are_found_wherever_they_stand_and_however_the_stream_is_cut(pieces: int) -> None:
-    rng = random.Random(pieces)
+@pytest.mark.parametrize("chunks", [1, 2, 7, 100])
+def test_strings_are_found_wherever_they_stand_and_however_the_stream_is_cut(chunks: int) -> None:
+    rng = random.Random(chunks)
     found = 0
     for _ in range(2000):
         text = "".join(rng.choices("ab", k=rng.randrange(1, 30)))
@@ -25,7 +25,7 @@ def test_strings_are_found_wherever_they_stand_and_however_the_stream_is_cut(pie
         shown = result = ""
         ids, position = [ord(c) for c in text], 0
         while position < len(ids):
-            size = rng.randrange(1, pieces + 1)
+            size = rng.randrange(1, chunks + 1)
             hit = stop.find(ids[position : position + size])
             if hit is not None:
                 upto, length = hit

@@ -1,4 +1,4 @@
-"""The engine with a real decoder under random traffic: whatever comes and leaves, each gets what it gets alone."""
+"""The engine with a real backend under random traffic: whatever comes and leaves, each gets what it gets alone."""
 
 import asyncio
 import random
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from service.generation.decoders import load_library
+from service.generation.backends import load_library
+from service.generation.core import EngineCore
 from service.generation.engine import Engine
-from service.generation.exact_decoder import ExactDecoder
-from service.generation.prompt_cache import PromptCache
-from service.generation.request import Generation, Prompt, concatenated
+from service.generation.exact import ExactBackend
+from service.generation.output_queue import concatenated
+from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
-from service.generation.scheduler import Scheduler
 from tests.support import VOCABULARY, random_tensors
 from trainer.artifact import Architecture
 
@@ -64,39 +64,39 @@ def asked(rng: random.Random) -> Asked:
     )
 
 
-def alone(decoder: ExactDecoder, one: Asked) -> Got:
-    """A step a call, nobody else there."""
-    scheduler, got = Scheduler(1, 1, PromptCache(0)), Got([], None, [])
-    scheduler.add(one.generation())
-    while (batch := scheduler.schedule(1)) is not None:
-        for output in scheduler.update(decoder.decode(batch)):
-            got.characters.extend(output.piece.characters)
-            if output.piece.log_probabilities is not None:
-                got.chosen.extend(output.piece.log_probabilities.chosen.tolist())
-            got = replace(got, reason=output.reason)
+def alone(backend: ExactBackend, one: Asked) -> Got:
+    """One step an iteration, no other requests."""
+    core, got = EngineCore(backend, max_steps=1), Got([], None, [])
+    core.submit(one.generation())
+    while core.has_work:
+        for _, chunk, reason in core.step()[0]:
+            got.characters.extend(chunk.characters)
+            if chunk.log_probabilities is not None:
+                got.chosen.extend(chunk.log_probabilities.chosen.tolist())
+            got = replace(got, reason=reason)
     return got
 
 
 async def read_all(generation: Generation) -> Got:
     characters: list[int] = []
     parts = []
-    while (piece := await generation.read()).characters:
-        characters += piece.characters
-        if piece.log_probabilities is not None:
-            parts.append(piece.log_probabilities)
-            assert len(piece.log_probabilities.chosen) == len(piece.characters)
-            assert piece.log_probabilities.likeliest.shape[1] == generation.likeliest
-    return Got(characters, generation.finish_reason, concatenated(parts).chosen.tolist() if parts else [])
+    while (chunk := await generation.output.get()).characters:
+        characters += chunk.characters
+        if chunk.log_probabilities is not None:
+            parts.append(chunk.log_probabilities)
+            assert len(chunk.log_probabilities.chosen) == len(chunk.characters)
+            assert chunk.log_probabilities.top_ids.shape[1] == generation.top_logprobs
+    return Got(characters, generation.output.finish_reason, concatenated(parts).chosen.tolist() if parts else [])
 
 
-async def traffic(rng: random.Random, decoder: ExactDecoder, single: ExactDecoder) -> set[str | None]:
+async def traffic(rng: random.Random, backend: ExactBackend, single: ExactBackend) -> set[str | None]:
     """Random requests at random times, some with shared prompts, some leaving early; why they ended."""
     engine = Engine(
-        decoder,
+        backend,
         asyncio.get_running_loop(),
         queue_limit=1000,
-        chunk=rng.choice([1, 3, 64]),
-        call_seconds=rng.choice([0.0001, 0.003, 10]),
+        max_steps=rng.choice([1, 3, 64]),
+        iteration_seconds=rng.choice([0.0001, 0.003, 10]),
         prompt_cache=rng.choice([0, 2000, 1_000_000]),
     )
     engine.start()
@@ -134,10 +134,10 @@ async def traffic(rng: random.Random, decoder: ExactDecoder, single: ExactDecode
 @pytest.mark.parametrize("slots", [1, 3, 7])
 def test_each_gets_what_it_gets_alone_whatever_comes_and_leaves(slots: int) -> None:
     tensors = random_tensors(ARCHITECTURE)
-    decoder, single = (ExactDecoder(ARCHITECTURE, tensors, count, load_library()) for count in (slots, 1))
+    backend, single = (ExactBackend(ARCHITECTURE, tensors, count, load_library()) for count in (slots, 1))
     reasons: set[str | None] = set()
     for seed in range(10):  # which ends come depends on the machine's speed too
-        reasons |= asyncio.run(traffic(random.Random(100 * slots + seed), decoder, single))
+        reasons |= asyncio.run(traffic(random.Random(100 * slots + seed), backend, single))
         if seed and reasons == {"length", "stop", "time", "cancelled"}:
             return
     pytest.fail(f"some ends never came: there were {reasons}")

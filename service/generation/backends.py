@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from service.generation.decoder import Batch, Decoder
-from service.generation.exact_decoder import ExactDecoder
+from service.generation.backend import Backend, Batch
+from service.generation.exact import ExactBackend
 from service.generation.kernel.build import NoCompiler, find, find_or_build
 from service.generation.native import Library
 from service.generation.sampling import Sampling
@@ -56,21 +56,21 @@ def choose() -> BackendName:
     return "native"
 
 
-def open_decoder(version: Version, name: BackendName, *, slots: int) -> Decoder:
+def open_backend(version: Version, name: BackendName, *, slots: int) -> Backend:
     """The backend `name` for a version, warmed. Raises Unsupported."""
-    decoder: Decoder
+    backend: Backend
     if name == "tensorflow":
         try:
-            from service.generation.tensorflow_decoder import TensorFlowDecoder
+            from service.generation.tensorflow_backend import TensorFlowBackend
         except ModuleNotFoundError as error:
             raise Unsupported("the tensorflow backend needs TensorFlow: install the extra `trainer`, or `gpu`") from error
-        decoder = TensorFlowDecoder(version.config, version.tensors, slots)
+        backend = TensorFlowBackend(version.config, version.tensors, slots)
     else:
-        decoder = ExactDecoder(version.config, version.tensors, slots, load_library() if name == "native" else None)
+        backend = ExactBackend(version.config, version.tensors, slots, load_library() if name == "native" else None)
     # So that whatever a first request needs, alone or among others, has been built and run once. Only graphs differ by request.
     kinds = product((-1, 0), (Sampling(), Sampling(top_k=1))) if name == "tensorflow" else [(-1, Sampling())]
     for rows, (keep, sampling) in product((1, slots), kinds):
-        decoder.decode(
+        backend.decode(
             Batch(
                 slots=np.arange(rows, dtype=np.int32),
                 starts=dict.fromkeys(range(rows)),
@@ -78,7 +78,7 @@ def open_decoder(version: Version, name: BackendName, *, slots: int) -> Decoder:
                 forced=np.full((2, rows), -1, np.int32),
                 uniforms=np.zeros((2, rows), np.float32),
                 sampling=[sampling] * rows,
-                keep=np.full(rows, keep, np.int32),
+                snapshot_at=np.full(rows, keep, np.int32),
             )
         )
-    return decoder
+    return backend

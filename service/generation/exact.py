@@ -1,4 +1,4 @@
-"""The decoder of the exact step: slots, states and log-probabilities around a backend, `native` or `reference`."""
+"""The backends of the exact step, `native` and `reference`: slots, states and log-probabilities around the step itself."""
 
 from dataclasses import replace
 from typing import cast
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation import reference
-from service.generation.decoder import LIKELIEST, Batch, Decoded, LogProbabilities, Precision
+from service.generation.backend import MAX_TOP_LOGPROBS, Batch, Decoded, LogProbabilities, Precision
 from service.generation.native import Library
 from service.generation.quantized import QuantizedNetwork, quantize
 from service.generation.threads import ThreadCount
@@ -18,8 +18,8 @@ Floats = NDArray[np.float32]
 UNKNOWN = np.float32(-9999)  # the log-probability of a character that the network does not know, as OpenAI has it
 
 
-class ExactDecoder:
-    """See `service.generation.decoder.Decoder`. The same bits from either backend, on every machine."""
+class ExactBackend:
+    """See `service.generation.backend.Backend`. Both give the same bits, on every machine."""
 
     precision: Precision = "int8"
     arithmetic = "exact"
@@ -37,7 +37,7 @@ class ExactDecoder:
 
     def decode(self, batch: Batch) -> Decoded:
         chosen, kept, logits = self._advance(batch)
-        found = {int(row): kept[row].copy() for row in np.flatnonzero(batch.keep >= 0)}
+        found = {int(row): kept[row].copy() for row in np.flatnonzero(batch.snapshot_at >= 0)}
         return Decoded(chosen, found, None if logits is None else log_probabilities(logits, chosen))
 
     def score(self, batch: Batch) -> Floats:
@@ -65,7 +65,16 @@ class ExactDecoder:
             return advance_by_reference(self._network, batch, states)
         with self._threads.timed(*batch.forced.shape) as threads:
             wanted = np.full(len(batch.slots), batch.log_probabilities)
-            arguments = (batch.inputs, batch.forced, batch.uniforms, batch.sampling, batch.histories, batch.keep, wanted, threads)
+            arguments = (
+                batch.inputs,
+                batch.forced,
+                batch.uniforms,
+                batch.sampling,
+                batch.histories,
+                batch.snapshot_at,
+                wanted,
+                threads,
+            )
             return self._native.advance(states, *arguments)
 
 
@@ -75,7 +84,7 @@ def advance_by_reference(
     """See `NativeNetwork.advance`."""
     drawing = (batch.uniforms, batch.sampling, batch.histories)
     chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, *drawing)
-    kept = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.keep)])
+    kept = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.snapshot_at)])
     states[...] = path[-1]
     return chosen, kept, logits if batch.log_probabilities else None
 
@@ -84,7 +93,7 @@ def log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> LogProbabili
     """Of logits [steps, rows, vocabulary] and the characters chosen from them [steps, rows]; UNKNOWN for others."""
     shifted = logits - logits.max(-1, keepdims=True)
     values = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    count = min(LIKELIEST, values.shape[-1])
+    count = min(MAX_TOP_LOGPROBS, values.shape[-1])
     likeliest = np.argsort(-values, axis=-1, kind="stable")[..., :count].astype(np.int32)
     known = (chosen >= 0) & (chosen < values.shape[-1])
     places = np.where(known, chosen, 0)[..., None].astype(np.int64)

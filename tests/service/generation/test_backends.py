@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.generation.decoder import LIKELIEST, Batch, Decoded, Decoder
-from service.generation.decoders import Unsupported, choose, load_library
-from service.generation.exact_decoder import ExactDecoder
-from service.generation.prompt_cache import PromptCache
+from service.generation.backend import MAX_TOP_LOGPROBS, Backend, Batch, Decoded
+from service.generation.backends import Unsupported, choose, load_library
+from service.generation.core import EngineCore
+from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
-from service.generation.scheduler import Scheduler
-from service.generation.tensorflow_decoder import TensorFlowDecoder
+from service.generation.tensorflow_backend import TensorFlowBackend
 from service.registry import candidates
-from tests.support import VOCABULARY, random_tensors, reference_logits
+from tests.support import VOCABULARY, random_tensors, reference_logits, run_core
 from trainer import artifact, network, report
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary
@@ -30,15 +29,15 @@ pytestmark = pytest.mark.slow
 
 SHAKESPEARE = Path(__file__).parents[3] / "models" / "shakespeare"
 
-MakeDecoder = Callable[[Architecture, Tensors, int], Decoder]
+MakeBackend = Callable[[Architecture, Tensors, int], Backend]
 
 
-def native(architecture: Architecture, tensors: Tensors, slots: int) -> Decoder:
-    return ExactDecoder(architecture, tensors, slots, load_library())
+def native(architecture: Architecture, tensors: Tensors, slots: int) -> Backend:
+    return ExactBackend(architecture, tensors, slots, load_library())
 
 
-@pytest.fixture(params=[native, TensorFlowDecoder])
-def make(request: pytest.FixtureRequest) -> MakeDecoder:
+@pytest.fixture(params=[native, TensorFlowBackend])
+def make(request: pytest.FixtureRequest) -> MakeBackend:
     return request.param  # type: ignore[no-any-return]
 
 
@@ -52,26 +51,22 @@ class Asked:
     likeliest: int | None = None
 
 
-def generate(decoder: Decoder, vocabulary: Vocabulary, asked: list[Asked], longest: int = 16, prompt_cache: int = 0) -> list[str]:
-    """The texts of requests that share the decoder's slots, waiting for one where there are more of them."""
-    scheduler = Scheduler(decoder.slots, len(asked), PromptCache(prompt_cache))
-    texts = {}
+def generate(backend: Backend, vocabulary: Vocabulary, asked: list[Asked], longest: int = 16, prompt_cache: int = 0) -> list[str]:
+    """The texts of requests that share the backend's slots, waiting for one where there are more of them."""
+    core = EngineCore(backend, queue_limit=len(asked), max_steps=longest, prompt_cache=prompt_cache)
+    generations = []
     for one in asked:
         stop = [vocabulary.encode(string).tolist() for string in one.stop]
         prompt = Prompt(vocabulary.encode(one.start))
-        generation = Generation(prompt, one.characters, one.sampling, one.seed, stop=stop, likeliest=one.likeliest)
-        texts[generation] = one.start
-        scheduler.add(generation)
-    while (batch := scheduler.schedule(longest)) is not None:
-        for output in scheduler.update(decoder.decode(batch)):
-            texts[output.generation] += vocabulary.decode(output.piece.characters)
-    return list(texts.values())
+        generations.append(Generation(prompt, one.characters, one.sampling, one.seed, stop=stop, top_logprobs=one.likeliest))
+    chunks = run_core(core, *generations).values()
+    return [one.start + vocabulary.decode(chunk.characters) for one, chunk in zip(asked, chunks, strict=True)]
 
 
-def step(decoder: Decoder, uniforms: NDArray[np.floating[Any]], sampling: Sampling, character: int = 5, **options: Any) -> Decoded:
+def step(backend: Backend, uniforms: NDArray[np.floating[Any]], sampling: Sampling, character: int = 5, **options: Any) -> Decoded:
     """One step of as many fresh slots as there are uniforms, all from the same character."""
     count = len(uniforms)
-    return decoder.decode(
+    return backend.decode(
         Batch(
             slots=np.arange(count, dtype=np.int32),
             starts=dict.fromkeys(range(count)),
@@ -79,7 +74,7 @@ def step(decoder: Decoder, uniforms: NDArray[np.floating[Any]], sampling: Sampli
             forced=np.full((1, count), -1, np.int32),
             uniforms=uniforms.astype(np.float32)[None],
             sampling=[sampling] * count,
-            keep=np.full(count, -1, np.int32),
+            snapshot_at=np.full(count, -1, np.int32),
             **options,
         )
     )
@@ -96,9 +91,9 @@ def keras_logits(architecture: Architecture, tensors: Tensors, ids: list[int]) -
     return single(np.array([ids], np.int32))[0].numpy().astype(np.float64)  # type: ignore[no-any-return]
 
 
-def own_logits(decoder: Decoder, architecture: Architecture, tensors: Tensors, ids: list[int]) -> NDArray[np.float64]:
+def own_logits(backend: Backend, architecture: Architecture, tensors: Tensors, ids: list[int]) -> NDArray[np.float64]:
     """What the backend's network says after each of the ids: [characters, vocabulary]. An exact one rounds its weights."""
-    says = reference_logits if decoder.arithmetic == "exact" else keras_logits
+    says = reference_logits if backend.arithmetic == "exact" else keras_logits
     return says(architecture, tensors, ids)
 
 
@@ -138,14 +133,14 @@ def test_on_tensorflow_the_text_is_the_tutorials(cell: str, layers: int) -> None
     expected = report.Sampler(single, vocabulary).sample("ROMEO: ", characters=300, temperature=0.8, seed=12)
     assert len(set(expected)) > 20
     asked = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8))
-    assert generate(TensorFlowDecoder(architecture, tensors, 1), vocabulary, [asked]) == [expected]
+    assert generate(TensorFlowBackend(architecture, tensors, 1), vocabulary, [asked]) == [expected]
     wordy = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8), likeliest=3)
-    assert generate(TensorFlowDecoder(architecture, tensors, 1), vocabulary, [wordy]) == [expected]
+    assert generate(TensorFlowBackend(architecture, tensors, 1), vocabulary, [wordy]) == [expected]
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_a_text_does_not_depend_on_its_neighbours_nor_on_how_calls_are_cut_nor_on_who_read_its_prompt(
-    make: MakeDecoder, cell: str
+    make: MakeBackend, cell: str
 ) -> None:
     architecture = made(cell, layers=2)
     vocabulary, tensors = Vocabulary(VOCABULARY), random_tensors(architecture)
@@ -162,28 +157,28 @@ def test_a_text_does_not_depend_on_its_neighbours_nor_on_how_calls_are_cut_nor_o
         )
         for i in range(17)
     ]
-    decoder = make(architecture, tensors, 5)
-    together = generate(decoder, vocabulary, asked)
-    assert together == [generate(decoder, vocabulary, [one])[0] for one in asked]
-    assert together == generate(decoder, vocabulary, asked, longest=3)
-    assert together == generate(decoder, vocabulary, asked, prompt_cache=100_000)
+    backend = make(architecture, tensors, 5)
+    together = generate(backend, vocabulary, asked)
+    assert together == [generate(backend, vocabulary, [one])[0] for one in asked]
+    assert together == generate(backend, vocabulary, asked, longest=3)
+    assert together == generate(backend, vocabulary, asked, prompt_cache=100_000)
 
 
-def test_a_draw_inverts_the_cdf(make: MakeDecoder) -> None:
+def test_a_draw_inverts_the_cdf(make: MakeBackend) -> None:
     """At uniforms through [0, 1) the characters come in id order, each for a span as wide as its probability."""
     architecture = made("gru")
     tensors = random_tensors(architecture)
     count = 4096
-    decoder = make(architecture, tensors, count)
-    logits = own_logits(decoder, architecture, tensors, [5])[0]
+    backend = make(architecture, tensors, count)
+    logits = own_logits(backend, architecture, tensors, [5])[0]
     for sampling in SAMPLINGS:
-        drawn = step(decoder, (np.arange(count) + 0.5) / count, sampling).chosen[0]
+        drawn = step(backend, (np.arange(count) + 0.5) / count, sampling).chosen[0]
         assert (np.diff(drawn) >= 0).all()
         spans = np.bincount(drawn, minlength=len(VOCABULARY)) / count
         np.testing.assert_allclose(spans, distribution(logits, sampling), atol=1.5 / count)
 
 
-def test_draws_follow_the_exact_distribution(make: MakeDecoder) -> None:
+def test_draws_follow_the_exact_distribution(make: MakeBackend) -> None:
     """Pearson's chi-square over 60,000 draws with a generation's own uniforms.
 
     With c characters that can come, the sum of (seen - expected)^2 / expected over them is close to chi-square with c - 1
@@ -195,13 +190,13 @@ def test_draws_follow_the_exact_distribution(make: MakeDecoder) -> None:
     architecture = made("gru")
     tensors = random_tensors(architecture)
     slots, calls = 2000, 30
-    decoder = make(architecture, tensors, slots)
-    logits = own_logits(decoder, architecture, tensors, [5])[0]
+    backend = make(architecture, tensors, slots)
+    logits = own_logits(backend, architecture, tensors, [5])[0]
     for seed, sampling in enumerate(SAMPLINGS):
         generation = Generation(Prompt(np.array([5], np.int32)), slots * calls, sampling, seed)
         seen = np.zeros(len(VOCABULARY))
         for _ in range(calls):
-            seen += np.bincount(step(decoder, generation.uniforms(slots), sampling).chosen[0], minlength=len(VOCABULARY))
+            seen += np.bincount(step(backend, generation.uniforms(slots), sampling).chosen[0], minlength=len(VOCABULARY))
         expected = distribution(logits, sampling) * slots * calls
         assert seen[expected == 0].sum() == 0
         rare = expected < 5
@@ -212,22 +207,22 @@ def test_draws_follow_the_exact_distribution(make: MakeDecoder) -> None:
         assert ((seen - expected) ** 2 / expected).sum() < freedom + 6 * sqrt(2 * freedom), sampling
 
 
-def test_temperature_zero_takes_the_likeliest_allowed_character(make: MakeDecoder) -> None:
+def test_temperature_zero_takes_the_likeliest_allowed_character(make: MakeBackend) -> None:
     architecture = made("gru")
     tensors = random_tensors(architecture)
-    decoder = make(architecture, tensors, 3)
-    logits = own_logits(decoder, architecture, tensors, [5])[0]
+    backend = make(architecture, tensors, 3)
+    logits = own_logits(backend, architecture, tensors, [5])[0]
     for allowed in (None, ALLOWED, ~ALLOWED):
         sampling = Sampling(temperature=0, allowed=allowed)
         uniforms = Generation(Prompt(np.array([5], np.int32)), 3, sampling, 1).uniforms(3)
         expected = np.argmax(logits if allowed is None else np.where(allowed, logits, -np.inf))
-        assert step(decoder, uniforms, sampling).chosen.tolist() == [[expected] * 3]
+        assert step(backend, uniforms, sampling).chosen.tolist() == [[expected] * 3]
         for only in (Sampling(0.3, top_k=1), Sampling(0.3, top_p=1e-300), Sampling(0.3, min_p=1)):
             one = replace(only, allowed=allowed)
-            assert step(decoder, np.array([0, 0.5, 0.999]), one).chosen.tolist() == [[expected] * 3]
+            assert step(backend, np.array([0, 0.5, 0.999]), one).chosen.tolist() == [[expected] * 3]
 
 
-def test_of_equally_likely_characters_top_k_keeps_those_of_lower_id(make: MakeDecoder) -> None:
+def test_of_equally_likely_characters_top_k_keeps_those_of_lower_id(make: MakeBackend) -> None:
     architecture = made("gru")
     tensors = {name: np.zeros_like(tensor) for name, tensor in random_tensors(architecture).items()}
     uniforms = np.linspace(0, 0.999, 100)
@@ -236,21 +231,21 @@ def test_of_equally_likely_characters_top_k_keeps_those_of_lower_id(make: MakeDe
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-38, 1e-3, 1e300])
-def test_any_temperature_draws_characters_and_the_smallest_take_the_likeliest(make: MakeDecoder, temperature: float) -> None:
+def test_any_temperature_draws_characters_and_the_smallest_take_the_likeliest(make: MakeBackend, temperature: float) -> None:
     architecture = made("gru")
-    vocabulary, decoder = Vocabulary(VOCABULARY), make(made("gru"), random_tensors(architecture), 1)
-    (text,) = generate(decoder, vocabulary, [Asked("a", 200, 1, Sampling(temperature))])
+    vocabulary, backend = Vocabulary(VOCABULARY), make(made("gru"), random_tensors(architecture), 1)
+    (text,) = generate(backend, vocabulary, [Asked("a", 200, 1, Sampling(temperature))])
     assert len(text) == 201
-    (other,) = generate(decoder, vocabulary, [Asked("a", 200, 2, Sampling(temperature))])
+    (other,) = generate(backend, vocabulary, [Asked("a", 200, 2, Sampling(temperature))])
     assert (text == other) == (temperature <= 1e-3)
 
 
-def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(make: MakeDecoder) -> None:
+def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(make: MakeBackend) -> None:
     architecture = made("gru")
     tensors, rng = random_tensors(architecture), np.random.default_rng(0)
-    decoder = make(architecture, tensors, 2)
+    backend = make(architecture, tensors, 2)
     forced = np.array([[3, -1], [9, -1], [1, 4], [-1, -1]], np.int32)
-    decoded = decoder.decode(
+    decoded = backend.decode(
         Batch(
             slots=np.array([0, 1], np.int32),
             starts={0: None, 1: None},
@@ -258,7 +253,7 @@ def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(
             forced=forced,
             uniforms=rng.random((4, 2), np.float32),
             sampling=[Sampling(temperature=0.3, top_k=2), Sampling(temperature=2)],
-            keep=np.array([-1, -1], np.int32),
+            snapshot_at=np.array([-1, -1], np.int32),
             log_probabilities=True,
         )
     )
@@ -266,21 +261,21 @@ def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(
     assert (decoded.chosen[forced >= 0] == forced[forced >= 0]).all()
     for b, first in enumerate((5, 6)):
         ids = [first, *decoded.chosen[:, b].tolist()]
-        logits = own_logits(decoder, architecture, tensors, ids[:-1])
+        logits = own_logits(backend, architecture, tensors, ids[:-1])
         expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        order = np.argsort(-expected, axis=1)[:, :LIKELIEST]
+        order = np.argsort(-expected, axis=1)[:, :MAX_TOP_LOGPROBS]
         np.testing.assert_allclose(decoded.log_probabilities.chosen[:, b], expected[range(4), ids[1:]], atol=1e-4)
-        assert (decoded.log_probabilities.likeliest[:, b] == order).all()
-        np.testing.assert_allclose(decoded.log_probabilities.values[:, b], np.take_along_axis(expected, order, 1), atol=1e-4)
+        assert (decoded.log_probabilities.top_ids[:, b] == order).all()
+        np.testing.assert_allclose(decoded.log_probabilities.top_values[:, b], np.take_along_axis(expected, order, 1), atol=1e-4)
 
 
-def test_a_state_kept_in_mid_call_goes_on_as_the_slot_itself_did(make: MakeDecoder) -> None:
+def test_a_state_kept_in_mid_call_goes_on_as_the_slot_itself_did(make: MakeBackend) -> None:
     architecture = made("lstm", layers=2)
-    decoder = make(architecture, random_tensors(architecture), 4)
+    backend = make(architecture, random_tensors(architecture), 4)
     rng = np.random.default_rng(0)
 
     def call(slots: list[int], steps: int, inputs: list[int], uniforms: NDArray[np.float32], **options: Any) -> Decoded:
-        return decoder.decode(
+        return backend.decode(
             Batch(
                 slots=np.array(slots, np.int32),
                 inputs=np.array(inputs, np.int32),
@@ -292,12 +287,12 @@ def test_a_state_kept_in_mid_call_goes_on_as_the_slot_itself_did(make: MakeDecod
         )
 
     uniforms = rng.random((10, 3), np.float32)
-    whole = call([0, 1, 2], 10, [5, 6, 7], uniforms, starts=dict.fromkeys(range(3)), keep=np.array([4, -1, 0], np.int32))
-    assert sorted(whole.kept) == [0, 2]
+    whole = call([0, 1, 2], 10, [5, 6, 7], uniforms, starts=dict.fromkeys(range(3)), snapshot_at=np.array([4, -1, 0], np.int32))
+    assert sorted(whole.snapshots) == [0, 2]
     rest = uniforms[4:, :1]
-    again = call([3], 6, [int(whole.chosen[3, 0])], rest, starts={0: whole.kept[0]}, keep=np.array([-1], np.int32))
+    again = call([3], 6, [int(whole.chosen[3, 0])], rest, starts={0: whole.snapshots[0]}, snapshot_at=np.array([-1], np.int32))
     assert again.chosen[:, 0].tolist() == whole.chosen[4:, 0].tolist()
-    fresh = call([3], 10, [7], uniforms[:, 2:], starts={0: whole.kept[2]}, keep=np.array([-1], np.int32))
+    fresh = call([3], 10, [7], uniforms[:, 2:], starts={0: whole.snapshots[2]}, snapshot_at=np.array([-1], np.int32))
     assert fresh.chosen[:, 0].tolist() == whole.chosen[:, 2].tolist()
 
 
@@ -305,7 +300,7 @@ def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_a
     """The network's real size, where a product is cut into blocks that could depend on the batch; not one character may differ."""
     version = artifact.read(candidates(SHAKESPEARE)[0])
     vocabulary = Vocabulary(version.config.vocabulary)
-    decoder = native(version.config, version.tensors, 64)
+    backend = native(version.config, version.tensors, 64)
     allowed = np.array([character.islower() or character in " \n" for character in vocabulary.characters])
     kinds = [
         Sampling(),
@@ -319,16 +314,16 @@ def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_a
     asked = [
         Asked("ROMEO: JULIET:"[i % 13 :], 20 + i % 20, i, kinds[i % 7], likeliest=5 if i % 11 == 0 else None) for i in range(64)
     ]
-    together = generate(decoder, vocabulary, asked, prompt_cache=1_000_000)
-    assert together == [generate(decoder, vocabulary, [one])[0] for one in asked]
+    together = generate(backend, vocabulary, asked, prompt_cache=1_000_000)
+    assert together == [generate(backend, vocabulary, [one])[0] for one in asked]
 
 
-def test_a_large_vocabulary_is_no_fault(make: MakeDecoder) -> None:
+def test_a_large_vocabulary_is_no_fault(make: MakeBackend) -> None:
     characters = [chr(0x4E00 + i) for i in range(5000)]
     architecture = Architecture(cell="gru", layers=1, units=16, embedding=4, vocabulary=characters)
-    decoder = make(architecture, random_tensors(architecture), 2)
+    backend = make(architecture, random_tensors(architecture), 2)
     asked = [Asked("\u4e00", 50, 3), Asked("\u4e00", 50, 3, Sampling(top_k=5000), likeliest=20)]
-    texts = generate(decoder, Vocabulary(characters), asked)
+    texts = generate(backend, Vocabulary(characters), asked)
     assert len(set(texts[0])) > 10
     assert texts[0] == texts[1]
 
@@ -336,9 +331,9 @@ def test_a_large_vocabulary_is_no_fault(make: MakeDecoder) -> None:
 @pytest.mark.skipif(choose() != "native", reason="this machine has a GPU")
 def test_without_a_gpu_a_version_is_served_with_no_tensorflow_in_the_process() -> None:
     program = (
-        "import sys; from pathlib import Path; from service.app import create_app; from service.generation.decoders import *;"
+        "import sys; from pathlib import Path; from service.app import create_app; from service.generation.backends import *;"
         "from trainer import artifact; version = artifact.read(Path(sys.argv[1]));"
-        "print(open_decoder(version, choose(), slots=2).name, 'tensorflow' in sys.modules)"
+        "print(open_backend(version, choose(), slots=2).name, 'tensorflow' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", program, candidates(SHAKESPEARE)[0]], text=True) == "native False\n"
 
@@ -349,8 +344,8 @@ def test_where_the_kernel_cannot_be_built_the_reference_runs_and_the_log_says_wh
     def no_compiler() -> None:
         raise Unsupported("there is no C compiler")
 
-    monkeypatch.setattr("service.generation.decoders.load_library", no_compiler)
-    monkeypatch.setattr("service.generation.decoders.find_spec", lambda _: None)
+    monkeypatch.setattr("service.generation.backends.load_library", no_compiler)
+    monkeypatch.setattr("service.generation.backends.find_spec", lambda _: None)
     choose.cache_clear()
     assert choose() == "reference"
     choose.cache_clear()

@@ -1,4 +1,4 @@
-"""The decoder on TensorFlow, for GPUs: the whole loop, sampling included, in one graph that advances B slots by K steps.
+"""The backend on TensorFlow, for GPUs: the whole loop, sampling included, in one graph that advances B slots by K steps.
 
 Embedding and input kernel are folded into one table of vocabulary x gates * units, so a step is a row look-up, one product
 with the recurrent kernel, the gates, and the output product.
@@ -13,13 +13,22 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from service.generation.decoder import LIKELIEST, STATES, Batch, Decoded, LogProbabilities, Precision, input_bias, input_table
+from service.generation.backend import (
+    MAX_TOP_LOGPROBS,
+    STATES,
+    Batch,
+    Decoded,
+    LogProbabilities,
+    Precision,
+    input_bias,
+    input_table,
+)
 from service.generation.sampling import SamplingArrays
 from trainer.artifact import Architecture, Tensors
 
 
-class TensorFlowDecoder:
-    """See `service.generation.decoder.Decoder`. States are on the device, [slots, states, units]; float32 only."""
+class TensorFlowBackend:
+    """See `service.generation.backend.Backend`. States are on the device, [slots, states, units]; float32 only."""
 
     name = "tensorflow"
     arithmetic = "tensorflow"
@@ -65,7 +74,7 @@ class TensorFlowDecoder:
             "inputs": batch.inputs,
             "forced": batch.forced,
             "uniforms": batch.uniforms,
-            "keep": batch.keep,
+            "keep": batch.snapshot_at,
             "rows": list(batch.starts),
             "starts": starts,
             **vars(SamplingArrays.of(batch.sampling, len(self._architecture.vocabulary))),
@@ -75,7 +84,7 @@ class TensorFlowDecoder:
         )
         return Decoded(
             chosen.numpy(),
-            {int(row): copies[row].numpy() for row in np.flatnonzero(batch.keep >= 0)},
+            {int(row): copies[row].numpy() for row in np.flatnonzero(batch.snapshot_at >= 0)},
             LogProbabilities(*(part.numpy() for part in log_probabilities)) if wanted else None,
         )
 
@@ -190,7 +199,7 @@ def kept_weights(weights: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, min_p: 
 
 
 def draw(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """One id a row [B]: the first whose cumulative share of the weights [B, vocabulary] exceeds the uniform [B]."""
+    """One id a row [B]: the first whose cumulative row of the weights [B, vocabulary] exceeds the uniform [B]."""
     cdf = tf.cumsum(weights, axis=1)
     # A GPU sums in another order, so the CDF may rise a little where a weight is 0: such a character must not be drawn.
     passed = (cdf > uniform[:, None] * cdf[:, -1:]) & (weights > 0)
@@ -200,5 +209,5 @@ def draw(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
 def log_probabilities_of(logits: tf.Tensor, chosen: tf.Tensor) -> list[tf.Tensor]:
     """Of the chosen [B]; the N likeliest [B, N]; of these [B, N]."""
     p = tf.nn.log_softmax(logits)
-    values, likeliest = tf.math.top_k(p, tf.minimum(LIKELIEST, tf.shape(p)[1]))
+    values, likeliest = tf.math.top_k(p, tf.minimum(MAX_TOP_LOGPROBS, tf.shape(p)[1]))
     return [tf.gather(p, chosen, batch_dims=1), likeliest, values]

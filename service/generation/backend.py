@@ -1,0 +1,86 @@
+"""The interface between engine and network: advance some slots by some steps. Knows ids and slots, no requests."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation.sampling import History, Sampling
+from trainer.artifact import Tensors
+
+Precision = Literal["f32", "int8"]
+State = NDArray[np.float32]  # [states, units]: all that a network remembers of a text
+
+STATES = {"gru": 1, "lstm": 2}  # state vectors a layer keeps: h; h and c
+MAX_TOP_LOGPROBS = 20  # most characters that log-probabilities are given for, besides the chosen one
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The work of one iteration: B slots, each advanced by K steps.
+
+    At each step the network takes a row's input and state. The first input is `inputs`, the others are what the step before
+    chose. A step chooses `forced` where that is not negative; otherwise it samples. So one call can read a prompt and then
+    generate, and scoring a text is a call that forces all of it.
+    """
+
+    slots: NDArray[np.int32]  # [B], distinct
+    starts: Mapping[int, State | None]  # by row: the state to start from instead of the slot's own; None: zeros
+    inputs: NDArray[np.int32]  # [B]
+    forced: NDArray[np.int32]  # [K, B], -1 where the step samples
+    uniforms: NDArray[np.float32]  # [K, B], in [0, 1); 0 where the temperature is 0
+    sampling: Sequence[Sampling]  # B of them
+    snapshot_at: NDArray[np.int32]  # [B]: steps after which to snapshot the row's state, 0 to K - 1; -1: no snapshot
+    log_probabilities: bool = False  # compute them
+    histories: Mapping[int, History] = field(default_factory=dict)  # by row, where the sampling needs one; the call updates them
+
+
+@dataclass(frozen=True)
+class LogProbabilities:
+    """Natural logarithms of softmax(logits), before temperature and all other sampling options.
+
+    The leading shape is [K, B] for a call and [characters] for a generation. N is MAX_TOP_LOGPROBS, or the vocabulary's size
+    if that is less.
+    """
+
+    chosen: NDArray[np.float32]  # [...]
+    top_ids: NDArray[np.int32]  # [..., N], the likeliest first
+    top_values: NDArray[np.float32]  # [..., N]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The result of one iteration."""
+
+    chosen: NDArray[np.int32]  # [K, B]. An automaton may choose ids beyond the vocabulary, and -1 where it allows nothing
+    snapshots: Mapping[int, State]  # by row, where `snapshot_at` asks for one
+    log_probabilities: LogProbabilities | None  # if requested
+
+
+class Backend(Protocol):
+    """A network with a fixed number of slots. Each slot keeps a state from call to call."""
+
+    name: str  # as in "native"
+    precision: Precision
+    arithmetic: str  # backends of the same arithmetic give the same text for a version, a request and a seed
+    slots: int
+
+    def decode(self, batch: Batch) -> Decoded:
+        """Advances the batch's slots.
+
+        Sampling inverts the CDF: it chooses the first id whose cumulative probability exceeds the row's uniform number. One
+        row's result does not depend on the others.
+        """
+        ...
+
+
+def input_table(tensors: Tensors) -> NDArray[np.float32]:
+    """The product of each character's embedding and the first layer's kernel, plus its bias: [vocabulary, gates * units]."""
+    return tensors["embedding"] @ tensors["rnn.0.kernel"] + input_bias(tensors["rnn.0.bias"])
+
+
+def input_bias(bias: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The bias of the input product: the first row of a GRU's (the second belongs to the recurrent product), all of an LSTM's."""
+    return bias[0] if bias.ndim == 2 else bias
