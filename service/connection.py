@@ -276,6 +276,6 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def _note_timeout(self) -> None:
-        """For service.api.request_log: the server cut the connection, the client did not."""
+        """For service.middleware.request_log: the server cut the connection, the client did not."""
         for answer in self._answers:
             answer.scope["state"]["timed_out"] = True
