@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import errors, generate, models, notes, openai, page, probes, scoring
+from service.api import errors, generate, health, models, notes, openai, playground, scoring
 from service.generation.decoders import choose, open_decoder
 from service.generation.engine import Engine
 from service.metrics import Metrics
@@ -88,8 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
     for part in (generate, scoring, models, openai):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
-    app.include_router(probes.router)
-    app.include_router(page.router)
+    app.include_router(health.router)
+    app.include_router(playground.router)
     errors.install(app)
     app.openapi = partial(errors.documented_openapi, app.openapi)  # type: ignore[method-assign]
     # The last is the outermost.
