@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _serve(settings: "Settings", listeners: "Listeners") -> int:
-    from service import logs, memory
+    from service import logs, malloc
     from service.app import create_app
     from service.server import Server, allow_many_connections
     from service.tracing import TracingMissing
@@ -60,7 +60,7 @@ def _serve(settings: "Settings", listeners: "Listeners") -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     logs.configure(settings.log_format)
     allow_many_connections()
-    memory.map_large_blocks()
+    malloc.map_large_blocks()
     try:
         app = create_app(settings)
         gc.freeze()

@@ -13,17 +13,17 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import errors, generate, models, notes, openai, page, probes, scoring
-from service.api.access import Access
-from service.api.body_limit import BodyLimit
-from service.api.cors import CORS
-from service.api.hosts import Hosts
-from service.api.notes import NotesMiddleware
-from service.api.paths import Paths
-from service.api.request_log import RequestLog
+from service.api import errors, generate, health, models, notes, openai, playground, scoring
 from service.generation.backends import choose, open_backend
 from service.generation.engine import Engine
 from service.metrics import Metrics
+from service.middleware.access import Access
+from service.middleware.body_limit import BodyLimit
+from service.middleware.cors import CORS
+from service.middleware.hosts import Hosts
+from service.middleware.notes import NotesMiddleware
+from service.middleware.paths import Paths
+from service.middleware.request_log import RequestLog
 from service.registry import Registry
 from service.settings import Settings
 from service.tracing import trace
@@ -87,9 +87,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.stuck = False  # something has not ended in time, once the server has stopped
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
     for part in (generate, scoring, models, openai):
-        app.include_router(part.router, dependencies=key, responses=errors.documented(401, 421, 429, 500))
-    app.include_router(probes.router)
-    app.include_router(page.router)
+        app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
+    app.include_router(health.router)
+    app.include_router(playground.router)
     errors.install(app)
     app.openapi = partial(errors.documented_openapi, app.openapi)  # type: ignore[method-assign]
     # The last is the outermost.

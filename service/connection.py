@@ -15,7 +15,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.addresses import unmapped
-from service.hangup import Hangup
+from service.peer_reset import PeerReset
 
 LINGERING = 1  # seconds in which a refusal is read
 LONGEST_HEAD = 65536  # bytes of a request that are none of its body's: its headers, and what frames a chunked body
@@ -84,7 +84,7 @@ class Connection(HttpToolsProtocol):
         self._refused = False  # nothing is read any more
         self._refusal: bytes | None = None  # to be sent after those answers
         self._half_closed = False  # the client sends nothing any more
-        self._hangup: Hangup | None = None
+        self._peer_reset: PeerReset | None = None
         self._timed_by_kernel = False
         self._reading: asyncio.TimerHandle | None = None  # when the client has to have read something; if that is ours to time
 
@@ -123,7 +123,7 @@ class Connection(HttpToolsProtocol):
         self._half_closed = True
         self._unexpect()
         connection = self.transport.get_extra_info("socket")
-        self._hangup = Hangup(connection, self.loop, self._hung_up)
+        self._peer_reset = PeerReset(connection, self.loop, self._on_peer_reset)
         if self._answers[0].response_started:
             self._probe(self._answers[0])
         else:
@@ -180,8 +180,8 @@ class Connection(HttpToolsProtocol):
         self._unexpect_reading()
         if isinstance(exc, TimeoutError):
             self._note_timeout()
-        if self._hangup:
-            self._hangup.close()
+        if self._peer_reset:
+            self._peer_reset.close()
         for answer in self._answers:  # uvicorn tells only the last of them
             answer.disconnect()
         super().connection_lost(exc)
@@ -265,7 +265,7 @@ class Connection(HttpToolsProtocol):
             self._reading.cancel()
             self._reading = None
 
-    def _hung_up(self) -> None:
+    def _on_peer_reset(self) -> None:
         connection = self.transport.get_extra_info("socket")
         if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ETIMEDOUT:
             self._note_timeout()
@@ -276,6 +276,6 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def _note_timeout(self) -> None:
-        """For service.api.request_log: the server cut the connection, the client did not."""
+        """For service.middleware.request_log: the server cut the connection, the client did not."""
         for answer in self._answers:
             answer.scope["state"]["timed_out"] = True

@@ -14,7 +14,7 @@ from service.chat import ChatTemplate
 from service.generation.backend import Precision
 from service.generation.backends import Unsupported
 from service.generation.engine import Engine
-from service.memory import give_back
+from service.malloc import give_back
 from trainer import artifact
 from trainer.artifact import ArtifactError, Version, VersionConfig
 from trainer.vocabulary import Vocabulary

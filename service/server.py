@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
                 forwarded_allow_ips=settings.proxies,
                 ws="none",  # nothing here speaks it, and what asks for it would pass by access control and the log
                 log_config=None,
-                access_log=False,  # service.api.request_log has more to tell
+                access_log=False,  # service.middleware.request_log has more to tell
                 timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,
             )
         )

@@ -1,4 +1,4 @@
-"""python -m benchmarks.peers.folio_ray: Folio on Ray Serve, as `serve run service.cluster:app` has it on one machine."""
+"""python -m benchmarks.peers.folio_ray: Folio on Ray Serve, as `serve run service.ray_serve:app` has it on one machine."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ import tempfile
 import ray
 from ray import serve
 
-from service.cluster import Replicas, app
+from service.ray_serve import Replicas, app
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.api.errors import ApiError
 from service.api.fields import SamplingFields
 from service.api.notes import note_unknown_characters
-from service.api.request_log import Work, note
+from service.api.work import Work, note
 from service.generation.sampling import History, Sampling
 from service.registry import Model
 from service.settings import Settings

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
-from service.api.errors import ClientLeft
+from service.api.errors import ClientDisconnected
 
 JSON_TYPE = "application/json"
 
@@ -45,7 +45,7 @@ async def _read(request: Request) -> Any:
     try:
         content = await request.body()
     except ClientDisconnect:
-        raise ClientLeft from None
+        raise ClientDisconnected from None
     if not content:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

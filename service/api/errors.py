@@ -17,7 +17,7 @@ from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
 
 
-class ClientLeft(Exception):
+class ClientDisconnected(Exception):
     """The client left before the answer."""
 
 
@@ -97,7 +97,7 @@ class ApiError(HTTPException):
         return JSONResponse(self.body.model_dump(), self.status_code, self.headers)
 
 
-def translated(error: Exception) -> ApiError:
+def to_api_error(error: Exception) -> ApiError:
     """What a caller is told of an exception from anywhere below: the one place where each has its status."""
     match error:
         case ApiError():
@@ -160,7 +160,7 @@ def _no_such_path(path: str) -> ApiError:
 
 
 def _no_such_method(request: Request, allowed: str) -> ApiError:
-    """allowed: by the router, which knows nothing of HEAD (see `service.api.paths`)."""
+    """allowed: by the router, which knows nothing of HEAD (see `service.middleware.paths`)."""
     methods = sorted({*allowed.split(", "), *(["HEAD"] if "GET" in allowed else [])})
     message = f"{request.scope['path']} does not take {request.scope['method']}: it takes {', '.join(methods)}"
     return ApiError(405, "http_405", message, headers={"Allow": ", ".join(methods)})
@@ -178,7 +178,7 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error.__cause__, ClientDisconnect):  # which FastAPI takes for a body that it can't parse
             return Response(status_code=LEFT)
-        found = translated(error)
+        found = to_api_error(error)
         if found.status_code == 404 and found.body.error.code == "http_404":
             found = _no_such_path(request.scope["path"])
         if found.status_code == 405:
@@ -193,10 +193,10 @@ def install(app: FastAPI) -> None:
     for kind in (HTTPException, UnknownModel, NotReady, QueueFull, EngineStopped, RequestValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(StreamEnded, nothing)
-    app.add_exception_handler(ClientLeft, nothing)
+    app.add_exception_handler(ClientDisconnected, nothing)
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a path operation that may answer these."""
     return {status: {"model": ErrorBody, "description": STATUSES[status]} for status in statuses}
 

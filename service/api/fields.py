@@ -25,7 +25,7 @@ MAX_ALLOWED = 10_000  # characters
 
 
 class RequestBody(BaseModel):
-    """A request body. Null counts as not given; unknown fields are refused or ignored (see `service.api.notes`)."""
+    """A request body. Null counts as not given; unknown fields are refused or ignored (see `service.api.body`)."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.api.body_limit import JsonBody
+from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
-from service.api.errors import documented
+from service.api.errors import error_responses
 from service.api.running import LAST_EVENT_ID, Running, logprobs_of, prefers_stream, running
 from service.api.schemas import CharacterLogprob, GenerateQuery, GenerateRequest, GenerateResponse
 from service.api.streaming import EventStream, described, events_of, unless_left
@@ -16,7 +16,7 @@ router = APIRouter(tags=["generation"], route_class=BodyRoute)
 
 STREAM = described('texts as `{"text"}`, then `done` with the answer less its text, or `error` with the error')
 ENDED = {"description": "the stream of Last-Event-ID had ended: nothing is left to send, and an EventSource asks no more"}
-ERRORS = documented(404, 410, 413, 415, 422, 503)
+ERRORS = error_responses(404, 410, 413, 415, 422, 503)
 
 
 @router.post(

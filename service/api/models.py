@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from service.api.dependencies import CurrentRegistry
-from service.api.errors import ApiError, documented
+from service.api.errors import ApiError, error_responses
 from service.api.schemas import ModelCard, ModelDetails, ModelList
 from service.registry import SAMPLE, Model, Registry
 from trainer.tokenizer import tokenizer_config_json, tokenizer_json
@@ -16,9 +16,10 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 LOSS = "loss.png"
 JSON = {"application/json": {"schema": {"type": "object"}}}
+ERRORS = error_responses(404, 422, 503)
 
 
-@router.get("", responses=documented(503))
+@router.get("", responses=error_responses(503))
 async def models(registry: CurrentRegistry) -> ModelList:
     """The models that are served."""
     return ModelList(
@@ -26,7 +27,7 @@ async def models(registry: CurrentRegistry) -> ModelList:
     )
 
 
-@router.get("/{name}", responses=documented(404, 422, 503))
+@router.get("/{name}", responses=ERRORS)
 async def model(name: str, registry: CurrentRegistry) -> ModelDetails:
     """One of them, with all of its config.json."""
     found = registry.get(name)
@@ -34,7 +35,9 @@ async def model(name: str, registry: CurrentRegistry) -> ModelDetails:
 
 
 @router.get(
-    "/{name}/loss.png", response_class=FileResponse, responses={200: {"content": {"image/png": {}}}, **documented(404, 422, 503)}
+    "/{name}/loss.png",
+    response_class=FileResponse,
+    responses={200: {"content": {"image/png": {}}}, **ERRORS},
 )
 async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
     """The losses of the training run, by epoch."""
@@ -42,22 +45,22 @@ async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
 
 
 @router.get(
-    "/{name}/sample.txt", response_class=FileResponse, responses={200: {"content": {"text/plain": {}}}, **documented(404, 422, 503)}
+    "/{name}/sample.txt",
+    response_class=FileResponse,
+    responses={200: {"content": {"text/plain": {}}}, **ERRORS},
 )
 async def sample(name: str, registry: CurrentRegistry) -> FileResponse:
     """Texts of the model, as it was when it was published."""
     return FileResponse(await _file(registry.get(name), SAMPLE), media_type="text/plain; charset=utf-8")
 
 
-@router.get("/{name}/tokenizer.json", response_class=Response, responses={200: {"content": JSON}, **documented(404, 422, 503)})
+@router.get("/{name}/tokenizer.json", response_class=Response, responses={200: {"content": JSON}, **ERRORS})
 async def tokenizer(name: str, registry: CurrentRegistry) -> Response:
     """The vocabulary as a Hugging Face tokenizer, one token a character, for tools that want one."""
     return Response(tokenizer_json(registry.get(name).config.vocabulary), media_type="application/json")
 
 
-@router.get(
-    "/{name}/tokenizer_config.json", response_class=Response, responses={200: {"content": JSON}, **documented(404, 422, 503)}
-)
+@router.get("/{name}/tokenizer_config.json", response_class=Response, responses={200: {"content": JSON}, **ERRORS})
 async def tokenizer_config(name: str, registry: CurrentRegistry) -> Response:
     """What the transformers library wants beside it."""
     return Response(tokenizer_config_json(registry.get(name).config.vocabulary), media_type="application/json")

@@ -25,10 +25,10 @@ from service.api.asking import (
     stop_ids,
     submitted,
 )
-from service.api.body_limit import JsonBody
+from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.dependencies import CurrentRegistry
-from service.api.errors import ApiError, documented, translated
+from service.api.errors import ApiError, error_responses, to_api_error
 from service.api.fields import OnUnknown
 from service.api.openai_schemas import (
     ChatChoice,
@@ -49,9 +49,9 @@ from service.api.openai_schemas import (
     TopLogprob,
 )
 from service.api.reader import Reader
-from service.api.request_log import Work
 from service.api.streaming import COMMENT, EventStream, described, event, unless_left
 from service.api.tokens import weights_digest
+from service.api.work import Work
 from service.generation.engine import EngineStopped
 from service.generation.output_queue import Chunk, concatenated
 from service.generation.request import Generation, Prompt
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 
 STREAM = described("the answer in parts, then `[DONE]`")
-ERRORS = documented(400, 404, 413, 415, 503)
+ERRORS = error_responses(400, 404, 413, 415, 503)
 DONE = b"data: [DONE]\n\n"
 MOST_OF_A_REPLY = 1000  # characters, where a chat sets no limit
 
@@ -251,13 +251,13 @@ def _stream(request: Request, body: Sampled, asked: Asked, form: ChunkForm) -> R
         return EventStream(_events(answer, form), answer.wake, stack.pop_all())
 
 
-@router.get("/models", responses=documented(503))
+@router.get("/models", responses=error_responses(503))
 async def models(registry: CurrentRegistry) -> ServedModels:
     """The models that are served."""
     return ServedModels(data=[_served(model) for model in registry.models])
 
 
-@router.get("/models/{name}", responses=documented(400, 404, 503))
+@router.get("/models/{name}", responses=error_responses(400, 404, 503))
 async def model(name: str, registry: CurrentRegistry) -> ServedModel:
     """One of them."""
     return _served(registry.get(name))
@@ -309,7 +309,7 @@ async def _events(answer: Answer, form: ChunkForm) -> AsyncGenerator[bytes, None
         if not isinstance(error, EngineStopped):
             log.exception("stream %s failed", answer.id)
         work.cut = "error"
-        yield event(translated(error).body.model_dump_json())
+        yield event(to_api_error(error).body.model_dump_json())
     yield DONE
 
 

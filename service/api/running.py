@@ -14,9 +14,9 @@ from fastapi import Request
 from service.api.asking import check_length, check_logprobs, drawn_seed, history_of, read_text, sampling_of, stop_ids, submitted
 from service.api.errors import ApiError
 from service.api.reader import Reader
-from service.api.request_log import Work
 from service.api.schemas import Done, GenerateRequest, Timings, Usage
 from service.api.tokens import EventId, StateToken, digest, weights_digest
+from service.api.work import Work
 from service.generation.backend import LogProbabilities
 from service.generation.request import Generation, Prompt
 from service.registry import Model, Registry

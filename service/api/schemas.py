@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.api.body import drop_unknown
 from service.api.fields import (
     Logprobs,
     OnUnknown,
@@ -14,7 +15,6 @@ from service.api.fields import (
     Seed,
     Stop,
 )
-from service.api.notes import drop_unknown
 from trainer.artifact import VersionConfig
 
 

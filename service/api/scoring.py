@@ -6,14 +6,14 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from service.api.asking import check_length, read_text, submitted
-from service.api.body_limit import JsonBody
+from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
-from service.api.errors import ApiError, documented
+from service.api.errors import ApiError, error_responses
 from service.api.reader import Reader
-from service.api.request_log import Work
 from service.api.running import logprobs_of
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
 from service.api.streaming import unless_left
+from service.api.work import Work
 from service.generation.backend import LogProbabilities
 from service.generation.output_queue import concatenated
 from service.generation.request import Generation, Prompt
@@ -27,7 +27,7 @@ ALTERNATIVES = 5  # told of a surprising place
 MOST_NATS = 700  # whose perplexity a float holds
 
 
-@router.post("/score", response_model=ScoreResponse, responses=documented(404, 413, 415, 422, 503))
+@router.post("/score", response_model=ScoreResponse, responses=error_responses(404, 413, 415, 422, 503))
 async def score(request: Request, body: JsonBody[ScoreRequest]) -> Response:
     """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
     model = _model(request, body)
@@ -64,7 +64,7 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
     )
 
 
-@router.post("/vectorize", response_model=VectorizeResponse, responses=documented(404, 413, 415, 422, 503))
+@router.post("/vectorize", response_model=VectorizeResponse, responses=error_responses(404, 413, 415, 422, 503))
 async def vectorize(request: Request, body: JsonBody[VectorizeRequest]) -> Response:
     """A text's ids, and where the characters are that the model's vocabulary lacks."""
     model = _model(request, body)

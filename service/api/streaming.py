@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.errors import ClientLeft, translated
+from service.api.errors import ClientDisconnected, to_api_error
 from service.api.running import Running, logprobs_of
 from service.generation.engine import EngineStopped
 
@@ -42,7 +42,7 @@ class EventStream(Response):
             self._last = asyncio.get_running_loop().time()  # of an event or a comment
             self._look_for_silence()
             try:
-                with suppress(ClientLeft):
+                with suppress(ClientDisconnected):
                     await unless_left(self._send(send), receive)
             finally:
                 self._timer.cancel()
@@ -77,12 +77,12 @@ async def left(receive: Receive) -> None:
 
 
 async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """What `work` gives. Raises what it raises, or ClientLeft as soon as the client has."""
+    """What `work` gives. Raises what it raises, or ClientDisconnected as soon as the client has."""
     working, leaving = asyncio.create_task(work), asyncio.create_task(left(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientLeft
+            raise ClientDisconnected
         return await working
     finally:
         working.cancel()
@@ -115,7 +115,7 @@ async def events_of(running: Running) -> AsyncGenerator[bytes, None]:
         if not isinstance(error, EngineStopped):
             log.exception("stream %s failed", running.id)
         work.cut = "error"
-        yield event(translated(error).body.model_dump_json(), "error", id=f"{prefix}{sent}")
+        yield event(to_api_error(error).body.model_dump_json(), "error", id=f"{prefix}{sent}")
 
 
 def event(data: str, name: str | None = None, *, id: str | None = None) -> bytes:  # noqa: A002 - the field's name

@@ -11,7 +11,7 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from service.cluster import Replicas, app
+from service.ray_serve import Replicas, app
 
 NODE: dict[str, Any] = {
     "num_cpus": 1,  # what a replica takes: each node gets one

@@ -221,7 +221,7 @@ def test_other_answers_to_http_1_0_are_whole(models: Path, path: str) -> None:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [vars(record) for record in caplog.records if record.name == "service.api.request_log"]
+    return [vars(record) for record in caplog.records if record.name == "service.middleware.request_log"]
 
 
 def test_a_request_that_does_not_arrive_in_time_is_logged_and_counted_as_that(

@@ -30,7 +30,7 @@ def test_all_addresses_of_ipv6_are_those_of_ipv4_too(tmp_path: Path, caplog: pyt
             assert other.get("/absent").status_code == 404
         forwarded = {"X-Forwarded-For": "192.0.2.1"}
         assert client.get("/absent", headers=forwarded).status_code == 404, "127.0.0.1 is a trusted proxy"
-    told = [vars(record)["client"] for record in caplog.records if record.name == "service.api.request_log"]
+    told = [vars(record)["client"] for record in caplog.records if record.name == "service.middleware.request_log"]
     assert told == ["127.0.0.1"] * 3 + ["::1", "192.0.2.1"]
 
 
@@ -93,7 +93,7 @@ def test_a_unix_socket_is_served_by_any_name_and_removed_at_the_end(
         assert stat.S_IMODE(file.stat().st_mode) == 0o666
         wait_until(lambda: client.get("/readyz").status_code == 200)
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}).status_code == 200
-    (line,) = [vars(record) for record in caplog.records if record.name == "service.api.request_log"]
+    (line,) = [vars(record) for record in caplog.records if record.name == "service.middleware.request_log"]
     assert (line["path"], line["client"]) == ("/generate", None)
     assert f"listening on unix:{file}" in caplog.messages
     assert "there are no API keys" not in caplog.text

@@ -32,7 +32,7 @@ def lines() -> Iterator[Lines]:
 
     def logged() -> list[dict[str, Any]]:
         found = [json.loads(line) for line in written.getvalue().splitlines(keepends=True) if line.endswith("\n")]
-        return [line for line in found if line["logger"] == "service.api.request_log"]
+        return [line for line in found if line["logger"] == "service.middleware.request_log"]
 
     def lines(least: int) -> list[dict[str, Any]]:
         wait_until(lambda: len(logged()) >= least)

@@ -16,8 +16,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.addresses import network
-from service.api.body_limit import has_body
 from service.api.errors import ApiError
+from service.middleware.body_limit import has_body
 
 if TYPE_CHECKING:
     from limits import RateLimitItem

@@ -1,42 +1,18 @@
-"""The body of a request: decompressed where it came compressed, refused where it is too long or has too many fields.
+"""The body of a request: decompressed where it came compressed, refused where it is too long .
 
 FastAPI's own limit answers a declared length with plain text; here every error has one shape.
 """
 
 import zlib
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import BeforeValidator
-from pydantic_core import PydanticCustomError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ApiError
-from service.api.notes import UnknownFields
-
-# Pydantic makes an error of each field that is wrong, which for a body full of them takes a second.
-MOST_FIELDS, MOST_PARTS = 1000, 50_000  # of an object; objects and lists of a body
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # zlib's names for them
 ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
-
-
-def _with_few_fields(body: Any) -> Any:
-    unseen: list[Any] = [body] if isinstance(body, dict) else []  # whatever else is refused for that
-    seen = 0
-    while unseen:
-        part, seen = unseen.pop(), seen + 1
-        if isinstance(part, dict) and len(part) > MOST_FIELDS:
-            raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MOST_FIELDS}")
-        if seen + len(unseen) > MOST_PARTS:
-            raise PydanticCustomError("too_many_parts", f"there are more than {MOST_PARTS:,} objects and lists")
-        unseen += [inner for inner in (part.values() if isinstance(part, dict) else part) if isinstance(inner, dict | list)]
-    return body
-
-
-T = TypeVar("T")
-JsonBody = Annotated[T, UnknownFields, BeforeValidator(_with_few_fields)]
-"""The type of an operation's body: of few fields, the unknown ones refused or ignored."""
 
 
 def has_body(scope: Scope) -> bool:

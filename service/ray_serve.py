@@ -1,4 +1,4 @@
-"""The service on a Ray cluster: `serve run service.cluster:app`, with the extra `cluster`. The same application, in replicas.
+"""The service on a Ray cluster: `serve run service.ray_serve:app`, with the extra `cluster`. The same application, in replicas.
 
 Each replica has an engine of its own, which does its own batching (Ray's batches can't be joined while they run). All share one
 models folder and know nothing of each other: any of them takes any event's id and state token.
@@ -21,7 +21,7 @@ from service.settings import Settings
 
 
 class Replicas(BaseModel):
-    """How many, and what each may use: `serve run service.cluster:app min_replicas=2 gpus=1`."""
+    """How many, and what each may use: `serve run service.ray_serve:app min_replicas=2 gpus=1`."""
 
     model_config = ConfigDict(extra="forbid")
 

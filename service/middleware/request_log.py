@@ -5,40 +5,20 @@ Answers are counted here too, for the metrics.
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.access import FREE
-from service.api.errors import LEFT, translated
+from service.api.errors import LEFT, to_api_error
 from service.api.notes import Notes
-from service.generation.request import Generation
-from service.registry import Model
+from service.api.work import Work, work_fields
+from service.middleware.access import FREE
 
 log = logging.getLogger(__name__)
 
 TIMED_OUT = 408  # in the log and the metrics: the server closed the connection, for too little came or was read on it
 OF_WORK = " by {model} {version}, {prompt_characters:,} + {sent_characters:,} characters, {finish_reasons}"
-
-
-@dataclass
-class Work:
-    """What a request gave an engine to do, and what its client got of it: a generation may have ended long before its answer."""
-
-    model: Model
-    generations: Sequence[Generation]
-    prompts: Sequence[str]
-    streamed: int | None = None  # characters sent so far; None: the answer is no stream
-    cut: Literal["cancelled", "error", "timeout"] | None = None  # why the answer ended before its texts did
-
-
-def note(request: Request, work: Work) -> None:
-    """Has it logged with the request."""
-    request.state.work = work
 
 
 class RequestLog:
@@ -66,7 +46,7 @@ class RequestLog:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if status:  # the answer is cut short, as it should be
                 raise
-            await translated(error).response()(scope, receive, noting)
+            await to_api_error(error).response()(scope, receive, noting)
         finally:
             if status == LEFT and _timed_out(scope):
                 status = TIMED_OUT
@@ -109,30 +89,3 @@ class RequestLog:
 def _timed_out(scope: Scope) -> bool:
     """As service.connection notes it."""
     return bool(scope.get("state", {}).get("timed_out"))
-
-
-def work_fields(work: Work) -> dict[str, Any]:
-    """Times are those of the slowest of its generations."""
-    config, generations = work.model.config, work.generations
-    prompts = {id(generation.prompt): len(generation.prompt.ids) for generation in generations}
-    generated = sum(generation.num_emitted for generation in generations)
-    sent = work.streamed if work.streamed is not None else 0 if work.cut else generated
-    reasons = {work.cut} if work.cut else {generation.output.finish_reason for generation in generations}
-    fields: dict[str, Any] = {
-        "model": config.name,
-        "version": config.version,
-        "prompt_characters": sum(prompts.values()),
-        "generated_characters": generated,
-        "sent_characters": sent,
-        "finish_reasons": ", ".join(sorted(map(str, reasons))),
-    }
-    spans = [
-        ("queue_seconds", "created", "admitted"),
-        ("first_seconds", "created", "first"),  # to the first character
-        ("decode_seconds", "first", "finished"),
-    ]
-    for name, begin, end in spans:
-        times = [(getattr(generation, begin), getattr(generation, end)) for generation in generations]
-        if known := [until - since for since, until in times if since is not None and until is not None]:
-            fields[name] = round(max(known), 6)
-    return fields

@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.body_limit import has_body
 from service.api.errors import ApiError
+from service.middleware.body_limit import has_body
 
 PROBES = ("/healthz", "/health", "/ping", "/readyz")  # asked by the address of a container, and they tell nothing
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s/@]*)(:[0-9]*)?")

@@ -1,0 +1,31 @@
+"""Sends what the handling of a request noted as response headers; see `service.api.notes`."""
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.notes import Notes, OnUnknownFields, current
+
+
+class NotesMiddleware:
+    """Raw ASGI middleware. Keeps a request's notes in its scope's state, for the log."""
+
+    def __init__(self, app: ASGIApp, on_unknown_fields: OnUnknownFields) -> None:
+        self._app, self._on_unknown_fields = app, on_unknown_fields
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        notes = Notes(self._on_unknown_fields)
+        scope.setdefault("state", {})["notes"] = notes
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start" and notes.headers:
+                MutableHeaders(scope=message).update(notes.headers)
+            await send(message)
+
+        token = current.set(notes)
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            current.reset(token)
