@@ -49,6 +49,11 @@ class Model:
     start_string: str  # one that it can continue
     chat: ChatTemplate
 
+    @property
+    def weights_digest(self) -> str:
+        """The beginning of the SHA-256 of its weights."""
+        return self.config.sha256.weights[:12]
+
 
 class Lookups(NamedTuple):
     """Of prompts, in the caches of their states."""

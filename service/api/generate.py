@@ -1,22 +1,48 @@
-"""/generate: a start string continued, as one JSON answer or as server-sent events."""
+"""/generate: continues a start string, and answers with JSON or with server-sent events."""
 
-from contextlib import ExitStack
-from typing import Annotated
+import json
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
+from numpy.typing import NDArray
 
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
-from service.api.errors import error_responses
-from service.api.running import LAST_EVENT_ID, Running, logprobs_of, prefers_stream, running
-from service.api.schemas import CharacterLogprob, GenerateQuery, GenerateRequest, GenerateResponse
-from service.api.streaming import EventStream, described, events_of, unless_left
+from service.api.errors import ApiError, error_responses
+from service.api.job import Completion, Job
+from service.api.logprobs import character_logprobs
+from service.api.resume import EventId, parameters_digest
+from service.api.schemas import CharacterLogprob, Done, GenerateQuery, GenerateRequest, GenerateResponse, Timings, Usage
+from service.api.sse import EventStream, event, stream_content
+from service.api.state_token import StateToken
+from service.api.validation import check_length, check_logprobs, history_of, random_seed, read_text, sampling_of, stop_ids
+from service.generation.output_queue import Chunk
+from service.generation.request import Generation, Prompt
+from service.registry import Model
+from service.settings import Settings
 
 router = APIRouter(tags=["generation"], route_class=BodyRoute)
 
-STREAM = described('texts as `{"text"}`, then `done` with the answer less its text, or `error` with the error')
-ENDED = {"description": "the stream of Last-Event-ID had ended: nothing is left to send, and an EventSource asks no more"}
+EVENTS, JSON = "text/event-stream", "application/json"
+STREAM = stream_content('texts as `{"text"}`, then `done` with the answer without its text, or `error` with the error')
+ENDED = {"description": "the stream of Last-Event-ID had ended: nothing is left to send, and an EventSource does not reconnect"}
 ERRORS = error_responses(404, 410, 413, 415, 422, 503)
+LAST_EVENT_ID: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "the id of the last event of a stream that was cut: the answer continues after it",
+        }
+    ]
+}
 
 
 @router.post(
@@ -26,11 +52,13 @@ ERRORS = error_responses(404, 410, 413, 415, 422, 503)
     openapi_extra=LAST_EVENT_ID,
 )
 async def generate(request: Request, body: JsonBody[GenerateRequest]) -> Response:
-    """Continues start_string, drawing each next character from the model's distribution at the temperature."""
+    """Continues start_string. Each next character is sampled from the model's distribution at the temperature."""
     if prefers_stream(request) if body.stream is None else body.stream:
         return _stream(request, body)
-    with running(request, body, streams=False) as job:
-        return json_response(await _whole(job, request), exclude_none=True)
+    accepted = _accept(request, body, streams=False)
+    with accepted.job.submit() as job:
+        (chunk,) = await job.collect()
+        return json_response(accepted.answer(chunk), exclude_none=True)
 
 
 @router.get(
@@ -41,18 +69,182 @@ async def generate_by_query(request: Request, query: Annotated[GenerateQuery, Qu
     return _stream(request, query)
 
 
-async def _whole(job: Running, request: Request) -> GenerateResponse:
-    chunk = await unless_left(job.reader.read_all(), request.receive)
-    vocabulary, found = job.model.vocabulary, chunk.log_probabilities
-    text = vocabulary.decode(chunk.characters)
-    return GenerateResponse(
-        **dict(job.done()),
-        text=text if job.body.echo is False else job.start_string + text,
-        logprobs=found and [CharacterLogprob(**one) for one in logprobs_of(vocabulary, chunk.characters, found)],
+def _stream(request: Request, body: GenerateRequest) -> Response:
+    accepted = _accept(request, body, streams=True)
+    return EventStream(accepted.job.submit(), accepted)
+
+
+def prefers_stream(request: Request) -> bool:
+    """The Accept header names event streams, and does not prefer JSON by weight or, if the weights are equal, by order."""
+    accept = ", ".join(request.headers.getlist("accept"))
+    weights: dict[str, float] = {}
+    for kind, *parameters in (re.sub(r"\s", "", kind).lower().split(";") for kind in accept.split(",")):
+        found = [re.fullmatch(r"q=(0(\.\d*)?|1(\.0*)?)", parameter) for parameter in parameters]
+        weights.setdefault(kind, next((float(q[1]) for q in found if q), 1.0))
+    stream, json = weights.get(EVENTS, 0), next((weights[kind] for kind in (JSON, "application/*", "*/*") if kind in weights), 0)
+    if stream != json:
+        return stream > json
+    return stream > 0 and next(kind for kind in weights if kind in (EVENTS, JSON)) == EVENTS
+
+
+def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> "Accepted":
+    """Checks a request. Raises ApiError, UnknownModel, NotReady or StreamEnded, before the answer starts."""
+    settings: Settings = request.app.state.settings
+    check_length("start_string", len(body.start_string or ""), settings.max_start_string)
+    check_length("num_generate", body.num_generate, settings.max_num_generate)
+    check_logprobs(body.num_generate, body.logprobs, settings)
+    model: Model = request.app.state.registry.get(body.model)
+    parameters = parameters_digest(model, body) if streams else ""
+    resumed = _resumed(request, model, body, parameters, streams=streams)
+    source = _read(body, model, settings, resumed.seed if resumed else body.seed)
+    sampling = sampling_of(model, body)
+    generation = Generation(
+        prompt=Prompt(source.ids, initial_state=source.token.state if source.token else None),
+        num_generate=body.num_generate,
+        sampling=sampling,
+        history=history_of(model, sampling, source.ids),
+        seed=source.seed,
+        stop=stop_ids(body.stop, model.vocabulary),
+        top_logprobs=body.logprobs,
+        deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
+        already_sent=resumed.sent if resumed else 0,
+        num_sampled_before=source.num_sampled_before,
+        returns_state=body.return_state,
+    )
+    position = resumed or EventId(uuid.uuid4().hex, parameters, model.config.version, model.weights_digest, source.seed, 0)
+    job = Job(request, model, [Completion(source.start_string, generation)], pace=body.pace, skip=position.sent)
+    return Accepted(body, job, position, resumed is not None, settings.secret.get_secret_value())
+
+
+def _resumed(request: Request, model: Model, body: GenerateRequest, parameters: str, *, streams: bool) -> EventId | None:
+    """The last event that the client received of a stream that was cut. Raises ApiError or StreamEnded."""
+    last_event_id = request.headers.get("last-event-id")
+    if not last_event_id:
+        return None
+    event_id = EventId.parse(last_event_id)
+    if not streams:
+        raise ApiError(422, "invalid_event_id", "Last-Event-ID: only a stream can be resumed", param="Last-Event-ID")
+    event_id.check(model, parameters, body.seed)
+    return event_id
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a generation continues."""
+
+    start_string: str
+    ids: NDArray[np.int32]  # of the token, then of the start string
+    token: StateToken | None
+    seed: int
+    num_sampled_before: int  # random numbers of the seed that the token's text used
+
+
+def _read(body: GenerateRequest, model: Model, settings: Settings, seed: int | None) -> Source:
+    """Reads start_string and state. Raises ApiError."""
+    start_string, ids = "", np.empty(0, np.int32)
+    if body.start_string is None and body.state is None:
+        raise ApiError(422, "invalid_value", "start_string: a start string or a state is needed", param="start_string")
+    token = None if body.state is None else StateToken.decode(body.state, model, settings.secret.get_secret_value())
+    if body.start_string is not None:
+        start_string, ids = read_text(model.vocabulary, body.start_string, body.on_unknown, "start_string")
+    if token is None:
+        if not len(ids):
+            message = "start_string: nothing is left of it without unknown characters"
+            raise ApiError(422, "invalid_value", message, param="start_string")
+        return Source(start_string, ids, None, random_seed() if seed is None else seed, 0)
+    ids = np.concatenate([np.array(token.ids, np.int32), ids])
+    check_length("state", len(ids), 2 * settings.max_start_string)  # a text that was cut while it was read holds the rest
+    same_text = seed is None or seed == token.seed
+    return Source(start_string, ids, token, token.seed if seed is None else seed, token.num_sampled if same_text else 0)
+
+
+@dataclass
+class Accepted:
+    """A checked request, and how its answer is written: whole, or as a stream (see `service.api.sse.StreamFormat`)."""
+
+    body: GenerateRequest
+    job: Job
+    position: EventId  # of the last event that the client received, or of event 0
+    resumed: bool
+    secret: str = field(repr=False)  # that state tokens are signed with
+
+    def __post_init__(self) -> None:
+        (self._completion,) = self.job.completions
+        self._vocabulary, self._sent = self.job.model.vocabulary, self.position.sent
+
+    def answer(self, chunk: Chunk) -> GenerateResponse:
+        text, found = self._vocabulary.decode(chunk.characters), chunk.log_probabilities
+        return GenerateResponse(
+            **dict(self._done()),
+            text=text if self.body.echo is False else self._completion.prompt + text,
+            logprobs=found and [CharacterLogprob(**one) for one in character_logprobs(self._vocabulary, chunk.characters, found)],
+        )
+
+    def opening(self) -> bytes:
+        return self._event(_text(self._completion.prompt)) if self.body.echo and not self.resumed else b""
+
+    def chunk(self, _: int, chunk: Chunk, *, ended: bool) -> bytes:  # noqa: ARG002 - the end has an event of its own
+        if not chunk.characters:
+            return b""
+        self._sent += len(chunk.characters)
+        data = _text(self._vocabulary.decode(chunk.characters))
+        if chunk.log_probabilities is not None:
+            found = character_logprobs(self._vocabulary, chunk.characters, chunk.log_probabilities)
+            data = f'{data[:-1]},"logprobs":{json.dumps(found, ensure_ascii=False)}}}'
+        return self._event(data)
+
+    def closing(self) -> bytes:
+        if self._completion.generation.output.finish_reason == "cancelled":
+            return b""
+        return event(self._done().model_dump_json(exclude_none=True), "done", id=f"{self.position.prefix}{self._sent}-end")
+
+    def failure(self, error: ApiError) -> bytes:
+        return event(error.body.model_dump_json(), "error", id=f"{self.position.prefix}{self._sent}")
+
+    def _event(self, data: str) -> bytes:
+        return event(data, id=f"{self.position.prefix}{self._sent}")
+
+    def _done(self) -> Done:
+        """The answer without its text."""
+        model, generation = self.job.model, self._completion.generation
+        reason = generation.output.finish_reason
+        if generation.finished_at is None or reason is None or reason in ("cancelled", "error"):
+            raise RuntimeError(f"{self.position.request} has not ended, or was cut")
+        return Done(
+            id=self.position.request,
+            model=model.config.name,
+            version=model.config.version,
+            engine=model.engine_name,
+            precision=model.precision,
+            start_string=self._completion.prompt,
+            seed=generation.seed,
+            finish_reason=reason,
+            usage=Usage(prompt_characters=len(self._completion.prompt), generated_characters=generation.num_emitted),
+            timings=_timings(generation, generation.finished_at),
+            state=self._state_token() if self.body.return_state else None,
+        )
+
+    def _state_token(self) -> str:
+        generation = self._completion.generation
+        state, ids = generation.resume_point
+        num_sampled = generation.num_sampled_before + generation.num_emitted
+        return StateToken(generation.seed, num_sampled, state, ids).encode(self.job.model, self.secret)
+
+
+def _timings(generation: Generation, finished_at: float) -> Timings:
+    times = generation.times(finished_at)
+    seconds = max((times.prefill or 0) + (times.decode or 0), 1e-9)
+    return Timings(
+        queue_ms=_milliseconds(times.queue),
+        prefill_ms=_milliseconds(times.prefill or 0),
+        decode_ms=_milliseconds(times.decode or 0),
+        characters_per_second=round(generation.num_emitted / seconds, 1),
     )
 
 
-def _stream(request: Request, body: GenerateRequest) -> Response:
-    with ExitStack() as stack:
-        job = stack.enter_context(running(request, body, streams=True))
-        return EventStream(events_of(job), job.generation.output.wake, stack.pop_all())
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _text(text: str) -> str:
+    return f'{{"text":{json.dumps(text, ensure_ascii=False)}}}'

@@ -5,15 +5,13 @@ import math
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from service.api.asking import check_length, read_text, submitted
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import ApiError, error_responses
-from service.api.reader import Reader
-from service.api.running import logprobs_of
+from service.api.job import Completion, Job
+from service.api.logprobs import character_logprobs
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
-from service.api.streaming import unless_left
-from service.api.work import Work
+from service.api.validation import check_length, read_text
 from service.generation.backend import LogProbabilities
 from service.generation.output_queue import concatenated
 from service.generation.request import Generation, Prompt
@@ -36,8 +34,8 @@ async def score(request: Request, body: JsonBody[ScoreRequest]) -> Response:
         return json_response(_scored(model, text, ids, None, 0))
     prompt = Prompt(ids, scored=True)
     generation = Generation(prompt, 0, Sampling(), seed=0, top_logprobs=ALTERNATIVES if body.surprising else 0)
-    with submitted(request, Work(model, [generation], [text])):
-        await unless_left(Reader(generation).read_all(), request.receive)
+    with Job(request, model, [Completion(text, generation)]).submit() as job:
+        await job.collect()
     return json_response(_scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising))
 
 
@@ -48,7 +46,7 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
     if found is not None:
         least = np.argsort(values, kind="stable")[:surprising]
         of_them = LogProbabilities(found.chosen[least], found.top_ids[least], found.top_values[least])
-        told = logprobs_of(model.vocabulary, ids[1:][least].tolist(), of_them)
+        told = character_logprobs(model.vocabulary, ids[1:][least].tolist(), of_them)
         surprises = [Surprise(position=int(place) + 1, **one) for place, one in zip(least, told, strict=True)]
     return ScoreResponse(
         model=model.config.name,

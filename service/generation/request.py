@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,15 @@ class Status(Enum):
     WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
+
+
+class Times(NamedTuple):
+    """Durations in seconds. None: that phase has not begun."""
+
+    queue: float  # from arrival to the slot
+    first: float | None  # from arrival to the first character
+    prefill: float | None  # from the slot to the first character
+    decode: float | None  # from the first character to the last
 
 
 @dataclass(eq=False)
@@ -99,6 +109,16 @@ class Generation:
     def remaining(self) -> int:
         """Characters still to be sampled."""
         return self.num_generate - self.num_sampled
+
+    def times(self, until: float) -> Times:
+        """How long each phase took. A phase that has not ended lasts until `until`."""
+        scheduled, first = self.scheduled_at, self.first_token_at
+        return Times(
+            queue=(scheduled or until) - self.arrived_at,
+            first=None if first is None else first - self.arrived_at,
+            prefill=None if scheduled is None else (first or until) - scheduled,
+            decode=None if first is None else (self.finished_at or until) - first,
+        )
 
     def uniforms(self, count: int) -> NDArray[np.float32]:
         """The next `count` uniform numbers, in [0, 1). At temperature 0 zeros, which choose the first of the likeliest."""

@@ -11,14 +11,14 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import LEFT, to_api_error
+from service.api.job import Job
 from service.api.notes import Notes
-from service.api.work import Work, work_fields
 from service.middleware.access import FREE
 
 log = logging.getLogger(__name__)
 
 TIMED_OUT = 408  # in the log and the metrics: the server closed the connection, for too little came or was read on it
-OF_WORK = " by {model} {version}, {prompt_characters:,} + {sent_characters:,} characters, {finish_reasons}"
+OF_JOB = " by {model} {version}, {prompt_characters:,} + {sent_characters:,} characters, {finish_reasons}"
 
 
 class RequestLog:
@@ -58,7 +58,7 @@ class RequestLog:
         probed = FREE.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
         level = logging.DEBUG if probed else logging.INFO
         state, timed_out = scope.get("state", {}), _timed_out(scope)
-        work: Work | None = state.pop("work", None)  # a connection keeps its last request's scope, and so would keep the model
+        job: Job | None = state.pop("job", None)  # a connection keeps the scope of its last request, which would keep the model
         notes: Notes | None = state.pop("notes", None)
         if not log.isEnabledFor(level):
             return
@@ -76,13 +76,13 @@ class RequestLog:
         if notes and notes.unknown_characters:
             fields["unknown_characters"] = notes.unknown_characters
         line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
-        if work:
-            if work.cut is None and (not whole or status >= 400):
-                work.cut = "error" if status >= 500 else "timeout" if timed_out else "cancelled"
-            fields |= work_fields(work)
-            line += OF_WORK.format_map(fields)
+        if job:
+            if job.cut_by is None and (not whole or status >= 400):
+                job.cut_by = "error" if status >= 500 else "timeout" if timed_out else "cancelled"
+            fields |= job.log_fields
+            line += OF_JOB.format_map(fields)
             if self._log_prompts:
-                fields["prompts"] = list(work.prompts)
+                fields["prompts"] = list(dict.fromkeys(completion.prompt for completion in job.completions))
         log.log(level, "%s", line, extra=fields)
 
 

@@ -20,7 +20,7 @@ from openai.types.chat import (
     completion_create_params as chat_create_params,
 )
 
-from service.api.openai_schemas import ChatRequest, CompletionRequest, Message, TextPart
+from service.api.openai.requests import ChatRequest, CompletionRequest, Message, TextPart
 from service.settings import Settings
 from tests.sse import events
 from tests.support import ARCHITECTURE, VOCABULARY, Publish, serving, stream

@@ -341,7 +341,7 @@ def test_a_dropped_connections_slot_is_free_before_the_call_under_way_ends(
 
 
 def test_a_stream_with_nothing_to_say_is_kept_alive(client: httpx.Client, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.api.streaming.KEEP_ALIVE", 0.05)
+    monkeypatch.setattr("service.api.sse.KEEP_ALIVE", 0.05)
     gate = Gate(engine.backend, monkeypatch, permits=0)
     body = {"start_string": "a", "num_generate": 3, "stream": True}
     with client.stream("POST", "/generate", json=body) as response:

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
 
-from service.api import openai as served
+from service.api.openai import completions
 from service.generation.sampling import Sampling
 from tests.support import ARCHITECTURE, ENDLESS, VOCABULARY, random_tensors, reference_text, wait_until
 from trainer.vocabulary import Vocabulary
@@ -283,14 +283,14 @@ def test_a_client_that_leaves_frees_all_its_slots(peer: OpenAI, engine: Any) -> 
 def test_an_error_in_mid_stream_is_an_event_and_done_comes_last(
     client: httpx.Client, peer: OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, made = served._completion_choice, iter([True])
+    make, made = completions._choice, iter([True])
 
     def failing(*given: Any) -> Any:
         if next(made, None) is None:
             raise RuntimeError("a fault of the test")
         return make(*given)
 
-    monkeypatch.setattr(served, "_completion_choice", failing)
+    monkeypatch.setattr(completions, "_choice", failing)
     body: dict[str, Any] = {"model": "tiny", "prompt": "a", "max_tokens": 100_000, "stream": True}
     with client.stream("POST", "/v1/completions", json=body) as response:
         first, *_, error, last = [line.removeprefix("data: ") for line in response.iter_lines() if line]

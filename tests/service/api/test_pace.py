@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api import reader as reading
-from service.api.reader import Reader
+from service.api import pacing
+from service.api.pacing import PacedReader
 from service.generation.output_queue import Chunk
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
@@ -41,12 +41,12 @@ def test_a_paced_reader_gets_so_many_characters_a_second_and_none_before_it_is_d
     pace: float, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, count = Clock(late), max(20, int(pace * 2))
-    monkeypatch.setattr(reading, "asyncio", clock)
+    monkeypatch.setattr(pacing, "asyncio", clock)
     generation = Generation(Prompt(np.zeros(1, np.int32)), count, Sampling(), seed=0)
     generation.output.put(Chunk([1] * count), "length")
 
     async def read() -> list[tuple[float, int]]:
-        reader, arrived = Reader(generation, pace=pace), []
+        reader, arrived = PacedReader(generation, pace=pace), []
         while not reader.ended:
             chunk = await reader.read()
             arrived.append((clock.now, len(chunk.characters)))

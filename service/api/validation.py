@@ -1,59 +1,40 @@
-"""A request's fields as the engine takes them, and the limits that hold for all that generate or score."""
+"""Turns a request's fields into what the engine takes, and checks this server's limits."""
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
-from fastapi import Request
 from numpy.typing import NDArray
 
 from service.api.errors import ApiError
 from service.api.fields import SamplingFields
 from service.api.notes import note_unknown_characters
-from service.api.work import Work, note
 from service.generation.sampling import History, Sampling
 from service.registry import Model
 from service.settings import Settings
 from trainer.vocabulary import UnknownCharacters, Vocabulary
 
 
-@contextmanager
-def submitted(request: Request, work: Work) -> Iterator[None]:
-    """All of a request's generations are with the engine, or none, and logged with it; afterwards none is.
-
-    Raises QueueFull or EngineStopped.
-    """
-    engine = work.model.engine
-    engine.submit(*work.generations)
-    try:
-        note(request, work)
-        yield
-    finally:
-        for generation in work.generations:
-            engine.cancel(generation)
-
-
 def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
-    """Raises ApiError for more log-probabilities than this server puts into one answer."""
+    """Raises ApiError if an answer would hold too many log-probabilities."""
     if logprobs is not None:
         check_length("logprobs", characters * (logprobs + 1), settings.max_logprobs, "values")
 
 
 def check_length(field: str, given: int, limit: int, unit: str = "characters") -> None:
-    """Raises ApiError for more than this server allows."""
+    """Raises ApiError above a limit of this server."""
     if given > limit:
         raise ApiError(422, "too_long", f"{field}: {given:,} {unit} are more than the {limit:,} allowed here", param=field)
 
 
-def drawn_seed() -> int:
-    """A seed that every JSON reader holds exactly."""
+def random_seed() -> int:
+    """A seed that every JSON parser represents exactly."""
     return secrets.randbelow(2**53)
 
 
 def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, float] = MappingProxyType({})) -> Sampling:
-    """Raises ApiError for characters or tokens that the vocabulary lacks, and for what the backend cannot do."""
+    """Raises ApiError for characters or tokens that the vocabulary lacks, and for options that the backend lacks."""
     vocabulary, allowed, bias = model.vocabulary, None, None
     if fields.allowed_characters is not None:
         allowed = np.zeros(len(vocabulary), bool)
@@ -86,9 +67,10 @@ def history_of(model: Model, sampling: Sampling, prompt: NDArray[np.int32]) -> H
 
 
 def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:
-    """(The text as it is read, its ids [characters]). Raises ApiError for unknown characters if they are an error.
+    """(The text without unknown characters, its ids [characters]).
 
-    Otherwise the answer's X-Unknown-Characters counts them.
+    on_unknown: "error" raises ApiError for them; "skip" drops them and "replace" reads spaces instead, and the answer's header
+    X-Unknown-Characters counts them.
     """
     try:
         return text, vocabulary.encode(text)
@@ -96,7 +78,7 @@ def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) ->
         if on_unknown == "error":
             raise ApiError(422, "unknown_characters", str(error), param=field) from None
         if on_unknown == "replace" and " " not in vocabulary.characters:
-            message = f"{field}: unknown characters can't be taken for spaces: the vocabulary has none; skip leaves them out"
+            message = f"{field}: unknown characters cannot be replaced by spaces, for the vocabulary has none; skip drops them"
             raise ApiError(422, "unknown_characters", message, param="on_unknown") from None
         places, instead = {place for place, _ in error.places}, " " if on_unknown == "replace" else ""
         note_unknown_characters(len(error.places))
@@ -105,7 +87,7 @@ def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) ->
 
 
 def read_tokens(vocabulary: Vocabulary, tokens: Sequence[int], field: str) -> tuple[str, NDArray[np.int32]]:
-    """(The text of tokens, which are ids of the model's characters; the same as an array). Raises ApiError for others."""
+    """(The text of tokens, the tokens as an array). A token is the id of a character. Raises ApiError for others."""
     for position, token in enumerate(tokens):
         if not 0 <= token < len(vocabulary):
             message = f"{field}: {token} at position {position} is not a token of this model: they are 0 to {len(vocabulary) - 1}"
@@ -115,6 +97,6 @@ def read_tokens(vocabulary: Vocabulary, tokens: Sequence[int], field: str) -> tu
 
 
 def stop_ids(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
-    """Each stop string's ids, except of those with a character that the model lacks: they can't occur."""
+    """The ids of each stop string. Those with a character that the vocabulary lacks cannot occur and are left out."""
     known = set(vocabulary.characters) if stop else set()
     return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]

@@ -1,8 +1,8 @@
-"""What OpenAI's operations take and return, as far as a character model can, and a few fields of other servers."""
+"""The request bodies of OpenAI's operations, and fields of vLLM and llama.cpp that its clients send."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictInt, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, StrictInt, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.api.fields import (
@@ -88,8 +88,8 @@ class Unneeded(SamplingFields):
     typical_p: Annotated[Any, Only(1)] = None
 
 
-class Sampled(Unneeded):
-    """What both operations take."""
+class CompletionParams(Unneeded):
+    """The fields that both operations have."""
 
     model: str | None = Field(None, description="a model's name; the default one when not given")
     n: int = Field(1, ge=1, description="continuations of each prompt; each has random numbers of its own")
@@ -137,7 +137,7 @@ Prompts = Annotated[
 ]
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(CompletionParams):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "prompt": "ROMEO: ", "max_tokens": 100}]})
 
     prompt: Prompts = Field(description="the text to continue, or its tokens (ids of the model's characters), or several of either")
@@ -196,7 +196,7 @@ class Message(RequestBody):
     reasoning_content: Unused = None
 
 
-class ChatRequest(Sampled):
+class ChatRequest(CompletionParams):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"model": "shakespeare", "messages": [{"role": "user", "content": "Who art thou?"}]}]}
     )
@@ -230,91 +230,3 @@ class ChatRequest(Sampled):
         if self.add_generation_prompt is not None:
             return not self.add_generation_prompt
         return self.messages[-1].role == "assistant"
-
-
-class TokenUsage(BaseModel):
-    """Counts of characters."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionLogprobs(BaseModel):
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int] = Field(description="where each character stands, the prompt counted")
-
-
-FinishReason = Literal["length", "stop"]
-
-
-class CompletionChoice(BaseModel):
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: FinishReason | None
-
-
-class Completion(BaseModel):
-    """Streamed in parts of the same form."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    system_fingerprint: str = Field(description="the version, its weights, the arithmetic: a seed's text depends on them")
-    choices: list[CompletionChoice]
-    usage: TokenUsage | None = None
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class ChatMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(BaseModel):
-    index: int
-    message: ChatMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason
-
-
-class ChatCompletion(BaseModel):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str = Field(description="the version, its weights, the arithmetic: a seed's text depends on them")
-    choices: list[ChatChoice]
-    usage: TokenUsage
-
-
-class ServedModel(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["folio"] = "folio"
-    root: str = Field(description="the same as id: vLLM's name for what an adapter is based on")
-
-
-class ServedModels(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ServedModel]

@@ -1,4 +1,4 @@
-"""A generation as its client should get it: without what came before a resumed stream was cut, and no faster than asked."""
+"""A generation as its client receives it: without what a resumed stream had before, and no faster than its pace."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,30 +8,32 @@ from service.generation.output_queue import Chunk, concatenated, cut
 from service.generation.request import Generation
 
 TICK = 0.01  # seconds: a paced reader gets at most one chunk in each
-LONGEST = 10.0  # seconds that a paced reader waits at a stretch, so that its stream can be kept alive
-NAP = 0.25  # seconds after which a waiting one looks whether everything is over
+LONGEST_WAIT = 10.0  # seconds of one `read` of a paced reader, so that its stream can be kept alive
+POLL = 0.25  # seconds between two checks of a paced reader whether the service has stopped
 
 
-class Reader:
-    """Reads one generation; `skip` characters are left out, and `pace` is in characters a second.
-
-    The engine generates at its own speed whatever the pace: a slow answer holds no slot. over: says why everything ends, once
-    it does, though the generation itself may have ended long before.
-    """
+class PacedReader:
+    """Reads one generation. The engine generates at its own speed, so a slow pace holds no slot."""
 
     def __init__(
-        self, generation: Generation, *, skip: int = 0, pace: float | None = None, over: Callable[[], str | None] = lambda: None
+        self,
+        generation: Generation,
+        *,
+        skip: int = 0,
+        pace: float | None = None,
+        stopped: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.generation, self._over = generation, over
+        """skip: characters to leave out at the beginning. pace: characters a second. stopped: why the service has stopped."""
+        self.generation, self._stopped = generation, stopped
         self._skip, self._pace = skip, pace
         self._pending = Chunk([])
         self._released = 0
-        self._start: float | None = None  # when the first character was released, by the loop's clock
+        self._start: float | None = None  # time of the first release, by the event loop's clock
         self._finished = False  # nothing comes after what is pending
         self.ended = False  # nothing comes any more
 
     async def read(self) -> Chunk:
-        """The next characters; none when woken, or at the end. Raises what ended the generation, after all before it is read."""
+        """The next characters. None when woken, and at the end. Raises the generation's error after all before it is read."""
         if self._pace is None:
             return await self._next()
         if not self._pending.characters:
@@ -42,7 +44,7 @@ class Reader:
         return chunk
 
     async def read_all(self) -> Chunk:
-        """All that is left. Raises what ended the generation."""
+        """All that is left. Raises the generation's error."""
         chunks = []
         while not self.ended:
             chunks.append(await self.read())
@@ -51,9 +53,10 @@ class Reader:
         return Chunk(characters, concatenated(probabilities) if probabilities else None)
 
     async def _next(self) -> Chunk:
+        output = self.generation.output
         while True:
-            chunk = await self.generation.output.get()
-            reason = self.generation.output.finish_reason
+            chunk = await output.get()
+            reason = output.finish_reason
             self.ended = reason is not None and (reason != "error" or not chunk.characters)
             skipped = min(self._skip, len(chunk.characters))
             self._skip -= skipped
@@ -62,16 +65,16 @@ class Reader:
                 return chunk
 
     async def _due(self, pace: float) -> Chunk:
-        """As much of what is pending as is due by now, and at least one character if it is due soon."""
+        """The pending characters that are due. Waits for the first of them, for `LONGEST_WAIT` at most."""
         if not self._pending.characters:
             return self._pending
         loop = asyncio.get_running_loop()
         self._start = loop.time() if self._start is None else self._start
         due = max(self._start + self._released / pace, loop.time() + (TICK if self._released else 0))
-        patience = loop.time() + LONGEST
+        patience = loop.time() + LONGEST_WAIT
         while loop.time() < min(due, patience):
-            await asyncio.sleep(min(due - loop.time(), NAP))
-            if why := self._over():
+            await asyncio.sleep(min(due - loop.time(), POLL))
+            if why := self._stopped():
                 raise EngineStopped(why)
             if self.generation.output.error:
                 raise self.generation.output.error

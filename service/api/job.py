@@ -1,0 +1,161 @@
+"""An accepted request: its model, and the completions that the engine generates for it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any, Literal, Self, TypeVar
+
+from fastapi import Request
+from starlette.types import Receive
+
+from service.api.errors import ClientDisconnected
+from service.api.pacing import PacedReader
+from service.generation.output_queue import Chunk
+from service.generation.request import Generation
+from service.registry import Model
+
+T = TypeVar("T")
+
+
+class Completion:
+    """One continuation of a prompt."""
+
+    def __init__(self, prompt: str, generation: Generation) -> None:
+        """prompt: as it was read, without skipped characters."""
+        self.prompt, self.generation = prompt, generation
+
+    @property
+    def ended(self) -> bool:
+        """Its end has been read."""
+        return self.reader.ended
+
+    reader: PacedReader  # set by the job
+
+
+class Job:
+    """The completions of one request. `submit` first; leaving the `with` block cancels them, so no slot outlives its request."""
+
+    def __init__(
+        self, request: Request, model: Model, completions: Sequence[Completion], *, pace: float | None = None, skip: int = 0
+    ) -> None:
+        """pace, skip: see `PacedReader`."""
+        self.model, self.completions = model, completions
+        self.sent: int | None = None  # characters streamed so far; None: the answer is no stream
+        self.cut_by: Literal["cancelled", "error", "timeout"] | None = None  # why the answer ended before its texts did
+        self._request = request
+        registry = request.app.state.registry
+        for completion in completions:
+            completion.reader = PacedReader(completion.generation, skip=skip, pace=pace, stopped=lambda: registry.ended)
+
+    def submit(self) -> Self:
+        """Hands all completions to the engine, or none. Raises QueueFull or EngineStopped."""
+        self.model.engine.submit(*(completion.generation for completion in self.completions))
+        self._request.state.job = self  # for the request log
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for completion in self.completions:
+            self.model.engine.cancel(completion.generation)
+
+    async def collect(self) -> list[Chunk]:
+        """All characters of each completion. Raises the error of one of them, or ClientDisconnected."""
+        return await cancel_on_disconnect(self._read_all(), self._request.receive)
+
+    async def stream(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
+        """(Index of a completion, new characters, whether that was its end), in order of arrival.
+
+        A chunk without characters that is no end came from `wake`. Raises the error of one of them.
+        """
+        if len(self.completions) > 1:
+            async for found in self._merged():
+                yield found
+            return
+        reader = self.completions[0].reader
+        while not reader.ended:
+            chunk = await reader.read()
+            yield 0, chunk, reader.ended
+
+    def wake(self) -> None:
+        """Makes `stream` yield, so that the connection can be kept alive."""
+        for completion in self.completions:
+            if not completion.reader.ended:
+                completion.generation.output.wake()
+                return
+
+    @property
+    def num_prompt(self) -> int:
+        """Characters of all prompts; a shared one counts once."""
+        return sum({id(c.generation.prompt): len(c.generation.prompt.ids) for c in self.completions}.values())
+
+    @property
+    def num_emitted(self) -> int:
+        return sum(completion.generation.num_emitted for completion in self.completions)
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """What the request log says of it. Times are those of the slowest completion."""
+        config, generations = self.model.config, [completion.generation for completion in self.completions]
+        reasons = {self.cut_by} if self.cut_by else {generation.output.finish_reason for generation in generations}
+        fields: dict[str, Any] = {
+            "model": config.name,
+            "version": config.version,
+            "prompt_characters": self.num_prompt,
+            "generated_characters": self.num_emitted,
+            "sent_characters": self.sent if self.sent is not None else 0 if self.cut_by else self.num_emitted,
+            "finish_reasons": ", ".join(sorted(map(str, reasons))),
+        }
+        times = [generation.times(time.perf_counter()) for generation in generations]
+        for name in ("queue", "first", "decode"):
+            if known := [seconds for one in times if (seconds := getattr(one, name)) is not None]:
+                fields[f"{name}_seconds"] = round(max(known), 6)
+        return fields
+
+    async def _read_all(self) -> list[Chunk]:
+        if len(self.completions) == 1:
+            return [await self.completions[0].reader.read_all()]
+        return await asyncio.gather(*(completion.reader.read_all() for completion in self.completions))
+
+    async def _merged(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
+        arrived: asyncio.Queue[tuple[int, Chunk, bool] | Exception] = asyncio.Queue()
+
+        async def follow(i: int, reader: PacedReader) -> None:
+            try:
+                while not reader.ended:
+                    arrived.put_nowait((i, await reader.read(), reader.ended))
+            except Exception as error:
+                arrived.put_nowait(error)
+
+        following = [asyncio.create_task(follow(i, completion.reader)) for i, completion in enumerate(self.completions)]
+        try:
+            num_running = len(following)
+            while num_running:
+                found = await arrived.get()
+                if isinstance(found, Exception):
+                    raise found
+                num_running -= found[2]
+                yield found
+        finally:
+            for task in following:
+                task.cancel()
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Returns when the client has disconnected."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def cancel_on_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of `work`. Raises its error, or ClientDisconnected as soon as the client disconnects."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnected
+        return await working
+    finally:
+        working.cancel()
+        leaving.cancel()

@@ -1,0 +1,92 @@
+"""/v1/completions: continues texts."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.body import JsonBody
+from service.api.body_route import BodyRoute, json_response
+from service.api.errors import error_responses
+from service.api.job import Completion as JobCompletion
+from service.api.logprobs import named_logprobs
+from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, Work, accept
+from service.api.openai.requests import CompletionRequest
+from service.api.openai.responses import Completion, CompletionChoice, CompletionLogprobs, FinishReason
+from service.api.sse import EventStream, stream_content
+from service.generation.output_queue import Chunk, concatenated
+from trainer.vocabulary import Vocabulary
+
+router = APIRouter(route_class=BodyRoute)
+
+
+@router.post(
+    "/completions",
+    response_model=Completion,
+    responses={200: {"content": stream_content(STREAM)}, **error_responses(400, 404, 413, 415, 503)},
+)
+async def complete(request: Request, body: JsonBody[CompletionRequest]) -> Response:
+    """Continues each prompt n times."""
+    work = Work(
+        kind="cmpl",
+        prompts=body.prompts,
+        max_tokens=body.max_tokens,
+        stop=body.stop,
+        logprobs=body.logprobs,
+        on_unknown=body.on_unknown,
+        prompt_field="prompt",
+        max_tokens_field="max_tokens",
+        echo=body.echo,
+    )
+    answer = accept(request, body, work)
+    if body.stream:
+        return EventStream(answer.job.submit(), AnswerStream(answer, CHUNKS))
+    with answer.job.submit() as job:
+        choices = [_choice(answer, i, chunk, 0, answer.finish_reason(i)) for i, chunk in enumerate(await job.collect())]
+        return json_response(Completion(choices=choices, usage=answer.usage, **answer.fields))
+
+
+def _part(answer: Answer, i: int, chunk: Chunk, offset: int) -> dict[str, Any]:
+    return _choice(answer, i, chunk, offset, None).model_dump()
+
+
+def _choice(answer: Answer, i: int, chunk: Chunk, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
+    """offset: characters of the choice before the chunk."""
+    completion, vocabulary = answer.job.completions[i], answer.job.model.vocabulary
+    echoed = answer.work.echo and not offset
+    text = vocabulary.decode(chunk.characters)
+    logprobs = None
+    if answer.work.logprobs is not None:
+        logprobs = _logprobs(vocabulary, chunk, len(completion.prompt) + offset)
+        if echoed:
+            logprobs = _with_prompt(logprobs, completion, vocabulary)
+    text = completion.prompt + text if echoed else text
+    return CompletionChoice(index=i, text=text, logprobs=logprobs, finish_reason=finish_reason)
+
+
+def _with_prompt(logprobs: CompletionLogprobs, completion: JobCompletion, vocabulary: Vocabulary) -> CompletionLogprobs:
+    """Puts the prompt's log-probabilities before the continuation's. The first character has none."""
+    prompt = completion.generation.prompt
+    parts = prompt.log_probabilities
+    read = Chunk(prompt.ids[1:].tolist(), concatenated(parts) if parts else None)
+    scored = _logprobs(vocabulary, read, 1)
+    return CompletionLogprobs(
+        tokens=[completion.prompt[0], *scored.tokens, *logprobs.tokens],
+        token_logprobs=[None, *scored.token_logprobs, *logprobs.token_logprobs],
+        top_logprobs=[None, *scored.top_logprobs, *logprobs.top_logprobs],
+        text_offset=[0, *scored.text_offset, *logprobs.text_offset],
+    )
+
+
+def _logprobs(vocabulary: Vocabulary, chunk: Chunk, offset: int) -> CompletionLogprobs:
+    """offset: of the chunk's first character in the whole text."""
+    own, top = named_logprobs(vocabulary, chunk.log_probabilities) if chunk.log_probabilities else ([], [])
+    tokens = [vocabulary.characters[character] for character in chunk.characters]
+    return CompletionLogprobs(
+        tokens=tokens,
+        token_logprobs=list(own),
+        top_logprobs=[dict(likeliest) | {token: value} for token, value, likeliest in zip(tokens, own, top, strict=True)],
+        text_offset=list(range(offset, offset + len(tokens))),
+    )
+
+
+CHUNKS = ChunkForm("text_completion", _part, None, {"text": ""})

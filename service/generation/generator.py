@@ -1,0 +1,200 @@
+"""The Python API: a published model in this process, without a server.
+
+    from service.generation.generator import Generator
+
+    generator = Generator.load("models/shakespeare")
+    print(generator.generate("ROMEO: ", temperature=0.8, seed=1))
+
+The same model, start string, options and seed give the same text as `POST /generate`.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Self, TypedDict, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation.backends import BackendName, choose, open_backend
+from service.generation.core import EngineCore
+from service.generation.output_queue import Chunk, FinishReason, concatenated
+from service.generation.request import Generation, Prompt
+from service.generation.sampling import History, Sampling
+from service.models_folder import candidates, read_version
+from trainer.artifact import CONFIG, ArtifactError, Version
+from trainer.vocabulary import Vocabulary
+
+UNLIMITED = 10**9  # generations that may wait for a slot
+
+
+class Options(TypedDict, total=False):
+    """How a text is generated. The options that are not described here are those of `Sampling`."""
+
+    num_generate: int  # characters (default: 1000)
+    seed: int | None  # 64 bits; None draws one
+    stop: str | Sequence[str]  # the text ends before the first of these strings
+    allowed_characters: str | None  # no other characters are generated
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+
+
+class Score(NamedTuple):
+    """How likely a text is."""
+
+    logprobs: NDArray[np.float32]  # [characters - 1]: of each character but the first, after all before it
+    nats_per_character: float
+
+
+class Generator:
+    """Generates with one published model. Not for use by several threads at a time."""
+
+    def __init__(self, version: Version, *, backend: BackendName | Literal["auto"] = "auto", slots: int = 64) -> None:
+        """slots: texts that are generated at a time; others wait. Raises Unsupported."""
+        self.version, self.vocabulary = version, Vocabulary(version.config.vocabulary)
+        self.backend = open_backend(version, choose() if backend == "auto" else backend, slots=slots)
+        self._core = EngineCore(self.backend, queue_limit=UNLIMITED)
+        self._arrived: dict[Generation, deque[tuple[Chunk, FinishReason | None]]] = {}
+
+    @classmethod
+    def load(cls, path: str | Path, *, backend: BackendName | Literal["auto"] = "auto", slots: int = 64) -> Self:
+        """path: a model's folder, for the version that a server would serve, or a version's folder.
+
+        Raises ArtifactError if there is no valid version, and Unsupported if the backend cannot run here.
+        """
+        return cls(_read(Path(path)), backend=backend, slots=slots)
+
+    @overload
+    def generate(self, start: str, **options: Unpack[Options]) -> str: ...
+    @overload
+    def generate(self, start: Sequence[str], **options: Unpack[Options]) -> list[str]: ...
+    def generate(self, start: str | Sequence[str], **options: Unpack[Options]) -> str | list[str]:
+        """The start string with its continuation. Several start strings are generated together.
+
+        Each text is the same as if it were generated alone. Raises as `stream` does.
+        """
+        starts = [start] if isinstance(start, str) else list(start)
+        streams = [self.stream(one, **options) for one in starts]
+        texts = [one + "".join(stream) for one, stream in zip(starts, streams, strict=True)]
+        return texts[0] if isinstance(start, str) else texts
+
+    def stream(self, start: str, **options: Unpack[Options]) -> "TextStream":
+        """The continuation of a start string, as it is generated.
+
+        Raises UnknownCharacters for characters that the vocabulary lacks, and ValueError for an option out of range.
+        """
+        ids = self._encode(start)
+        num_generate, seed = options.pop("num_generate", 1000), options.pop("seed", None)
+        if num_generate < 1:
+            raise ValueError(f"num_generate is {num_generate}, expected at least 1")
+        stop, characters = options.pop("stop", ()), options.pop("allowed_characters", None)
+        allowed = None
+        if characters is not None:
+            allowed = np.zeros(len(self.vocabulary), bool)
+            allowed[self._encode(characters)] = True
+        sampling = Sampling(**options, allowed=allowed)  # type: ignore[misc]
+        strings, known = [stop] if isinstance(stop, str) else stop, set(self.vocabulary.characters)
+        generation = Generation(
+            prompt=Prompt(ids),
+            num_generate=num_generate,
+            sampling=sampling,
+            seed=secrets.randbelow(2**53) if seed is None else seed,
+            stop=[self.vocabulary.encode(string).tolist() for string in strings if known.issuperset(string)],
+            history=History.of(ids, len(self.vocabulary)) if sampling.needs_history else None,
+        )
+        self._submit(generation)
+        return TextStream(self, generation)
+
+    def score(self, text: str) -> Score:
+        """How likely the model finds a text. Raises UnknownCharacters, and ValueError for a text of less than 2 characters."""
+        ids = self._encode(text)
+        if len(ids) < 2:
+            raise ValueError(f"a text of {len(ids)} character cannot be scored: each character is scored after those before it")
+        prompt = Prompt(ids, scored=True)
+        generation = Generation(prompt, 0, Sampling(), seed=0, top_logprobs=0)
+        self._submit(generation)
+        while self.read(generation)[1] is None:
+            pass
+        logprobs = concatenated(prompt.log_probabilities).chosen
+        return Score(logprobs, -float(logprobs.mean(dtype=np.float64)))
+
+    def read(self, generation: Generation) -> tuple[Chunk, FinishReason | None]:
+        """The next characters of one generation; the reason if they are the last. Advances all generations if necessary."""
+        arrived = self._arrived[generation]
+        while not arrived:
+            for output in self._core.step()[0]:
+                self._arrived[output.generation].append((output.chunk, output.reason))
+        chunk, reason = arrived.popleft()
+        if reason is not None:
+            del self._arrived[generation]
+        return chunk, reason
+
+    def cancel(self, generation: Generation) -> None:
+        """Frees its slot. Does nothing if it has finished."""
+        self._core.cancel(generation)
+        self._arrived.pop(generation, None)
+
+    def _submit(self, generation: Generation) -> None:
+        self._core.submit(generation)
+        self._arrived[generation] = deque()
+
+    def _encode(self, text: str) -> NDArray[np.int32]:
+        if not text:
+            raise ValueError("the text is empty")
+        return self.vocabulary.encode(text)
+
+
+class TextStream:
+    """An iterator over the parts of a text. `close` it, or use it in a `with` block, to end it early."""
+
+    def __init__(self, generator: Generator, generation: Generation) -> None:
+        self.seed = generation.seed
+        self.num_generated = 0  # characters so far
+        self.finish_reason: FinishReason | None = None  # set with the last part
+        self._generator, self._generation = generator, generation
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        while self.finish_reason is None:
+            chunk, self.finish_reason = self._generator.read(self._generation)
+            if chunk.characters:
+                self.num_generated += len(chunk.characters)
+                return self._generator.vocabulary.decode(chunk.characters)
+        raise StopIteration
+
+    def close(self) -> None:
+        """Ends the text where it is."""
+        if self.finish_reason is None:
+            self._generator.cancel(self._generation)
+            self.finish_reason = "cancelled"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _read(path: Path) -> Version:
+    """The version in a folder, or the best valid one of a model's folder."""
+    if (path / CONFIG).exists():
+        return read_version(path)
+    try:
+        versions = candidates(path)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    failure = ArtifactError(f"{path}: holds no published version")
+    for index, version in enumerate(versions):
+        try:
+            return read_version(version)
+        except ArtifactError as error:
+            failure = failure if index else error
+    raise failure
