@@ -40,6 +40,8 @@ class Metrics:
 
         self.prompt_tokens = counter("prompt_tokens", "Characters of prompts that got a slot, once for each choice.")
         self.generation_tokens = counter("generation_tokens", "Characters generated.")
+        self.cache_queries = counter("prompt_cache_queries", "Prompts looked up in the prompt cache.")
+        self.cache_hits = counter("prompt_cache_hits", "Prompts found in the prompt cache.")
         self.finished = counter("request_success", "Requests by why they ended; each choice is one.", "finished_reason")
         self.first = histogram("time_to_first_token_seconds", "From taking a request to its first character.", LATENCIES)
         self.gap = histogram("inter_token_latency_seconds", "Time before a later part of a text, by its characters.", GAPS)
@@ -69,6 +71,8 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model_name: str) -> None:
         self._prompt_tokens = metrics.prompt_tokens.labels(model_name)
         self._generation_tokens = metrics.generation_tokens.labels(model_name)
+        self._cache_queries = metrics.cache_queries.labels(model_name)
+        self._cache_hits = metrics.cache_hits.labels(model_name)
         self._finished: dict[FinishReason, Counter] = {
             reason: metrics.finished.labels(model_name, reason) for reason in ("length", "stop", "time", "cancelled", "error")
         }
@@ -76,6 +80,11 @@ class ModelMetrics:
         self._first, self._gap, self._queue, self._prefill, self._decode, self._whole, self._rows = (
             histogram.labels(model_name) for histogram in histograms
         )
+
+    def looked_up(self, hit: bool) -> None:
+        self._cache_queries.inc()
+        if hit:
+            self._cache_hits.inc()
 
     def iterated(self, rows: int) -> None:
         self._rows.observe(rows)
@@ -112,8 +121,6 @@ class Serving(Collector):
         limit = GaugeMetricFamily("folio_queue_limit", "Requests that may wait; more are answered 429.", labels=label)
         slots = GaugeMetricFamily("folio_slots", "Slots.", labels=label)
         usage = GaugeMetricFamily("folio_slot_usage", "Share of the slots that are busy.", labels=label)
-        asked = CounterMetricFamily("folio_prompt_cache_queries", "Prompts looked up in the cache of their states.", labels=label)
-        found = CounterMetricFamily("folio_prompt_cache_hits", "Prompts that were there.", labels=label)
         info = GaugeMetricFamily(
             "folio_version_info", "1 for the version that serves.", labels=["model_name", "version", "engine", "precision"]
         )
@@ -126,13 +133,10 @@ class Serving(Collector):
             waiting.add_metric([name], sum(engine.waiting for engine in together))
             slots.add_metric([name], there)
             usage.add_metric([name], busy / there)
-        for name, lookups in self._registry.lookups.items():
-            asked.add_metric([name], lookups.queries)
-            found.add_metric([name], lookups.hits)
         for model in self._registry.loaded:
             limit.add_metric([model.config.name], model.engine.queue_limit)
             info.add_metric([model.config.name, str(model.config.version), model.engine_name, model.precision], 1)
-        yield from (running, waiting, limit, slots, usage, asked, found, info)
+        yield from (running, waiting, limit, slots, usage, info)
         yield CounterMetricFamily("folio_load_failures", "Refusals so far, as of folio_refused.", value=self._registry.refusals)
         text = "What is refused now: versions and templates that would be served, and a models folder that seems lost."
         yield GaugeMetricFamily("folio_refused", text, value=len(self._registry.refused))

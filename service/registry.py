@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -50,13 +49,6 @@ class Model:
     chat: ChatTemplate
 
 
-class Lookups(NamedTuple):
-    """Of prompts, in the caches of their states."""
-
-    queries: int
-    hits: int
-
-
 @dataclass(frozen=True)
 class Refused:
     """Why a version, all of a model's, or its template is not served, or the models folder not followed."""
@@ -90,7 +82,6 @@ class Registry:
         self._models: Mapping[str, Model] = {}
         self._refused: Mapping[Path, Refused] = {}
         self._replaced: list[Model] = []  # with what they are still generating
-        self._freed: dict[str, Lookups] = {}  # those of a model's engines that are gone
         self._lock = threading.Lock()  # so that nobody misses an engine, or counts one twice, that `refresh` is just moving
         self._ended = threading.Event()
         self.looked = threading.Event()  # has refreshed once: what can be served is loaded
@@ -221,7 +212,6 @@ class Registry:
             if model.engine.stopped and not model.engine.hung:  # a call that hangs is not waited for
                 model.engine.join()
                 with self._lock:
-                    self._freed[model.config.name] = _total(model, self._freed)
                     self._replaced.remove(model)
                 freed = True
             else:
@@ -288,15 +278,6 @@ class Registry:
         with self._lock:
             return [*self._models.values(), *self._replaced]
 
-    @property
-    def lookups(self) -> Mapping[str, Lookups]:
-        """Each model's so far, by all the engines that it has had."""
-        with self._lock:
-            found = dict(self._freed)
-            for model in (*self._models.values(), *self._replaced):
-                found[model.config.name] = _total(model, found)
-        return found
-
     def is_default(self, model: Model) -> bool:
         """Requests that name no model get this one."""
         return model.config.name == self._default or (len(self._models) == 1 and not self.not_ready)
@@ -317,12 +298,6 @@ class Registry:
         """Waits for the engines, once ended."""
         for model in (*self._models.values(), *self._replaced):
             model.engine.join()
-
-
-def _total(model: Model, before: Mapping[str, Lookups]) -> Lookups:
-    """The lookups of a model's engine, and those of its other ones before."""
-    queries, hits = before.get(model.config.name, (0, 0))
-    return Lookups(queries + model.engine.prompts.queries, hits + model.engine.prompts.hits)
 
 
 def read_own(path: Path) -> Version:

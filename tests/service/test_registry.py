@@ -23,7 +23,6 @@ class FakeEngine:
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False
         self.failed, self.hung = False, ""
-        self.prompts = SimpleNamespace(queries=2, hits=1)
 
     def start(self) -> None:
         self.started = True
@@ -370,26 +369,6 @@ def test_a_new_version_takes_over_and_the_old_one_is_freed_when_it_has_nothing_l
     assert old.joined
     models.end("over")
     assert "replaced" in old.stopped
-
-
-def test_a_freed_engines_lookups_are_not_forgotten(tmp_path: Path, publish: Publish) -> None:
-    publish()
-    models = registry(tmp_path)
-    models.refresh()
-    assert models.lookups == {"tiny": (2, 1)}
-    old: Any = models.get("tiny").engine
-    publish()
-    models.refresh()
-    assert [model.config.version for model in models.at_work] == [2, 1]
-    assert models.lookups == {"tiny": (4, 2)}
-    old.end("replaced")
-    models.refresh()
-    assert [model.config.version for model in models.at_work] == [2]
-    assert models.lookups == {"tiny": (4, 2)}
-    (tmp_path / "tiny").rename(tmp_path / ".tiny")
-    publish("other")
-    models.refresh()
-    assert models.lookups == {"tiny": (4, 2), "other": (2, 1)}
 
 
 def test_at_no_moment_of_a_swap_is_a_model_missing(tmp_path: Path, publish: Publish) -> None:
