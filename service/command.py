@@ -171,7 +171,7 @@ def _server(url: str | None, models_dir: str | None) -> Iterator[str]:
         try:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             httpx.get(f"{address}/healthz", timeout=60, trust_env=False)  # answered once the application has its registry
-            app.state.registry.looked.wait()
+            app.state.registry.wait_until_loaded()
             yield address
         finally:
             server.should_exit = True

@@ -1,8 +1,8 @@
-"""Returns memory to the system when a model is freed: glibc's allocator would keep much of it. Elsewhere nothing is done.
+"""Lets glibc's allocator return a freed model's memory to the system. Does nothing with other C libraries.
 
-glibc maps large blocks on their own, and unmaps them when they are freed. Each such free raises glibc's mmap threshold, so later
-large blocks land on the heap, where small neighbours keep them from being returned. After 50 swaps of a model the process held
-twice the memory of one.
+glibc maps each large block by itself and unmaps it when it is freed. But every such free raises the size from which blocks are
+mapped. Later large blocks then go to the heap, where small blocks behind them keep their memory from being returned. After 50 swaps
+of a model, the process held twice the memory of one model.
 """
 
 import ctypes
@@ -14,14 +14,14 @@ M_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 
 def map_large_blocks() -> None:
-    """Keeps the threshold where it is."""
+    """Fixes the threshold at its initial value."""
     if libc := _glibc():
         libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
-def give_back() -> None:
-    """Returns to the system what nothing refers to any more, free blocks between used ones included."""
-    gc.collect()  # reference cycles may hold a model's weights, and too little is allocated here to trigger the collector
+def release_free_memory() -> None:
+    """Collects garbage and returns all free memory to the system."""
+    gc.collect()  # reference cycles may hold a model's weights, and the service allocates too little to trigger a collection
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -1,7 +1,7 @@
-"""Prometheus metrics, named after vLLM's with `folio_` for `vllm:`, so that its dashboards need little change.
+"""Prometheus metrics. Their names are vLLM's, with `folio_` for `vllm:`, so that dashboards for vLLM need little change.
 
-Knows engines and generations; of HTTP, statuses only. A token is a character; a request is a generation: with n or several prompts
-each choice counts as one, its prompt with it, as at vLLM. All but process-wide metrics carry `model_name`.
+A token is a character. As in vLLM, each choice of a request counts as a request of its own, with its own prompt. Metrics of models
+have the label `model_name`. Knows nothing of HTTP except the statuses of responses.
 """
 
 import time
@@ -17,20 +17,20 @@ from service.generation.request import Generation
 from service.registry import Registry
 
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
-GAPS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)  # seconds a character
+GAPS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)  # seconds per character
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counts what engines do, and reports at each scrape what the registry serves."""
+    """Counters and histograms of the engines, and gauges of the registry that are read at each scrape."""
 
     def __init__(self) -> None:
         self._metrics = CollectorRegistry()
         ProcessCollector(registry=self._metrics)
         GCCollector(registry=self._metrics)
-        self._responses = Counter("folio_http_responses", "Answers by HTTP status.", ["status"], registry=self._metrics)
+        self._responses = Counter("folio_http_responses", "HTTP responses by status.", ["status"], registry=self._metrics)
         for status in (200, 401, 404, 422, 429, 500, 503):
-            self._responses.labels(status)  # from the start: Prometheus does not see the rise of a counter that begins above 0
+            self._responses.labels(status)  # starts at 0, because Prometheus misses the first rise of a counter that starts at 1
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"folio_{name}", text, ["model_name", *labels], registry=self._metrics)
@@ -38,16 +38,20 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"folio_{name}", text, ["model_name"], buckets=buckets, registry=self._metrics)
 
-        self.prompt_tokens = counter("prompt_tokens", "Characters of prompts that got a slot, once for each choice.")
-        self.generation_tokens = counter("generation_tokens", "Characters generated.")
-        self.finished = counter("request_success", "Requests by why they ended; each choice is one.", "finished_reason")
-        self.first = histogram("time_to_first_token_seconds", "From taking a request to its first character.", LATENCIES)
-        self.gap = histogram("inter_token_latency_seconds", "Time before a later part of a text, by its characters.", GAPS)
-        self.queue = histogram("request_queue_time_seconds", "Waiting for a slot.", LATENCIES)
-        self.prefill = histogram("request_prefill_time_seconds", "From getting a slot to the first character.", LATENCIES)
-        self.decode = histogram("request_decode_time_seconds", "From the first character to the last.", LATENCIES)
-        self.whole = histogram("e2e_request_latency_seconds", "From taking a request to its end.", LATENCIES)
-        self.rows = histogram("batch_size", "Requests that a call of the backend advanced.", SIZES)
+        self.prompt_tokens = counter(
+            "prompt_tokens", "Prompt characters of requests that got a slot. Counted once for each choice."
+        )
+        self.generation_tokens = counter("generation_tokens", "Generated characters.")
+        self.cache_queries = counter("prompt_cache_queries", "Prompts looked up in the prompt cache.")
+        self.cache_hits = counter("prompt_cache_hits", "Prompts found in the prompt cache.")
+        self.finished = counter("request_success", "Finished requests by reason. Counted once for each choice.", "finished_reason")
+        self.first = histogram("time_to_first_token_seconds", "Time to first token, from acceptance of the request.", LATENCIES)
+        self.gap = histogram("inter_token_latency_seconds", "Time between two deliveries, per character of the second.", GAPS)
+        self.queue = histogram("request_queue_time_seconds", "Time in the queue, until the request gets a slot.", LATENCIES)
+        self.prefill = histogram("request_prefill_time_seconds", "Time from getting a slot to the first character.", LATENCIES)
+        self.decode = histogram("request_decode_time_seconds", "Time from the first character to the last.", LATENCIES)
+        self.whole = histogram("e2e_request_latency_seconds", "Time from acceptance of the request to its end.", LATENCIES)
+        self.rows = histogram("batch_size", "Requests in an iteration of the engine.", SIZES)
 
     def watch(self, registry: Registry) -> None:
         self._metrics.register(Serving(registry))
@@ -55,7 +59,7 @@ class Metrics:
     def of(self, model_name: str) -> "ModelMetrics":
         return ModelMetrics(self, model_name)
 
-    def answered(self, status: int) -> None:
+    def count_response(self, status: int) -> None:
         self._responses.labels(status).inc()
 
     def exposition(self) -> bytes:
@@ -64,11 +68,13 @@ class Metrics:
 
 
 class ModelMetrics:
-    """What one model's engine does; see `service.generation.engine.Observer`."""
+    """The metrics of one model's engines; see `service.generation.engine.Observer`."""
 
     def __init__(self, metrics: Metrics, model_name: str) -> None:
         self._prompt_tokens = metrics.prompt_tokens.labels(model_name)
         self._generation_tokens = metrics.generation_tokens.labels(model_name)
+        self._cache_queries = metrics.cache_queries.labels(model_name)
+        self._cache_hits = metrics.cache_hits.labels(model_name)
         self._finished: dict[FinishReason, Counter] = {
             reason: metrics.finished.labels(model_name, reason) for reason in ("length", "stop", "time", "cancelled", "error")
         }
@@ -76,6 +82,11 @@ class ModelMetrics:
         self._first, self._gap, self._queue, self._prefill, self._decode, self._whole, self._rows = (
             histogram.labels(model_name) for histogram in histograms
         )
+
+    def looked_up(self, hit: bool) -> None:
+        self._cache_queries.inc()
+        if hit:
+            self._cache_hits.inc()
 
     def iterated(self, rows: int) -> None:
         self._rows.observe(rows)
@@ -100,7 +111,7 @@ class ModelMetrics:
 
 
 class Serving(Collector):
-    """What is true at the moment of a scrape. An engine that was replaced counts with the new one until it is freed."""
+    """The registry's state at the moment of a scrape. A replaced engine counts together with the new one until it is freed."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -108,14 +119,12 @@ class Serving(Collector):
     def collect(self) -> Iterable[Metric]:
         label = ["model_name"]
         running = GaugeMetricFamily("folio_num_requests_running", "Requests that have a slot.", labels=label)
-        waiting = GaugeMetricFamily("folio_num_requests_waiting", "Requests that wait for a slot.", labels=label)
-        limit = GaugeMetricFamily("folio_queue_limit", "Requests that may wait; more are answered 429.", labels=label)
-        slots = GaugeMetricFamily("folio_slots", "Slots.", labels=label)
-        usage = GaugeMetricFamily("folio_slot_usage", "Share of the slots that are busy.", labels=label)
-        asked = CounterMetricFamily("folio_prompt_cache_queries", "Prompts looked up in the cache of their states.", labels=label)
-        found = CounterMetricFamily("folio_prompt_cache_hits", "Prompts that were there.", labels=label)
+        waiting = GaugeMetricFamily("folio_num_requests_waiting", "Requests that are waiting for a slot.", labels=label)
+        limit = GaugeMetricFamily("folio_queue_limit", "Most requests that may wait for a slot.", labels=label)
+        slots = GaugeMetricFamily("folio_slots", "Number of slots.", labels=label)
+        usage = GaugeMetricFamily("folio_slot_usage", "Fraction of the slots that are in use.", labels=label)
         info = GaugeMetricFamily(
-            "folio_version_info", "1 for the version that serves.", labels=["model_name", "version", "engine", "precision"]
+            "folio_version_info", "1 for the version that is served.", labels=["model_name", "version", "engine", "precision"]
         )
         engines: dict[str, list[Engine]] = {}
         for model in self._registry.at_work:
@@ -126,13 +135,10 @@ class Serving(Collector):
             waiting.add_metric([name], sum(engine.waiting for engine in together))
             slots.add_metric([name], there)
             usage.add_metric([name], busy / there)
-        for name, lookups in self._registry.lookups.items():
-            asked.add_metric([name], lookups.queries)
-            found.add_metric([name], lookups.hits)
         for model in self._registry.loaded:
             limit.add_metric([model.config.name], model.engine.queue_limit)
             info.add_metric([model.config.name, str(model.config.version), model.engine_name, model.precision], 1)
-        yield from (running, waiting, limit, slots, usage, asked, found, info)
-        yield CounterMetricFamily("folio_load_failures", "Refusals so far, as of folio_refused.", value=self._registry.refusals)
-        text = "What is refused now: versions and templates that would be served, and a models folder that seems lost."
-        yield GaugeMetricFamily("folio_refused", text, value=len(self._registry.refused))
+        yield from (running, waiting, limit, slots, usage, info)
+        refusals, refused = self._registry.refusals, "versions, chat templates and folders"
+        yield CounterMetricFamily("folio_load_failures", f"Refused {refused} so far.", value=refusals.count)
+        yield GaugeMetricFamily("folio_refused", f"Refused {refused} now.", value=len(refusals.reasons))

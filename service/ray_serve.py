@@ -77,7 +77,7 @@ def _loaded(lifespan: Callable[[Any], AbstractAsyncContextManager[Any]]) -> Call
     @asynccontextmanager
     async def loaded(app: FastAPI) -> AsyncIterator[None]:
         async with lifespan(app):
-            await asyncio.to_thread(app.state.registry.looked.wait)
+            await asyncio.to_thread(app.state.registry.wait_until_loaded)
             yield
 
     return loaded

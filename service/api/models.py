@@ -9,7 +9,8 @@ from fastapi.responses import FileResponse
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import ApiError, error_responses
 from service.api.schemas import ModelCard, ModelDetails, ModelList
-from service.registry import SAMPLE, Model, Registry
+from service.models_folder import SAMPLE
+from service.registry import Model, Registry
 from trainer.tokenizer import tokenizer_config_json, tokenizer_json
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -23,7 +24,7 @@ ERRORS = error_responses(404, 422, 503)
 async def models(registry: CurrentRegistry) -> ModelList:
     """The models that are served."""
     return ModelList(
-        models=[ModelCard.model_validate(_card(model, registry)) for model in registry.models], refused=registry.refused
+        models=[ModelCard.model_validate(_card(model, registry)) for model in registry.models], refused=registry.refusals.reasons
     )
 
 

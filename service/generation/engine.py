@@ -4,13 +4,13 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from service.generation.backend import Backend
 from service.generation.core import EngineCore
 from service.generation.output_queue import Chunk, FinishReason
-from service.generation.prompt_cache import PromptCache
 from service.generation.request import Generation
 from service.generation.scheduler import Output
 
@@ -30,6 +30,9 @@ class EngineFailed(EngineStopped):
 
 class Observer(Protocol):
     """Hears, on the event loop, what an engine does."""
+
+    def looked_up(self, hit: bool) -> None:
+        """A prompt was looked up in the prompt cache."""
 
     def iterated(self, rows: int) -> None:
         """An iteration has advanced this many generations."""
@@ -110,10 +113,6 @@ class Engine:
         return self._core.waiting
 
     @property
-    def prompts(self) -> PromptCache:
-        return self._core.prompts
-
-    @property
     def backend(self) -> Backend:
         return self._core.backend
 
@@ -142,7 +141,7 @@ class Engine:
                 outputs, rows = self._core.step()
                 self._recover()
                 if rows:
-                    self._deliver(outputs, rows=rows)
+                    self._deliver(outputs, rows=rows, lookups=self._core.prompts.drain_lookups())
         except Exception as error:
             log.exception("the engine's thread died")
             self.failed, self.hung = True, None
@@ -183,10 +182,13 @@ class Engine:
             log.warning("the backend has returned after all; requests are accepted again")
             self.hung = None
 
-    def _deliver(self, outputs: list[Output], error: Exception | None = None, rows: int = 0) -> None:
+    def _deliver(self, outputs: list[Output], error: Exception | None = None, rows: int = 0, lookups: Sequence[bool] = ()) -> None:
         """Schedules one event-loop callback that delivers all outputs. If the loop is closed, nobody is listening."""
 
         def deliver() -> None:
+            for hit in lookups:
+                if self._observer:
+                    self._observer.looked_up(hit)
             for generation, chunk, reason in outputs:
                 if generation.output.finish_reason is None:  # not cancelled meanwhile
                     generation.output.put(chunk, reason, error)

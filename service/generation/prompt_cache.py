@@ -14,7 +14,7 @@ class PromptCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0  # bytes
-        self.queries = self.hits = 0
+        self._lookups: list[bool] = []
         self._states: OrderedDict[bytes, State] = OrderedDict()
 
     def __len__(self) -> int:
@@ -23,11 +23,15 @@ class PromptCache:
     def get(self, prompt: NDArray[np.int32]) -> State | None:
         """The state that has all of the prompt but its last character behind it, if it is here."""
         key = prompt.tobytes()
-        self.queries += 1
+        self._lookups.append(key in self._states)
         if key in self._states:
-            self.hits += 1
             self._states.move_to_end(key)
         return self._states.get(key)
+
+    def drain_lookups(self) -> list[bool]:
+        """For each `get` since the last call, whether the state was found."""
+        lookups, self._lookups = self._lookups, []
+        return lookups
 
     def put(self, prompt: NDArray[np.int32], state: State) -> None:
         """Keeps a state, unless it alone is more than the limit; who has not been used for longest makes room."""

@@ -51,7 +51,7 @@ class RequestLog:
             if status == LEFT and _timed_out(scope):
                 status = TIMED_OUT
             if status:  # else nobody was left to answer
-                scope["app"].state.metrics.answered(status)
+                scope["app"].state.metrics.count_response(status)
             self._write(scope, status, whole, time.perf_counter() - start)
 
     def _write(self, scope: Scope, status: int, whole: bool, seconds: float) -> None:

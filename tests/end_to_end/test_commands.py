@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.registry import candidates
+from service.models_folder import candidates
 from tests.end_to_end.processes import ROOT, service
 from tests.sse import events
 from tests.support import Publish

@@ -11,7 +11,7 @@ import pytest
 from service import registry as registry_module
 from service.chat import ChatTemplate
 from service.generation.backends import Unsupported
-from service.registry import NotReady, Registry, UnknownModel
+from service.registry import NotReady, Readiness, Registry, UnknownModel
 from tests.support import Publish, wait_until
 from trainer import artifact
 from trainer.artifact import ArtifactError, Version
@@ -23,7 +23,6 @@ class FakeEngine:
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False
         self.failed, self.hung = False, ""
-        self.prompts = SimpleNamespace(queries=2, hits=1)
 
     def start(self) -> None:
         self.started = True
@@ -112,7 +111,7 @@ def test_the_newest_version_of_every_model_is_served(tmp_path: Path, publish: Pu
     models.refresh()
     assert models.get(None).config.version == 11
     assert models.get("other").config.version == 1
-    with pytest.raises(UnknownModel, match="no model 'absent' here; there are: other, tiny"):
+    with pytest.raises(UnknownModel, match="there is no model 'absent'; the models are: other, tiny"):
         models.get("absent")
 
 
@@ -142,8 +141,8 @@ def test_a_reason_can_be_sent_though_a_folders_name_is_not_utf_8(tmp_path: Path,
     models = registry(tmp_path)
     for _ in range(2):
         models.refresh()
-        assert models.get("tiny").config.version == models.refusals == 1
-        assert [reason.encode() for reason in models.refused] == [
+        assert models.get("tiny").config.version == models.refusals.count == 1
+        assert [reason.encode() for reason in models.refusals.reasons] == [
             f"{tmp_path}/bad\\udcff/1: was published as other/1: copy it to a folder of that name".encode()
         ]
 
@@ -216,7 +215,7 @@ def test_a_pin_that_is_no_version_number_refuses_its_model_and_no_other(tmp_path
     models = registry(tmp_path)
     models.refresh()
     assert models.get(None).config.name == "tiny"
-    assert models.refused == [f"{tmp_path}/other: PINNED holds {pinned!r}, expected a version number"]
+    assert models.refusals.reasons == [f"{tmp_path}/other: PINNED holds {pinned!r}, expected a version number"]
 
 
 @pytest.mark.parametrize("name", ["PINNED", "chat.json"])
@@ -231,10 +230,10 @@ def test_a_link_to_nothing_is_refused_and_what_serves_goes_on(tmp_path: Path, pu
     real.unlink()
     models.refresh()
     assert models.get("tiny") == before
-    assert models.refused == [f"{tmp_path}/tiny: {name} is a link to nothing"]
+    assert models.refusals.reasons == [f"{tmp_path}/tiny: {name} is a dangling link"]
     link.unlink()
     models.refresh()
-    assert (models.get("tiny").config.version, models.get("tiny").chat, models.refused) == (2, ChatTemplate(), [])
+    assert (models.get("tiny").config.version, models.get("tiny").chat, models.refusals.reasons) == (2, ChatTemplate(), [])
 
 
 def test_a_look_that_fails_is_told_of_and_not_the_last(
@@ -254,14 +253,14 @@ def test_a_look_that_fails_is_told_of_and_not_the_last(
     watching = threading.Thread(target=models.watch, args=[0.01])
     watching.start()
     try:
-        assert models.looked.wait(60)
-        with pytest.raises(NotReady, match=r"looking for versions failed: RuntimeError.*out of luck"):
+        assert models.wait_until_loaded(60)
+        with pytest.raises(NotReady, match=r"checking for versions failed: RuntimeError.*out of luck"):
             models.check_ready()
         broken.clear()
-        wait_until(lambda: models.not_ready is None)
+        wait_until(lambda: models.readiness is Readiness.READY)
         broken.set()
         caplog.clear()
-        wait_until(lambda: "what is served goes on" in caplog.text)
+        wait_until(lambda: "loaded models continue to be served" in caplog.text)
         models.check_ready()
     finally:
         models.end("over")
@@ -372,26 +371,6 @@ def test_a_new_version_takes_over_and_the_old_one_is_freed_when_it_has_nothing_l
     assert "replaced" in old.stopped
 
 
-def test_a_freed_engines_lookups_are_not_forgotten(tmp_path: Path, publish: Publish) -> None:
-    publish()
-    models = registry(tmp_path)
-    models.refresh()
-    assert models.lookups == {"tiny": (2, 1)}
-    old: Any = models.get("tiny").engine
-    publish()
-    models.refresh()
-    assert [model.config.version for model in models.at_work] == [2, 1]
-    assert models.lookups == {"tiny": (4, 2)}
-    old.end("replaced")
-    models.refresh()
-    assert [model.config.version for model in models.at_work] == [2]
-    assert models.lookups == {"tiny": (4, 2)}
-    (tmp_path / "tiny").rename(tmp_path / ".tiny")
-    publish("other")
-    models.refresh()
-    assert models.lookups == {"tiny": (4, 2), "other": (2, 1)}
-
-
 def test_at_no_moment_of_a_swap_is_a_model_missing(tmp_path: Path, publish: Publish) -> None:
     publish()
     models = registry(tmp_path)
@@ -443,7 +422,7 @@ def test_an_engine_that_died_is_tried_again_though_it_could_not_be_loaded_at_fir
         models.check_alive()
     models.refresh()
     models.check_ready()
-    assert not models.refused
+    assert not models.refusals.reasons
 
 
 def test_a_pin_rolls_back_and_without_it_the_newest_serves_again(tmp_path: Path, publish: Publish) -> None:
@@ -458,7 +437,7 @@ def test_a_pin_rolls_back_and_without_it_the_newest_serves_again(tmp_path: Path,
     pin.write_text("7")
     models.refresh()
     assert models.get("tiny").config.version == 2, "a pin on what is not there ends nothing"
-    assert any("tiny/7" in reason for reason in models.refused)
+    assert any("tiny/7" in reason for reason in models.refusals.reasons)
 
 
 def test_a_half_copied_version_is_refused_once_and_taken_when_the_rest_has_come(
@@ -473,11 +452,11 @@ def test_a_half_copied_version_is_refused_once_and_taken_when_the_rest_has_come(
         models.refresh()
     assert models.get("tiny").config.version == 1
     assert caplog.text.count("refused") == 1
-    assert any("tiny/2" in reason for reason in models.refused)
+    assert any("tiny/2" in reason for reason in models.refusals.reasons)
     (whole / artifact.WEIGHTS).write_bytes(weights)
     models.refresh()
     assert models.get("tiny").config.version == 2
-    assert models.refused == []
+    assert models.refusals.reasons == []
 
 
 def test_a_pin_on_a_version_that_is_not_there_is_refused_once_and_served_when_it_comes(
@@ -488,11 +467,11 @@ def test_a_pin_on_a_version_that_is_not_there_is_refused_once_and_served_when_it
     models = registry(tmp_path)
     for _ in range(3):
         models.refresh()
-    assert caplog.text.count("refused") == models.refusals == len(models.refused) == 1
+    assert caplog.text.count("refused") == models.refusals.count == len(models.refusals.reasons) == 1
     publish()
     models.refresh()
     assert models.get("tiny").config.version == 2
-    assert models.refused == []
+    assert models.refusals.reasons == []
 
 
 def test_a_broken_version_is_told_of_only_while_it_would_be_served(tmp_path: Path, publish: Publish) -> None:
@@ -501,10 +480,10 @@ def test_a_broken_version_is_told_of_only_while_it_would_be_served(tmp_path: Pat
     models = registry(tmp_path)
     for _ in range(2):
         models.refresh()
-        assert ["tiny/2" in reason for reason in models.refused] == [True]
+        assert ["tiny/2" in reason for reason in models.refusals.reasons] == [True]
     publish()
     models.refresh()
-    assert (models.get("tiny").config.version, models.refused) == (3, [])
+    assert (models.get("tiny").config.version, models.refusals.reasons) == (3, [])
 
 
 def test_a_template_that_is_none_is_refused_alone_and_until_it_is_mended(
@@ -517,11 +496,11 @@ def test_a_template_that_is_none_is_refused_alone_and_until_it_is_mended(
     for _ in range(2):
         models.refresh()
         assert models.get("tiny").chat == ChatTemplate()
-        assert ["tiny: chat.json: " in reason for reason in models.refused] == [True]
-    assert caplog.text.count("refused") == models.refusals == 1
+        assert ["tiny: chat.json: " in reason for reason in models.refusals.reasons] == [True]
+    assert caplog.text.count("refused") == models.refusals.count == 1
     template.unlink()
     models.refresh()
-    assert (models.get("tiny").config.version, models.refused) == (1, [])
+    assert (models.get("tiny").config.version, models.refusals.reasons) == (1, [])
 
 
 def test_a_template_that_is_none_keeps_the_one_before_it_and_holds_up_neither_versions_nor_pins(
@@ -540,7 +519,7 @@ def test_a_template_that_is_none_keeps_the_one_before_it_and_holds_up_neither_ve
         models.refresh()
         assert models.get("tiny").config.version == version
         assert models.get("tiny").chat.stop == ["."]
-        assert ["chat.json" in reason for reason in models.refused] == [True]
+        assert ["chat.json" in reason for reason in models.refusals.reasons] == [True]
 
 
 @pytest.mark.parametrize("failure", [MemoryError("no room"), OSError(24, "Too many open files"), RuntimeError("the GPU is busy")])
@@ -559,9 +538,9 @@ def test_a_version_that_something_else_kept_from_loading_is_tried_again_and_told
     for _ in range(3):
         models.refresh()
         assert models.get("tiny").config.version == 1
-    assert caplog.text.count("WARNING") == models.refusals == 1
+    assert caplog.text.count("WARNING") == models.refusals.count == 1
     models.refresh()
-    assert (models.get("tiny").config.version, models.refused) == (2, [])
+    assert (models.get("tiny").config.version, models.refusals.reasons) == (2, [])
 
 
 def test_a_file_that_cannot_be_read_just_now_is_read_again(
@@ -632,7 +611,7 @@ def test_models_come_and_go(tmp_path: Path, publish: Publish) -> None:
     one: Any = models.get("one").engine
     (tmp_path / "one").rename(tmp_path / ".one")
     models.refresh()
-    with pytest.raises(UnknownModel, match="there are: two"):
+    with pytest.raises(UnknownModel, match="the models are: two"):
         models.get("one")
     one.idle = True
     models.refresh()
@@ -654,14 +633,14 @@ def test_a_volume_that_is_lost_ends_nothing(tmp_path: Path, publish: Publish, ca
             models.refresh()
             models.check_ready()
             assert [models.get(name).config.version for name in ("one", "two")] == [1, 1]
-            assert models.refused == [f"{tmp_path}: {reason}; what is loaded is served on"]
-    assert caplog.text.count("served on") == models.refusals == 2, "for each reason once"
+            assert models.refusals.reasons == [f"{tmp_path}: {reason}; loaded models continue to be served"]
+    assert caplog.text.count("continue to be served") == models.refusals.count == 2, "for each reason once"
     new_volume.rmdir()
     mount_point.rmdir()
     hidden.rename(tmp_path)
     publish("one")
     models.refresh()
-    assert (models.get("one").config.version, models.refused) == (2, [])
+    assert (models.get("one").config.version, models.refusals.reasons) == (2, [])
 
 
 def test_a_chats_template_may_change_while_its_model_serves(tmp_path: Path, publish: Publish) -> None:
@@ -693,3 +672,13 @@ def test_an_engine_that_hangs_is_not_alive_and_not_waited_for_when_it_is_replace
     engine.hung = ""
     models.refresh()
     assert engine.joined
+
+
+def test_a_server_that_stops_before_anything_is_loaded_keeps_nobody_waiting(tmp_path: Path) -> None:
+    models = registry(tmp_path)
+    models.drain("stopping")
+    assert models.wait_until_loaded(60)
+    models.refresh()
+    for asked in (models.check_ready, lambda: models.get("tiny"), lambda: models.models):
+        with pytest.raises(NotReady, match="stopping"):
+            asked()

@@ -92,7 +92,7 @@ def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> Non
         wait_until(lambda: samples(client)["folio_refused"] == 0)
         (tmp_path / "tiny").rename(tmp_path / ".lost")
         wait_until(lambda: samples(client)["folio_refused"] == 1)
-        assert "served on" in client.get("/models").json()["refused"][0]
+        assert "continue to be served" in client.get("/models").json()["refused"][0]
         (tmp_path / ".lost").rename(tmp_path / "tiny")
         wait_until(lambda: samples(client)["folio_refused"] == 0)
 

@@ -19,7 +19,7 @@ from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.generation.tensorflow_backend import TensorFlowBackend
-from service.registry import candidates
+from service.models_folder import candidates
 from tests.support import VOCABULARY, random_tensors, reference_logits, run_core
 from trainer import artifact, network, report
 from trainer.artifact import Architecture, Tensors

@@ -23,7 +23,7 @@ from service.generation.kernel.build import build
 from service.generation.native import Library
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
-from service.registry import candidates
+from service.models_folder import candidates
 from tests.service.generation.exact_calls import bits, check_call, network
 from tests.support import random_tensors, run_core
 from trainer import artifact
