@@ -23,7 +23,7 @@ def main() -> int:
     """Serves until told to stop, then returns 0; 1 if it can't listen, 2 for settings that can't be. Or see `generate`."""
     if sys.argv[1:2] == ["generate"]:
         _stop_at_once_on_signals("python -m service generate", {signal.SIGINT: 130, signal.SIGTERM: 1})
-        from service.command import generate
+        from service.cli import generate
 
         return generate(sys.argv[2:])
     _stop_at_once_on_signals("python -m service", {signal.SIGINT: 0, signal.SIGTERM: 0})

@@ -73,13 +73,13 @@ class Generator:
     @overload
     def generate(self, start: str, **options: Unpack[Options]) -> str: ...
     @overload
-    def generate(self, start: Sequence[str], **options: Unpack[Options]) -> list[str]: ...
-    def generate(self, start: str | Sequence[str], **options: Unpack[Options]) -> str | list[str]:
+    def generate(self, start: list[str], **options: Unpack[Options]) -> list[str]: ...
+    def generate(self, start: str | list[str], **options: Unpack[Options]) -> str | list[str]:
         """The start string with its continuation. Several start strings are generated together.
 
         Each text is the same as if it were generated alone. Raises as `stream` does.
         """
-        starts = [start] if isinstance(start, str) else list(start)
+        starts = [start] if isinstance(start, str) else start
         streams = [self.stream(one, **options) for one in starts]
         texts = [one + "".join(stream) for one, stream in zip(starts, streams, strict=True)]
         return texts[0] if isinstance(start, str) else texts
@@ -187,6 +187,8 @@ def _read(path: Path) -> Version:
     """The version in a folder, or the best valid one of a model's folder."""
     if (path / CONFIG).exists():
         return read_version(path)
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: there is no such folder")
     try:
         versions = candidates(path)
     except (OSError, ValueError) as error:

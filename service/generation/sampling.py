@@ -60,7 +60,7 @@ class Sampling:
         )
         for name, expected, valid in ranges:
             if not valid:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a number {expected}")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {expected}")
 
     @property
     def restricted(self) -> bool:

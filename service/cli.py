@@ -1,0 +1,154 @@
+"""python -m service generate: continues a start string on the terminal, by a running server or, without one, in this process."""
+
+import argparse
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.remote import ADDRESS, RemoteServer, Unreachable, answers
+from service.settings import Settings
+from trainer.artifact import ArtifactError
+
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as on the page
+HERE = ("url", "models_dir", "model", "start_string", "pace")  # options that are no options of a `Generator`
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """Writes start string and continuation to stdout as they arrive, and a receipt to stderr. Returns 0, or 1 if that fails."""
+    options = _options(arguments)
+    fields = {name: value for name, value in vars(options).items() if name not in ("url", "models_dir") and value is not None}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack some of a text's characters
+    try:
+        content = json.dumps({**fields, "stream": True, "echo": True}, allow_nan=False)
+        content.encode()
+        options.start_string.encode()
+    except UnicodeEncodeError:
+        return _fail("START or --stop is not text in UTF-8")
+    except ValueError:
+        return _fail("an option is not a finite number")
+    try:
+        if options.url or (options.models_dir is None and answers(ADDRESS)):
+            receipt = _continue_remotely(options, content)
+        else:
+            receipt = _continue_here(options, fields)
+    except ValidationError as error:
+        return _fail("; ".join(f"SERVICE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()))
+    except (Unreachable, ArtifactError, ValueError) as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of the output has closed it
+        sys.stderr.close()
+        return 0
+    print(flush=True)
+    print(receipt, file=sys.stderr)
+    return 0
+
+
+def _continue_remotely(options: argparse.Namespace, content: str) -> str:
+    """Generates by a server. Returns the receipt. Raises Unreachable."""
+    with RemoteServer(options.url or ADDRESS) as server:
+        if options.stop:
+            model, unknown = server.unknown_characters("".join(options.stop), options.model)
+            _warn_of_impossible(options.stop, unknown, model)
+        done = server.generate(content, _write)
+    return _receipt(done["usage"]["generated_characters"], done["timings"]["characters_per_second"], done)
+
+
+def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> str:
+    """Generates in this process. Returns the receipt. Raises ValueError, ArtifactError or ValidationError."""
+    from service.generation.backends import Unsupported
+    from service.generation.generator import Generator
+
+    settings = Settings.model_validate({} if options.models_dir is None else {"models_dir": options.models_dir})
+    try:
+        generator = Generator.load(_model_path(settings, options.model), backend=settings.backend, slots=1)
+    except Unsupported as error:
+        raise ValueError(str(error)) from error
+    config = generator.version.config
+    stop = options.stop or []
+    _warn_of_impossible(stop, set("".join(stop)).difference(generator.vocabulary.characters), config.name)
+    with generator.stream(options.start_string, **{k: v for k, v in fields.items() if k not in HERE}) as stream:
+        _write(options.start_string)
+        start = time.perf_counter()
+        for text in stream:
+            _write(text)
+            if options.pace:
+                time.sleep(max(0.0, start + stream.num_generated / options.pace - time.perf_counter()))
+        seconds = max(time.perf_counter() - start, 1e-9)
+    done = {"finish_reason": stream.finish_reason, "model": config.name, "version": config.version, "seed": stream.seed}
+    run_by = {"engine": generator.backend.name, "precision": generator.backend.precision}
+    return _receipt(stream.num_generated, stream.num_generated / seconds, done | run_by)
+
+
+def _model_path(settings: Settings, name: str | None) -> Path:
+    """The folder of the model `name`; without a name that of the default model, or of the only one. Raises ValueError."""
+    from service import models_folder
+
+    try:
+        names = [path.name for path in models_folder.models(settings.models_dir) if models_folder.holds_version(path)]
+    except OSError as error:
+        raise ValueError(f"{settings.models_dir}: {error.strerror}") from error
+    if not names:
+        raise ValueError(f"{settings.models_dir}: holds no published version")
+    if name is None:
+        name = names[0] if len(names) == 1 else settings.default_model
+    if name not in names:
+        raise ValueError(f"no model {name!r} in {settings.models_dir}; there are: {', '.join(names)}")
+    return settings.models_dir / name
+
+
+def _warn_of_impossible(stop: Sequence[str], unknown: Collection[str], model: str) -> None:
+    """Names the stop strings with characters that the model does not know."""
+    for string in stop:
+        if missing := [repr(character) for character in dict.fromkeys(string) if character in unknown]:
+            lacks = f"{model} does not know {', '.join(missing)}"
+            print(f"python -m service generate: --stop {string!r} cannot occur: {lacks}", file=sys.stderr)
+
+
+def _receipt(characters: int, per_second: float, done: dict[str, Any]) -> str:
+    """What the terminal shows after a text."""
+    return (
+        f"{characters:,} characters ({done['finish_reason']}), {per_second:,.0f} a second, by {done['model']} {done['version']} on "
+        f"{done['engine']} in {done['precision']}; seed {done['seed']}"
+    )
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _fail(message: str) -> int:
+    sys.stdout.flush()
+    print(f"\npython -m service generate: error: {message}", file=sys.stderr)
+    return 1
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m service generate", description=__doc__.partition(": ")[2])
+    help_start = "the text to continue. A line break is written as one, or as $'ROMEO:\\n' in bash and zsh"
+    parser.add_argument("start_string", metavar="START", help=help_start)
+    parser.add_argument("--temperature", type=float, help="1 samples as trained, less is safer, 0 takes the likeliest character")
+    parser.add_argument("--num-generate", type=int, metavar="N", help="characters to generate (default: 1000)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest characters only")
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample from the fewest likeliest whose probabilities reach P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="sample characters at least P times as likely as the likeliest")
+    help_stop = r"end before this text; \n is a line break, \t a tab, \\ a backslash; may be given several times"
+    parser.add_argument("--stop", action="append", metavar="TEXT", type=_unescaped, help=help_stop)
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text")
+    parser.add_argument("--pace", type=float, metavar="N", help="most characters a second")
+    parser.add_argument("--model", metavar="NAME", help="the model, where there are several")
+    parser.add_argument("--url", help=f"a server's address (default: {ADDRESS} if it answers, else no server is used)")
+    parser.add_argument("--models-dir", metavar="DIR", help="generate from this folder, without a server")
+    return parser.parse_args(arguments)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\[nt\\]", lambda pair: ESCAPES[pair[0]], text)
