@@ -13,7 +13,9 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import errors, generate, health, models, notes, openai, playground, scoring
+from service.api import errors, generate, health, models, notes, playground, scoring
+from service.api.openai import chat, completions
+from service.api.openai import models as openai_models
 from service.generation.backends import choose, open_backend
 from service.generation.engine import Engine
 from service.metrics import Metrics
@@ -86,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.stuck = False  # something has not ended in time, once the server has stopped
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
-    for part in (generate, scoring, models, openai):
+    for part in (generate, scoring, models, completions, chat, openai_models):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
     app.include_router(health.router)
     app.include_router(playground.router)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import ApiError, error_responses
+from service.api.events import event, stream_content
 from service.api.job import Completion, Job
 from service.api.logprobs import character_logprobs
 from service.api.resume import EventId, parameters_digest
 from service.api.schemas import CharacterLogprob, Done, GenerateQuery, GenerateRequest, GenerateResponse, Timings, Usage
-from service.api.sse import EventStream, event, stream_content
+from service.api.sse import EventStream
 from service.api.state_token import StateToken
 from service.api.validation import check_length, check_logprobs, history_of, random_seed, read_text, sampling_of, stop_ids
 from service.generation.output_queue import Chunk

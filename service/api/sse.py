@@ -4,21 +4,20 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.errors import ApiError, ClientDisconnected, to_api_error
+from service.api.events import COMMENT
 from service.api.job import Job, cancel_on_disconnect
 from service.generation.engine import EngineStopped
 from service.generation.output_queue import Chunk
 
 log = logging.getLogger(__name__)
 
-LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}  # JSON itself escapes all others
 KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
-COMMENT = b": keep-alive\n"  # one line feed: after two, some clients take the event before it for another
 
 
 class StreamFormat(Protocol):
@@ -97,18 +96,3 @@ class EventStream(Response):
             self._last = loop.time()
             self._job.wake()
         self._timer = loop.call_at(self._last + KEEP_ALIVE, self._check_silence)
-
-
-def event(data: str, name: str | None = None, *, id: str | None = None) -> bytes:  # noqa: A002 - the field's name
-    """One event of JSON. Escapes the line ends that JSON does not and that some clients split at."""
-    if not data.isascii():
-        data = data.translate(LINE_ENDS)
-    named, identified = f"event: {name}\n" if name else "", f"id: {id}\n" if id else ""
-    return f"{named}data: {data}\n{identified}\n".encode()
-
-
-def stream_content(data: str) -> dict[str, Any]:
-    """The OpenAPI `content` of a streamed answer. data: describes the events' data."""
-    text = {"type": "string"}
-    schema = {"type": "object", "properties": {"event": text, "data": text | {"description": data}, "id": text}}
-    return {"text/event-stream": {"schema": schema}}

@@ -10,11 +10,11 @@ from typing import Any
 from fastapi import Request
 
 from service.api.errors import ApiError
+from service.api.events import event
 from service.api.fields import OnUnknown
 from service.api.job import Completion, Job
 from service.api.openai.requests import CompletionParams
 from service.api.openai.responses import FinishReason, TokenUsage
-from service.api.sse import event
 from service.api.validation import (
     check_length,
     check_logprobs,

@@ -7,16 +7,17 @@ from fastapi import APIRouter, Request, Response
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import error_responses
+from service.api.events import stream_content
 from service.api.job import Completion as JobCompletion
 from service.api.logprobs import named_logprobs
 from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, Work, accept
 from service.api.openai.requests import CompletionRequest
 from service.api.openai.responses import Completion, CompletionChoice, CompletionLogprobs, FinishReason
-from service.api.sse import EventStream, stream_content
+from service.api.sse import EventStream
 from service.generation.output_queue import Chunk, concatenated
 from trainer.vocabulary import Vocabulary
 
-router = APIRouter(route_class=BodyRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 
 
 @router.post(

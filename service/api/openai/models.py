@@ -9,7 +9,7 @@ from service.api.errors import error_responses
 from service.api.openai.responses import ServedModel, ServedModels
 from service.registry import Model
 
-router = APIRouter()
+router = APIRouter(prefix="/v1", tags=["openai"])
 
 
 @router.get("/models", responses=error_responses(503))

@@ -281,7 +281,7 @@ def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pyt
             one, waiting = generation(0), generation(10)
             engine.submit(one, waiting)
             for hit in (one, waiting):
-                with pytest.raises(EngineStopped, match=r"a call of the backend has not returned for 0\.06 s"):
+                with pytest.raises(EngineStopped, match=r"the backend has not returned for 0\.06 s"):
                     await read(hit)
             assert (engine.running, engine.waiting, engine.failed) == (0, 0, False)
             with pytest.raises(EngineStopped, match="has not returned"):

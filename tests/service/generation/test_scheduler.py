@@ -252,7 +252,7 @@ def test_the_beginning_of_a_stop_string_is_held_back_and_let_go_at_a_deadline() 
 
 def test_log_probabilities_stay_with_their_characters_across_a_stop_string_held_back() -> None:
     scheduler = made(1, 0)
-    one = generation(num_generate=6, stop=[[3, 9], [4, 5, 6]], likeliest=2)
+    one = generation(num_generate=6, stop=[[3, 9], [4, 5, 6]], top_logprobs=2)
     scheduler.add(one)
     outputs: list[Output] = []
     for step, choice in enumerate([1, 2, 3, 4, 5, 7]):
