@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.remote import ADDRESS, RemoteServer, Unreachable, answers
+from service.remote import ADDRESS, Receipt, RemoteServer, Unreachable, answers
 from service.settings import Settings
 from trainer.artifact import ArtifactError
 
@@ -51,18 +51,17 @@ def generate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _continue_remotely(options: argparse.Namespace, content: str) -> str:
-    """Generates by a server. Returns the receipt. Raises Unreachable."""
+def _continue_remotely(options: argparse.Namespace, content: str) -> Receipt:
+    """Generates by a server. Raises Unreachable."""
     with RemoteServer(options.url or ADDRESS) as server:
         if options.stop:
             model, unknown = server.unknown_characters("".join(options.stop), options.model)
             _warn_of_impossible(options.stop, unknown, model)
-        done = server.generate(content, _write)
-    return _receipt(done["usage"]["generated_characters"], done["timings"]["characters_per_second"], done)
+        return server.generate(content, _write)
 
 
-def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> str:
-    """Generates in this process. Returns the receipt. Raises ValueError, ArtifactError or ValidationError."""
+def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> Receipt:
+    """Generates in this process. Raises ValueError, ArtifactError or ValidationError."""
     from service.generation.backends import Unsupported
     from service.generation.generator import Generator
 
@@ -82,9 +81,9 @@ def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> str:
             if options.pace:
                 time.sleep(max(0.0, start + stream.num_generated / options.pace - time.perf_counter()))
         seconds = max(time.perf_counter() - start, 1e-9)
-    done = {"finish_reason": stream.finish_reason, "model": config.name, "version": config.version, "seed": stream.seed}
-    run_by = {"engine": generator.backend.name, "precision": generator.backend.precision}
-    return _receipt(stream.num_generated, stream.num_generated / seconds, done | run_by)
+    rate, backend = stream.num_generated / seconds, generator.backend
+    ended = (str(stream.finish_reason), config.name, config.version, backend.name, backend.precision, stream.seed)
+    return Receipt(stream.num_generated, rate, *ended)
 
 
 def _model_path(settings: Settings, name: str | None) -> Path:
@@ -110,14 +109,6 @@ def _warn_of_impossible(stop: Sequence[str], unknown: Collection[str], model: st
         if missing := [repr(character) for character in dict.fromkeys(string) if character in unknown]:
             lacks = f"{model} does not know {', '.join(missing)}"
             print(f"python -m service generate: --stop {string!r} cannot occur: {lacks}", file=sys.stderr)
-
-
-def _receipt(characters: int, per_second: float, done: dict[str, Any]) -> str:
-    """What the terminal shows after a text."""
-    return (
-        f"{characters:,} characters ({done['finish_reason']}), {per_second:,.0f} a second, by {done['model']} {done['version']} on "
-        f"{done['engine']} in {done['precision']}; seed {done['seed']}"
-    )
 
 
 def _write(text: str) -> None:

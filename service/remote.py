@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 
@@ -13,6 +13,25 @@ ADDRESS = "http://127.0.0.1:8000"
 KEY = "FOLIO_API_KEY"  # the environment variable with the key for a server that requires one
 TRIES = 5  # to resume a stream, after 1/2, 1, 2 and 4 seconds
 OTHER_SHAPE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # from reading another server's answer
+
+
+class Receipt(NamedTuple):
+    """What is known of a text once it has ended."""
+
+    characters: int  # generated
+    characters_per_second: float
+    finish_reason: str
+    model: str
+    version: int
+    engine: str
+    precision: str
+    seed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.characters:,} characters ({self.finish_reason}), {self.characters_per_second:,.0f} a second, by {self.model} "
+            f"{self.version} on {self.engine} in {self.precision}; seed {self.seed}"
+        )
 
 
 class Unreachable(Exception):
@@ -57,10 +76,10 @@ class RemoteServer:
         except (httpx.HTTPError, *OTHER_SHAPE):
             return "", set()  # the generation will say what is wrong
 
-    def generate(self, content: str, write: Callable[[str], None]) -> dict[str, Any]:
+    def generate(self, content: str, write: Callable[[str], None]) -> Receipt:
         """Streams one generation to `write`; a stream that is cut is resumed after the last whole event.
 
-        content: the request's body. Returns the data of the event `done`. Raises Unreachable.
+        content: the request's body. Raises Unreachable.
         """
         headers = {"Content-Type": "application/json"}
         tries = TRIES
@@ -70,7 +89,9 @@ class RemoteServer:
                     self._check(response, resuming="Last-Event-ID" in headers)
                     for name, data, headers["Last-Event-ID"] in _events(response.iter_raw()):
                         if name == "done":
-                            return dict(data)
+                            usage, timings = data["usage"], data["timings"]
+                            others = [data[name] for name in Receipt._fields[2:]]
+                            return Receipt(int(usage["generated_characters"]), timings["characters_per_second"] + 0.0, *others)
                         if name == "error":
                             raise Unreachable(str(data["error"]["message"]))
                         write(data["text"])
