@@ -5,7 +5,7 @@ Knows no model and no threads. It reads the clock only to stamp times and to che
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,41 +82,32 @@ class Scheduler:
         return sum(g.num_prompt_left + g.remaining for g in (*self.running.values(), *self.waiting))
 
     def schedule(self, max_steps: int) -> Batch | None:
-        """The next iteration, of at most `max_steps` steps, or None when there is nothing to do.
-
-        To keep time to first token low, it stops at the step that produces a new request's first character. If several new
-        requests get there within `max_steps`, it stops at the last of them. It never exceeds the longest remaining request.
-        """
+        """The next iteration, of at most `max_steps` steps, or None when there is nothing to do."""
         starting = self._admit()
         if not self.running:
             return None
         running = [(generation, generation.num_prompt_left) for generation in self.running.values()]
-        firsts = [unread + 1 for generation, unread in running if not generation.num_sampled]
-        reached = max((first for first in firsts if first <= max_steps), default=max_steps)
-        # Reading a shared prompt takes one step more, though nothing is sampled, so that its state can be snapshot for the others.
-        steps = min(reached, max(unread + max(generation.remaining, generation.prompt.shared) for generation, unread in running))
-        steps = max(1, steps)
-
+        steps = _num_steps(running, max_steps)
         shape = (steps, len(running))
         forced, uniforms = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
         inputs, snapshot_at = np.empty(len(running), np.int32), np.full(len(running), -1, np.int32)
         starts: dict[int, State | None] = {}
         self._rows = []
-        for b, (generation, unread) in enumerate(running):
+        for b, (generation, prompt_left) in enumerate(running):
             ids = generation.prompt.ids
             if generation in starting:
                 starts[b] = starting[generation]
             inputs[b] = generation.next_input if generation.num_prompt_read else ids[0]
-            reads = min(unread, steps)
-            draws = min(steps - reads, generation.remaining)
+            reads = min(prompt_left, steps)
+            samples = min(steps - reads, generation.remaining)
             if reads:
-                forced[:reads, b] = ids[len(ids) - unread : len(ids) - unread + reads]
-            if draws:
-                uniforms[reads : reads + draws, b] = generation.uniforms(draws)
+                forced[:reads, b] = ids[len(ids) - prompt_left : len(ids) - prompt_left + reads]
+            if samples:
+                uniforms[reads : reads + samples, b] = generation.uniforms(samples)
             snapshots_prompt = reads < steps and self._needs_snapshot(generation)
             if snapshots_prompt or generation.returns_state:
                 snapshot_at[b] = reads if snapshots_prompt else 0
-            self._rows.append(ScheduledRow(generation, reads, draws, snapshots_prompt))
+            self._rows.append(ScheduledRow(generation, reads, samples, snapshots_prompt))
         return Batch(
             slots=np.fromiter(self.running, np.int32),
             starts=starts,
@@ -202,6 +193,19 @@ class Scheduler:
     def _finish(self, generation: Generation, now: float) -> None:
         generation.finished_at = now
         self.remove(generation)
+
+
+def _num_steps(running: Sequence[tuple[Generation, int]], max_steps: int) -> int:
+    """The length of an iteration, from each row's generation and the prompt characters that it still has to read.
+
+    To keep time to first token low, an iteration stops at the step that produces a new request's first character. If several new
+    requests get there within `max_steps`, it stops at the last of them. It never exceeds the longest remaining request.
+    """
+    firsts = [prompt_left + 1 for generation, prompt_left in running if not generation.num_sampled]
+    reached = max((first for first in firsts if first <= max_steps), default=max_steps)
+    # Reading a shared prompt takes one step more, though nothing is sampled, so that its state can be snapshot for the others.
+    longest = max(left + max(generation.remaining, generation.prompt.shared) for generation, left in running)
+    return max(1, min(reached, longest))
 
 
 def _probabilities(decoded: Decoded, span: slice, b: int, top: int | None) -> LogProbabilities | None:
