@@ -203,7 +203,7 @@ def _num_steps(running: Sequence[tuple[Generation, int]], max_steps: int) -> int
     """
     firsts = [prompt_left + 1 for generation, prompt_left in running if not generation.num_sampled]
     reached = max((first for first in firsts if first <= max_steps), default=max_steps)
-    # Reading a shared prompt takes one step more, though nothing is sampled, so that its state can be snapshot for the others.
+    # Reading a shared prompt takes one step more, though nothing is sampled, so that its state is kept for the others.
     longest = max(left + max(generation.remaining, generation.prompt.shared) for generation, left in running)
     return max(1, min(reached, longest))
 
