@@ -30,7 +30,7 @@ def random_secret() -> SecretStr:
 
 
 class Settings(BaseSettings):
-    """Serves the newest version of every model in a models folder. To generate on the terminal, use `python -m service generate`."""
+    """Serves the newest version of every model in a models folder. `python -m service generate` continues a text here."""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
@@ -95,11 +95,11 @@ class Settings(BaseSettings):
         "machine. tensorflow: for GPUs. auto: tensorflow if it finds a GPU, else native",
     )
     slots: AtLeastOne = Field(64, description="most requests of a model that run at the same time")
-    queue_limit: int = Field(1024, ge=0, description="most requests of a model that wait for a slot; 429 beyond that")
+    queue_limit: int = Field(1024, ge=0, description="most requests of a model that wait for a slot; more get 429")
     chunk: AtLeastOne = Field(512, description="most characters that one iteration of the engine adds to a stream")
     call_ms: Positive = Field(
         20,
-        description="target duration of an iteration of the engine, in milliseconds; a new request waits for the current one to end",
+        description="target duration of an iteration of the engine, in milliseconds; a new request waits for its end",
     )
     event_ms: NonNegative = Field(
         30,
@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     )
     request_timeout: Positive = Field(
         30,
-        description="seconds in which a request must arrive, and after which a client that does not read its response is disconnected",
+        description="seconds in which a request must arrive, and in which a client must read something of its response",
     )
     shutdown_delay: NonNegative = Field(
         1, description="seconds from SIGTERM, when /readyz starts to answer 503, until no more requests are accepted"

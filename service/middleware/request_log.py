@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import LEFT, to_api_error
+from service.api.errors import DISCONNECTED, to_api_error
 from service.api.job import Job
 from service.api.notes import Notes
 from service.middleware.access import FREE
@@ -48,7 +48,7 @@ class RequestLog:
                 raise
             await to_api_error(error).response()(scope, receive, noting)
         finally:
-            if status == LEFT and _timed_out(scope):
+            if status == DISCONNECTED and _timed_out(scope):
                 status = TIMED_OUT
             if status:  # else nobody was left to answer
                 scope["app"].state.metrics.count_response(status)
