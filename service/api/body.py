@@ -1,4 +1,4 @@
-"""What every JSON body is checked for: not too many fields, and no unknown ones, or these are dropped."""
+"""The type of JSON bodies: limits their number of fields, and refuses or ignores unknown fields."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, TypeVar
@@ -8,10 +8,10 @@ from pydantic_core import PydanticCustomError
 
 from service.api.notes import current
 
-# Pydantic makes an error of each field that is wrong, which for a body full of them takes a second.
-MOST_FIELDS, MOST_PARTS = 1000, 50_000  # of an object; objects and lists of a body
+# Pydantic creates an error for each wrong field, which takes a second for a body full of them.
+MOST_FIELDS, MOST_PARTS = 1000, 50_000  # in an object; objects and lists in a body
 MOST_NAMED = 20  # ignored fields
-MOST_ROUNDS = 100  # of validation: one shows the unknown fields of one message
+MOST_ROUNDS = 100  # of validation, each of which finds the unknown fields of one chat message
 
 
 def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -30,7 +30,7 @@ def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 def drop_unknown(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """The fields of a query; without the unknown ones where these are ignored."""
+    """The fields of a query, without unknown ones if these are ignored."""
     notes = current.get(None)
     if notes is None or notes.on_unknown_fields == "refuse":
         return dict(fields)
@@ -39,7 +39,7 @@ def drop_unknown(fields: Mapping[str, Any], known: Collection[str]) -> dict[str,
 
 
 def _without(part: Any, place: tuple[int | str, ...]) -> Any:
-    """The part of a body without the field at that place, in every item of the lists on the way there."""
+    """The part of a body without the field at that path, in every item of the lists on the path."""
     head, *rest = place
     if isinstance(part, list):
         return [_without(item, tuple(rest)) for item in part] if isinstance(head, int) else _without(part, tuple(rest))
@@ -49,11 +49,11 @@ def _without(part: Any, place: tuple[int | str, ...]) -> Any:
         return {name: value for name, value in part.items() if name != head}
     if head in part:
         return part | {head: _without(part[head], tuple(rest))}
-    return _without(part, tuple(rest))  # `head` is no field but pydantic's name for a union's branch
+    return _without(part, tuple(rest))  # `head` is not a field but pydantic's name for a branch of a union
 
 
 def _with_few_fields(body: Any) -> Any:
-    unseen: list[Any] = [body] if isinstance(body, dict) else []  # whatever else is refused for that
+    unseen: list[Any] = [body] if isinstance(body, dict) else []  # another type is refused anyway
     seen = 0
     while unseen:
         part, seen = unseen.pop(), seen + 1
@@ -67,4 +67,4 @@ def _with_few_fields(body: Any) -> Any:
 
 T = TypeVar("T")
 JsonBody = Annotated[T, WrapValidator(_validate), BeforeValidator(_with_few_fields)]
-"""The type of an operation's body: of few fields, the unknown ones refused or ignored, as the server was started."""
+"""The type of a path operation's body."""

@@ -1,4 +1,4 @@
-"""Sends what the handling of a request noted as response headers; see `service.api.notes`."""
+"""Sends the notes of a request as response headers; see `service.api.notes`."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,7 +7,7 @@ from service.api.notes import Notes, OnUnknownFields, current
 
 
 class NotesMiddleware:
-    """Raw ASGI middleware. Keeps a request's notes in its scope's state, for the log."""
+    """Raw ASGI middleware. The request log finds the notes in the scope's state."""
 
     def __init__(self, app: ASGIApp, on_unknown_fields: OnUnknownFields) -> None:
         self._app, self._on_unknown_fields = app, on_unknown_fields

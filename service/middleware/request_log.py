@@ -1,6 +1,6 @@
-"""One line for each request: what was asked, what came of it, how long it took; never the text, unless that is asked for.
+"""Logs one line per request: method, path, status, duration and work done. Texts are logged only with --log-prompts.
 
-Answers are counted here too, for the metrics.
+Also counts responses for the metrics.
 """
 
 import logging
@@ -17,12 +17,12 @@ from service.middleware.access import FREE
 
 log = logging.getLogger(__name__)
 
-TIMED_OUT = 408  # in the log and the metrics: the server closed the connection, for too little came or was read on it
+TIMED_OUT = 408  # in the log and the metrics: the server closed a connection on which the client sent or read too slowly
 OF_JOB = " by {model} {version}, {prompt_characters:,} + {sent_characters:,} characters, {finish_reasons}"
 
 
 class RequestLog:
-    """Raw ASGI middleware. An exception that nothing below has answered is answered 500 here, and logged with its trace."""
+    """Raw ASGI middleware. Logs an unhandled exception with its traceback and responds with 500."""
 
     def __init__(self, app: ASGIApp, log_prompts: bool) -> None:
         self._app, self._log_prompts = app, log_prompts
@@ -44,13 +44,13 @@ class RequestLog:
             await self._app(scope, receive, noting)
         except Exception as error:
             log.exception("%s %s failed", scope["method"], scope["path"])
-            if status:  # the answer is cut short, as it should be
+            if status:  # the response has started, and the server has to cut it
                 raise
             await to_api_error(error).response()(scope, receive, noting)
         finally:
             if status == DISCONNECTED and _timed_out(scope):
                 status = TIMED_OUT
-            if status:  # else nobody was left to answer
+            if status:  # 0: the client disconnected before a response
                 scope["app"].state.metrics.count_response(status)
             self._write(scope, status, whole, time.perf_counter() - start)
 
@@ -87,5 +87,5 @@ class RequestLog:
 
 
 def _timed_out(scope: Scope) -> bool:
-    """As service.connection notes it."""
+    """Set by service.connection."""
     return bool(scope.get("state", {}).get("timed_out"))
