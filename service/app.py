@@ -93,7 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(playground.router)
     errors.install(app)
-    app.openapi = partial(errors.documented_openapi, app.openapi)  # type: ignore[method-assign]
+    app.openapi = partial(errors.openapi_without_422, app.openapi)  # type: ignore[method-assign]
     # The last middleware is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)

@@ -17,8 +17,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.addresses import unmapped
 from service.peer_reset import PeerReset
 
-LINGERING = 1  # seconds for a client to read a refusal
-LONGEST_HEAD = 65536  # bytes of a request outside its body: headers, and the framing of a chunked body
+LINGER_SECONDS = 1  # seconds for a client to read a refusal
+MAX_HEAD = 65536  # bytes of a request outside its body: headers, and the framing of a chunked body
 PROBE_AFTER = 0.2  # seconds; a response that is complete by then needs no probe
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 COMMENT = b": the client has closed its side\n"  # see service.api.streaming.COMMENT
@@ -76,9 +76,9 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # uvicorn declares whole seconds
         self._timeout = timeout
-        self._deadline: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._arriving = False  # a request has started to arrive and is not complete
-        self._moved = False  # the latest data began a request or belonged to a body
+        self._progressed = False  # the latest data began a request or belonged to a body
         self._head = 0  # bytes received since then
         self._responses: deque[Response] = deque()  # to requests whose headers are complete; the first one is being sent
         self._refused = False  # further data is discarded
@@ -86,7 +86,9 @@ class Connection(HttpToolsProtocol):
         self._half_closed = False  # the client has closed its side
         self._peer_reset: PeerReset | None = None
         self._timed_by_kernel = False
-        self._reading: asyncio.TimerHandle | None = None  # deadline for the client to read something, unless the kernel keeps it
+        self._reading_timer: asyncio.TimerHandle | None = (
+            None  # deadline for the client to read something, unless the kernel keeps it
+        )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         super().connection_made(transport)
@@ -96,20 +98,20 @@ class Connection(HttpToolsProtocol):
         self._timed_by_kernel = hasattr(socket, "TCP_USER_TIMEOUT") and connection.family != socket.AF_UNIX
         if self._timed_by_kernel:  # the kernel closes a connection whose client reads nothing
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ceil(self._timeout * 1000))
-        self._expect()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._moved = False
+        self._progressed = False
         super().data_received(data)
-        self._head = self._head + len(data) if self._arriving and not self._moved else 0
-        if self._head > LONGEST_HEAD and not self._refused and not self.transport.is_closing():
-            message = f"the request's headers are longer than {LONGEST_HEAD:,} bytes"
+        self._head = self._head + len(data) if self._arriving and not self._progressed else 0
+        if self._head > MAX_HEAD and not self._refused and not self.transport.is_closing():
+            message = f"the request's headers are longer than {MAX_HEAD:,} bytes"
             self._refuse(b"431 Request Header Fields Too Large", "headers_too_long", message)
         # Data that begins no request, such as an empty line, cancels uvicorn's keep-alive timer. Start our own.
         if not self._responses and self.timeout_keep_alive_task is None and not self._refused and not self.transport.is_closing():
-            self._expect()
+            self._start_timer()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Called by uvicorn for a request that it cannot parse."""
@@ -121,7 +123,7 @@ class Connection(HttpToolsProtocol):
         if not self._responses:
             return False
         self._half_closed = True
-        self._unexpect()
+        self._stop_timer()
         connection = self.transport.get_extra_info("socket")
         self._peer_reset = PeerReset(connection, self.loop, self._on_peer_reset)
         if self._responses[0].response_started:
@@ -132,9 +134,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._arriving = self._moved = True
+        self._arriving = self._progressed = True
         if not self._responses:
-            self._expect()
+            self._start_timer()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -144,13 +146,13 @@ class Connection(HttpToolsProtocol):
         self._responses.append(response)
 
     def on_body(self, body: bytes) -> None:
-        self._moved = True
+        self._progressed = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._arriving = False
-        self._unexpect()
+        self._stop_timer()
 
     def on_response_complete(self) -> None:
         self._responses.popleft()
@@ -164,20 +166,20 @@ class Connection(HttpToolsProtocol):
         elif self._half_closed:
             self.loop.call_later(PROBE_AFTER, self._probe, self._responses[0])
         elif self._arriving:  # the next request, which was not read during the response to this one
-            self._expect()
+            self._start_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         if not self._timed_by_kernel:
-            self._expect_reading()
+            self._start_reading_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._unexpect_reading()
+        self._stop_reading_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unexpect()
-        self._unexpect_reading()
+        self._stop_timer()
+        self._stop_reading_timer()
         if isinstance(exc, TimeoutError):
             self._note_timeout()
         if self._peer_reset:
@@ -187,7 +189,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        if self._deadline is None:
+        if self._timer is None:
             super().shutdown()
         else:  # an incomplete request is not waited for
             self.transport.close()
@@ -195,7 +197,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: bytes, code: str, message: str) -> None:
         """Sends an error after the responses to earlier requests, and closes the connection."""
         self._refused = True
-        self._unexpect()
+        self._stop_timer()
         error = {"code": code, "message": message, "type": "invalid_request_error", "param": None}
         body = json.dumps({"error": error}).encode()
         self._refusal = REFUSAL % (status, len(body), body)
@@ -216,10 +218,10 @@ class Connection(HttpToolsProtocol):
         response.
         """
         self._refused = True
-        self._unexpect()
+        self._stop_timer()
         self.flow.resume_reading()
         self.transport.write_eof()
-        self.loop.call_later(LINGERING, self.transport.abort)
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _drop_unfinished(self) -> bool:
         """Drops a request whose body will not arrive. Returns whether its response has started."""
@@ -241,29 +243,29 @@ class Connection(HttpToolsProtocol):
         elif response.streams_events:
             self.transport.write(COMMENT if response.unframed else b"%x\r\n%s\r\n" % (len(COMMENT), COMMENT))
 
-    def _expect(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._timeout, self._time_out)
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._timeout, self._time_out)
 
-    def _unexpect(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _expect_reading(self) -> None:
+    def _start_reading_timer(self) -> None:
         size = self.transport.get_write_buffer_size()
-        self._reading = self.loop.call_later(self._timeout, self._check_reading, size)
+        self._reading_timer = self.loop.call_later(self._timeout, self._check_reading, size)
 
     def _check_reading(self, size: int) -> None:
         if self.transport.get_write_buffer_size() < size:
-            self._expect_reading()
+            self._start_reading_timer()
         else:
             self._time_out()
 
-    def _unexpect_reading(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+    def _stop_reading_timer(self) -> None:
+        if self._reading_timer is not None:
+            self._reading_timer.cancel()
+            self._reading_timer = None
 
     def _on_peer_reset(self) -> None:
         connection = self.transport.get_extra_info("socket")

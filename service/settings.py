@@ -12,13 +12,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-SHORTEST_KEY = 16  # characters; also of a secret
+MIN_KEY = 16  # characters; also of a secret
 REMOVED = {
     "decoder": "it is --backend now",
     "precision": "the native and reference backends compute exactly, with int8 weights",
 }
 """Options of earlier releases, with what to use now."""
-LONGEST_RATE = 360 * 24 * 3600  # seconds; the length of a year in `limits`
+MAX_PERIOD = 360 * 24 * 3600  # seconds; the length of a year in `limits`
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -154,15 +154,15 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError(f"{given!r} is not a rate: write for example 10/second or 10/second;300/minute") from None
             # `limits` reads 0 seconds as 1 second.
-            if re.search(r"(?<!\d)0+(?!\d)", given) or any(rate.get_expiry() > LONGEST_RATE for rate in rates):
+            if re.search(r"(?<!\d)0+(?!\d)", given) or any(rate.get_expiry() > MAX_PERIOD for rate in rates):
                 raise ValueError(f"{given!r} is not a valid rate: it needs at least 1 request in 1 second to 1 year")
         return given
 
     @field_validator("secret")
     @classmethod
     def _is_long(cls, given: SecretStr) -> SecretStr:
-        if len(given.get_secret_value()) < SHORTEST_KEY:
-            raise ValueError(f"a secret needs at least {SHORTEST_KEY} characters; without the option it is random")
+        if len(given.get_secret_value()) < MIN_KEY:
+            raise ValueError(f"a secret needs at least {MIN_KEY} characters; without the option it is random")
         return given
 
     @field_validator("allowed_hosts")
@@ -270,10 +270,8 @@ def check_removed(arguments: Sequence[str], variables: Mapping[str, str]) -> Non
 
 
 def _check_key(key: str, place: str = "") -> None:
-    if len(key) < SHORTEST_KEY or not re.fullmatch(r"[!-+\--~]+", key):
-        raise ValueError(
-            f"{place}an API key needs at least {SHORTEST_KEY} characters, all of them ASCII, without spaces and commas"
-        )
+    if len(key) < MIN_KEY or not re.fullmatch(r"[!-+\--~]+", key):
+        raise ValueError(f"{place}an API key needs at least {MIN_KEY} characters, all of them ASCII, without spaces and commas")
 
 
 def _listed(given: str) -> list[str]:

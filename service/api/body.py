@@ -9,14 +9,14 @@ from pydantic_core import PydanticCustomError
 from service.api.notes import current
 
 # Pydantic creates an error for each wrong field, which takes a second for a body full of them.
-MOST_FIELDS, MOST_PARTS = 1000, 50_000  # in an object; objects and lists in a body
-MOST_NAMED = 20  # ignored fields
-MOST_ROUNDS = 100  # of validation, each of which finds the unknown fields of one chat message
+MAX_FIELDS, MAX_PARTS = 1000, 50_000  # in an object; objects and lists in a body
+MAX_NAMED = 20  # ignored fields
+MAX_ROUNDS = 100  # of validation, each of which finds the unknown fields of one chat message
 
 
 def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     notes = current.get(None)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         try:
             return validate(body)
         except ValidationError as error:
@@ -25,7 +25,7 @@ def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
                 raise
             for place in places:
                 body = _without(body, place)
-            notes.ignored_fields = [*dict.fromkeys([*notes.ignored_fields, *(str(place[-1]) for place in places)])][:MOST_NAMED]
+            notes.ignored_fields = [*dict.fromkeys([*notes.ignored_fields, *(str(place[-1]) for place in places)])][:MAX_NAMED]
     return validate(body)
 
 
@@ -34,7 +34,7 @@ def drop_unknown(fields: Mapping[str, Any], known: Collection[str]) -> dict[str,
     notes = current.get(None)
     if notes is None or notes.on_unknown_fields == "refuse":
         return dict(fields)
-    notes.ignored_fields += [name for name in fields if name not in known][:MOST_NAMED]
+    notes.ignored_fields += [name for name in fields if name not in known][:MAX_NAMED]
     return {name: value for name, value in fields.items() if name in known}
 
 
@@ -57,10 +57,10 @@ def _with_few_fields(body: Any) -> Any:
     seen = 0
     while unseen:
         part, seen = unseen.pop(), seen + 1
-        if isinstance(part, dict) and len(part) > MOST_FIELDS:
-            raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MOST_FIELDS}")
-        if seen + len(unseen) > MOST_PARTS:
-            raise PydanticCustomError("too_many_parts", f"there are more than {MOST_PARTS:,} objects and lists")
+        if isinstance(part, dict) and len(part) > MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MAX_FIELDS}")
+        if seen + len(unseen) > MAX_PARTS:
+            raise PydanticCustomError("too_many_parts", f"there are more than {MAX_PARTS:,} objects and lists")
         unseen += [inner for inner in (part.values() if isinstance(part, dict) else part) if isinstance(inner, dict | list)]
     return body
 

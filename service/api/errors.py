@@ -25,7 +25,7 @@ class StreamEnded(Exception):
     """The stream to resume has already ended. The response is 204."""
 
 
-LONGEST_MESSAGE, LONGEST_PARAM = 2000, 200  # characters
+MAX_MESSAGE, MAX_PARAM = 2000, 200  # characters
 DISCONNECTED = 499  # nginx's status for a client that has disconnected: only the log and the metrics see it
 INVALID = "A field is invalid. `param` names it, and `message` says what is valid"
 STATUSES = {
@@ -81,7 +81,7 @@ class ApiError(HTTPException):
         self, status: int, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(status, message, headers)
-        message, param = message[:LONGEST_MESSAGE], param and param[:LONGEST_PARAM]  # they may quote the client's input
+        message, param = message[:MAX_MESSAGE], param and param[:MAX_PARAM]  # they may quote the client's input
         kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
         self.body = ErrorBody(error=ErrorDetail(code=code, message=_sendable(message), type=kind, param=param and _sendable(param)))
 
@@ -200,7 +200,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": STATUSES[status]} for status in statuses}
 
 
-def documented_openapi(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def openapi_without_422(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The OpenAPI document without the 422 that FastAPI adds to OpenAI's operations, which use 400."""
     document = build()
     for path, operations in document["paths"].items():

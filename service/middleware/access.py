@@ -22,7 +22,7 @@ from service.middleware.body_limit import refuse
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
-FREE = re.compile(r"/(web/.*|health|healthz|ping|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
+PUBLIC = re.compile(r"/(web/.*|health|healthz|ping|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
 
 
 class Access:
@@ -44,7 +44,7 @@ class Access:
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or FREE.fullmatch(scope["path"]):
+        if scope["type"] != "http" or PUBLIC.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         try:

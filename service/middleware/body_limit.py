@@ -45,7 +45,7 @@ class BodyLimit:
         unread, answering = _has_body(scope), False
         incoming: Incoming | None = None
 
-        async def limited() -> Message:
+        async def limited_receive() -> Message:
             nonlocal unread
             message = await receive()
             if incoming is None or message["type"] != "http.request":
@@ -58,7 +58,7 @@ class BodyLimit:
                     return {"type": "http.disconnect"}
                 raise
 
-        async def closing(message: Message) -> None:
+        async def closing_send(message: Message) -> None:
             nonlocal answering
             if unread and message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["connection"] = "close"
@@ -68,9 +68,9 @@ class BodyLimit:
         try:
             incoming = Incoming(Headers(scope=scope).get("content-encoding", ""), _declared(scope), self._limit)
         except ApiError as refused:
-            await refused.response()(scope, receive, closing)
+            await refused.response()(scope, receive, closing_send)
         else:
-            await self._app(scope, limited, closing)
+            await self._app(scope, limited_receive, closing_send)
 
 
 class Incoming:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.errors import ApiError
 from service.middleware.body_limit import refuse
 
-PROBES = ("/healthz", "/health", "/ping", "/readyz")  # called by a container's address; they reveal nothing
+HEALTH = ("/healthz", "/health", "/ping", "/readyz")  # called by a container's address; they reveal nothing
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s/@]*)(:[0-9]*)?")
 
 
@@ -43,7 +43,7 @@ class Hosts:
             return None  # no browser sends a request without Host
         if not (parts := HOST.fullmatch(given[0].strip())):
             return ApiError(400, "invalid_host", f"{given[0]!r} is not a valid Host header")
-        if self._all or scope["path"] in PROBES or self._allows(parts[1]):
+        if self._all or scope["path"] in HEALTH or self._allows(parts[1]):
             return None
         message = f"this server does not accept the Host {given[0]!r}; --allowed-hosts (SERVICE_ALLOWED_HOSTS) adds names"
         return ApiError(421, "host_not_allowed", message)

@@ -19,13 +19,13 @@ class NotesMiddleware:
         notes = Notes(self._on_unknown_fields)
         scope.setdefault("state", {})["notes"] = notes
 
-        async def noting(message: Message) -> None:
+        async def noting_send(message: Message) -> None:
             if message["type"] == "http.response.start" and notes.headers:
                 MutableHeaders(scope=message).update(notes.headers)
             await send(message)
 
         token = current.set(notes)
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, noting_send)
         finally:
             current.reset(token)

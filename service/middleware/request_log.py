@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import DISCONNECTED, to_api_error
 from service.api.job import Job
 from service.api.notes import Notes
-from service.middleware.access import FREE
+from service.middleware.access import PUBLIC
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class RequestLog:
             return
         start, status, whole = time.perf_counter(), 0, False
 
-        async def noting(message: Message) -> None:
+        async def noting_send(message: Message) -> None:
             nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -41,12 +41,12 @@ class RequestLog:
             whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, noting_send)
         except Exception as error:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if status:  # the response has started, and the server has to cut it
                 raise
-            await to_api_error(error).response()(scope, receive, noting)
+            await to_api_error(error).response()(scope, receive, noting_send)
         finally:
             if status == DISCONNECTED and _timed_out(scope):
                 status = TIMED_OUT
@@ -55,7 +55,7 @@ class RequestLog:
             self._write(scope, status, whole, time.perf_counter() - start)
 
     def _write(self, scope: Scope, status: int, whole: bool, seconds: float) -> None:
-        probed = FREE.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
+        probed = PUBLIC.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
         level = logging.DEBUG if probed else logging.INFO
         state, timed_out = scope.get("state", {}), _timed_out(scope)
         job: Job | None = state.pop("job", None)  # a connection keeps the scope of its last request, which would keep the model
