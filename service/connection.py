@@ -86,9 +86,7 @@ class Connection(HttpToolsProtocol):
         self._half_closed = False  # the client has closed its side
         self._peer_reset: PeerReset | None = None
         self._timed_by_kernel = False
-        self._reading_timer: asyncio.TimerHandle | None = (
-            None  # deadline for the client to read something, unless the kernel keeps it
-        )
+        self._reading_timer: asyncio.TimerHandle | None = None  # unused if timed by the kernel
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         super().connection_made(transport)
