@@ -1,19 +1,19 @@
-"""Clients' addresses, in the form in which they are logged, trusted and counted."""
+"""Clients' addresses in the form that is logged, trusted and counted."""
 
 import ipaddress
 from functools import lru_cache
 
-PREFIX = 64  # bits: of the addresses of one IPv6 network, each of its hosts may use as many as it likes
+PREFIX = 64  # bits; a host can use as many addresses of its IPv6 network as it likes
 
 
 def unmapped(address: str) -> str:
-    """The IPv4 address that a socket for both kinds writes as ::ffff:192.0.2.1; any other unchanged."""
+    """192.0.2.1 for ::ffff:192.0.2.1, which is how a dual-stack socket reports it. Other addresses are unchanged."""
     return address.rpartition(":")[2] if address.startswith("::ffff:") and "." in address else address
 
 
 @lru_cache(4096)
 def network(address: str) -> str:
-    """What counts as one client: an IPv4 address, an IPv6 network of 64 bits; anything else as it is."""
+    """The address if it is IPv4, its network of 64 bits if it is IPv6, or anything else unchanged."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

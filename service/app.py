@@ -1,4 +1,4 @@
-"""create_app(settings): wires settings, registry and routers into one ASGI application."""
+"""create_app(settings) assembles settings, registry, routers and middlewares into an ASGI application."""
 
 import asyncio
 import logging
@@ -34,12 +34,11 @@ from trainer.artifact import Version
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
-# Seconds that work under way has to end in when the server stops: a volume that hangs, or a large model's loading, may not end.
-STUCK = 5
+STUCK = 5  # seconds to wait for each thread at shutdown; a hanging volume or the loading of a large model may take longer
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service. It listens at once, while models are loaded; /readyz says when they serve. Raises TracingMissing."""
+    """The service. It loads models in the background; /readyz reports when they are loaded. Raises TracingMissing."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -48,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         def open_engine(version: Version) -> Engine:
             name = choose() if settings.backend == "auto" else settings.backend
             backend = open_backend(version, name, slots=settings.slots)
-            log.info("%s %d runs on the %s backend", version.config.name, version.config.version, backend.name)
+            log.info("%s %d uses the %s backend", version.config.name, version.config.version, backend.name)
             return Engine(
                 backend,
                 loop,
@@ -86,15 +85,16 @@ def create_app(settings: Settings) -> FastAPI:
         description="A character-level recurrent network, served over REST and SSE.",
         lifespan=lifespan,
     )
-    app.state.stuck = False  # something has not ended in time, once the server has stopped
-    key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []  # for /docs; Access checks
+    app.state.stuck = False  # after shutdown: whether a thread has not ended in time
+    # This only documents keys in /docs. Access checks them.
+    key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
     for part in (generate, scoring, models, completions, chat, openai_models):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
     app.include_router(health.router)
     app.include_router(playground.router)
     errors.install(app)
-    app.openapi = partial(errors.documented_openapi, app.openapi)  # type: ignore[method-assign]
-    # The last is the outermost.
+    app.openapi = partial(errors.openapi_without_422, app.openapi)  # type: ignore[method-assign]
+    # The last middleware is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
     app.add_middleware(Hosts, allowed=settings.hosts, any_address=settings.on_any_address)
@@ -103,7 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
             CORS,
             allow_origins=settings.origins,
             allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["*"],  # keys protect, not names of headers, and every client has some of its own
+            allow_headers=["*"],  # clients send headers of their own; the API keys protect
             expose_headers=["Retry-After", "X-Request-Id", *notes.HEADERS],
         )
     app.add_middleware(Paths)
@@ -117,7 +117,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _start(function: Callable[..., None], *arguments: object) -> Thread:
-    """Runs it in a thread that the process does not wait for at its end, as it does for asyncio's own."""
+    """Runs a function in a daemon thread. At exit the process would wait for a thread of asyncio's executor."""
     thread = Thread(target=function, args=arguments, daemon=True)
     thread.start()
     return thread

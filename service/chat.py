@@ -1,4 +1,4 @@
-"""How a chat becomes a text for a model that only continues texts. Knows nothing of HTTP."""
+"""Renders the messages of a chat as a text that the model continues. Knows nothing of HTTP."""
 
 from collections.abc import Sequence
 from typing import Annotated, Self
@@ -9,36 +9,36 @@ MARK = "\ufdd0"  # one of Unicode's noncharacters
 
 
 class ChatTemplate(BaseModel):
-    """Turns one after the other, then the beginning of the reply's; models/<name>/chat.json holds one.
+    """All turns of a chat, followed by the beginning of the reply. models/<name>/chat.json overrides the default, which is a play.
 
-    Unless told otherwise it is a play: the speaker's name in capitals, a colon, a line break, the words; a blank line ends a
-    speech, so the reply ends where the next speaker would begin.
+    In a play each turn is the speaker's name in capitals, a colon, a line break, the words and a blank line. So the reply ends at a
+    blank line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    speakers: dict[str, str] = Field({}, description="a role's name in the text; the role in capitals where it is not here")
+    speakers: dict[str, str] = Field({}, description="names of roles in the text; by default the role in capitals")
     turn: str = "{speaker}:\n{words}\n\n"
     reply: str = "{speaker}:\n"
-    stop: list[Annotated[str, Field(min_length=1)]] = Field(["\n\n"], description="what ends the reply")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(["\n\n"], description="strings that end the reply")
 
     @model_validator(mode="after")
     def _renders(self) -> Self:
         try:
             self.render([("user", None, "words")])
             holds_words = MARK in self.turn.format(speaker="USER", words=MARK)
-        except Exception as error:  # a format string can do much
-            raise ValueError(f"turn and reply may hold {{speaker}}, turn {{words}} too: {error!r}") from error
+        except Exception as error:  # a format string can raise anything
+            raise ValueError(f"turn may contain {{speaker}} and {{words}}, reply {{speaker}}: {error!r}") from error
         if not holds_words:
-            raise ValueError("turn must hold {words}, as they are")
+            raise ValueError("turn must contain {words} unchanged")
         return self
 
     def render(self, messages: Sequence[tuple[str, str | None, str]], *, open_ended: bool = False) -> str:
-        """messages: (role, name or None, words) of each. open_ended: the text ends with the last one's words, to be continued."""
+        """messages: (role, name or None, words). open_ended: the text ends with the words of the last message, to continue it."""
         *before, last = [(self._speaker(role, name), words) for role, name, words in messages]
         turns = [self.turn.format(speaker=speaker, words=words) for speaker, words in before]
         if open_ended:
-            # Where the words stand in a turn is known by something that no text holds.
+            # The mark, which no text contains, finds the position of the words in a turn.
             begun, _, _ = self.turn.format(speaker=last[0], words=MARK).partition(MARK)
             return "".join([*turns, begun, last[1]])
         turns.append(self.turn.format(speaker=last[0], words=last[1]))

@@ -90,12 +90,10 @@ def _model_path(settings: Settings, name: str | None) -> Path:
     """The folder of the model `name`; without a name that of the default model, or of the only one. Raises ValueError."""
     from service import models_folder
 
-    try:
-        names = [path.name for path in models_folder.models(settings.models_dir) if models_folder.holds_version(path)]
-    except OSError as error:
-        raise ValueError(f"{settings.models_dir}: {error.strerror}") from error
-    if not names:
-        raise ValueError(f"{settings.models_dir}: holds no published version")
+    folders, empty = models_folder.models(settings.models_dir)
+    if empty:
+        raise ValueError(empty)
+    names = [path.name for path in folders if models_folder.holds_version(path)]
     if name is None:
         name = names[0] if len(names) == 1 else settings.default_model
     if name not in names:

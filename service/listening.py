@@ -1,4 +1,4 @@
-"""The sockets a server listens on. They are bound before anything is loaded, so that an address that is taken is known at once."""
+"""The sockets that a server listens on. They are bound before models are loaded, so that an address in use is reported at once."""
 
 import errno
 import os
@@ -7,17 +7,17 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-BACKLOG = 2048  # connections that wait to be accepted
-MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # this machine has no such address, or no such kind of addresses
-ANYBODY = 0o666  # may connect, as on a port of this machine; the folder's permissions can say otherwise
+BACKLOG = 2048  # connections waiting to be accepted
+MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine lacks this address or its family
+ANYBODY = 0o666  # any user may connect, as to a port; the folder's permissions can restrict that
 
 
 class CannotListen(Exception):
-    """The message says on what and why."""
+    """The message names the address and the reason."""
 
 
 class Listeners:
-    """Listening sockets, and the file of a Unix one."""
+    """Listening sockets, and the file of a Unix socket."""
 
     def __init__(self, sockets: list[socket.socket], file: Path | None = None) -> None:
         self.sockets = sockets
@@ -25,7 +25,7 @@ class Listeners:
         self._file, self._identity = file, file and _identity(file)
 
     def close(self) -> None:
-        """Closes them and removes the file, unless another server has put its own in that place. May be called again."""
+        """Closes the sockets and removes the file, unless another server has replaced it. May be called again."""
         for one in self.sockets:
             one.close()
         with suppress(OSError):
@@ -34,9 +34,9 @@ class Listeners:
 
 
 def listen(host: str, port: int, uds: Path | None = None) -> Listeners:
-    """Listens on a Unix socket if a path is given, or else on all addresses of the host.
+    """Listens on the Unix socket if a path is given, else on all addresses of the host. Raises CannotListen.
 
-    `::` stands for all addresses of the machine, those of IPv4 too where the system allows that. Raises CannotListen.
+    `::` means all addresses of the machine, including IPv4 addresses where the system supports that.
     """
     try:
         return _listen_unix(uds) if uds else Listeners(_listen_tcp(host, port))
@@ -52,7 +52,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     found = dict.fromkeys(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
     sockets, missing = list[socket.socket](), list[OSError]()
     for family, _, _, _, address in found:
-        if sockets and not port:  # one free port for all
+        if sockets and not port:  # the same free port for all addresses
             address = (address[0], sockets[0].getsockname()[1], *address[2:])
         one = socket.socket(family)
         try:
@@ -73,10 +73,10 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
 def _bind(one: socket.socket, address: object, *, dual_stack: bool) -> None:
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if one.family == socket.AF_INET6:
-        with suppress(OSError):  # not every system lets it take IPv4 too
+        with suppress(OSError):  # not every system supports IPv4 on such a socket
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
-    one.bind(address)  # type: ignore[arg-type]  # as getaddrinfo has it
-    one.listen(BACKLOG)  # at once: two sockets may be bound to one address until one of them listens
+    one.bind(address)  # type: ignore[arg-type]  # from getaddrinfo
+    one.listen(BACKLOG)  # now, because two sockets can be bound to one address until one of them listens
 
 
 def _listen_unix(file: Path) -> Listeners:
@@ -93,13 +93,13 @@ def _listen_unix(file: Path) -> Listeners:
 
 
 def _remove_stale(file: Path) -> None:
-    """Removes the socket that a server left when it was killed. Raises OSError if there is anything else."""
+    """Removes the socket of a server that was killed. Raises OSError if the file is in use or not a socket."""
     try:
         kind = file.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise FileExistsError(errno.EEXIST, "a file that is no socket is there")
+        raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:

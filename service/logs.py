@@ -1,4 +1,4 @@
-"""The log: plain lines on a terminal, elsewhere a JSON object a line; with the id of the request it belongs to."""
+"""The log: plain lines or one JSON object per line, with the id of the request."""
 
 import logging
 import sys
@@ -10,9 +10,9 @@ from pythonjsonlogger.json import JsonFormatter
 
 
 def configure(form: Literal["auto", "plain", "json"]) -> None:
-    """Sends the root logger's lines, from INFO on, to stderr."""
+    """Logs to stderr from level INFO. auto: plain on a terminal, else JSON."""
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
-    logging.getLogger("asgi_correlation_id").setLevel(logging.ERROR)  # it warns of each id that is not taken over
+    logging.getLogger("asgi_correlation_id").setLevel(logging.ERROR)  # it warns of every request id that is not accepted
     logging.basicConfig(level=logging.INFO, handlers=[json_handler(sys.stderr) if as_json else plain_handler(sys.stderr)])
 
 
@@ -38,9 +38,9 @@ def plain_handler(stream: TextIO) -> logging.Handler:
 
 
 class Plain(logging.Formatter):
-    """The request's id and, if they are logged, its start strings have fields of their own in JSON; here they are in the line."""
+    """Adds the request's id and its start strings, which are fields of their own in JSON, to the line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         of_request = f"[{given}] " if (given := correlation_id.get()) else ""
-        prompts = "".join(f" {prompt!r}" for prompt in getattr(record, "prompts", []))  # escaped: they must forge no line
+        prompts = "".join(f" {prompt!r}" for prompt in getattr(record, "prompts", []))  # escaped, so that they cannot forge a line
         return f"{record.levelname}:     {of_request}{record.message}{prompts}"

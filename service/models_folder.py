@@ -14,9 +14,13 @@ CHAT = "chat.json"  # in a model's folder: its chat template
 SAMPLE = "sample.txt"  # in a version's folder: texts that the model generated when it was published
 
 
-def models(models_dir: Path) -> list[Path]:
-    """The folders of models, sorted by name. Raises OSError."""
-    return sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+def models(models_dir: Path) -> tuple[list[Path], str]:
+    """(The models' folders by name, why none of them holds a published version or "")."""
+    try:
+        folders = sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        return [], f"{models_dir}: {error.strerror or error}"
+    return folders, "" if any(map(holds_version, folders)) else f"{models_dir}: holds no published version"
 
 
 def holds_version(model: Path) -> bool:

@@ -1,7 +1,7 @@
-"""The service on a Ray cluster: `serve run service.ray_serve:app`, with the extra `cluster`. The same application, in replicas.
+"""The service on a Ray cluster: `serve run service.ray_serve:app`, with the extra `cluster`.
 
-Each replica has an engine of its own, which does its own batching (Ray's batches can't be joined while they run). All share one
-models folder and know nothing of each other: any of them takes any event's id and state token.
+Each replica runs the whole application with an engine that does its own batching, since Ray cannot add requests to a running batch.
+Replicas share one models folder and no state: each accepts event ids and state tokens of the others.
 """
 
 import asyncio
@@ -21,42 +21,42 @@ from service.settings import Settings
 
 
 class Replicas(BaseModel):
-    """How many, and what each may use: `serve run service.ray_serve:app min_replicas=2 gpus=1`."""
+    """Arguments of the application: `serve run service.ray_serve:app min_replicas=2 gpus=1`."""
 
     model_config = ConfigDict(extra="forbid")
 
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(8, ge=1)
-    target_ongoing_requests: float = Field(32, gt=0)  # per replica; the autoscaler's target
+    target_ongoing_requests: float = Field(32, gt=0)  # per replica, for the autoscaler
     cpus: float = Field(1, ge=0)
     gpus: float = Field(0, ge=0)
 
 
 @serve.ingress()
 class Replica:
-    """The application in an actor, behind Ray's proxies."""
+    """The application in a Ray actor."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         logs.configure(self._settings.log_format)
-        # Ray listens, on whatever addresses: requests may name any of them as their Host.
+        # Ray chooses the addresses to listen on, so any of them is a valid Host.
         self._app = create_app(self._settings.model_copy(update={"host": "0.0.0.0"}))  # noqa: S104
         self._app.router.lifespan_context = _loaded(self._app.router.lifespan_context)
         return self._app
 
     def check_health(self) -> None:
-        """Raises, so that Ray replaces the replica, while an engine is dead and no refresh has put another in its place."""
+        """Raises while an engine is dead and has not been replaced, so that Ray restarts the replica."""
         self._app.state.registry.check_alive()
 
 
 def app(replicas: Replicas) -> Application:
-    """What `serve run` starts. Settings are the SERVICE_* variables where it runs; all replicas get the same, and one secret."""
+    """Called by `serve run`. All replicas get the settings of the SERVICE_* variables there, and the same secret."""
     settings = Settings()
     deployed = serve.deployment(
         name="folio",
-        # More than an engine takes, and no limit on the way to it: the engine is to answer 429, for it knows when to try again.
+        # Above the engine's own limit, so that the engine responds with 429 and the time to retry, not Ray.
         max_ongoing_requests=2 * (settings.slots + settings.queue_limit),
         max_queued_requests=-1,
         autoscaling_config=AutoscalingConfig(
@@ -72,7 +72,7 @@ def app(replicas: Replicas) -> Application:
 
 
 def _loaded(lifespan: Callable[[Any], AbstractAsyncContextManager[Any]]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """The application's lifespan, but not begun until models are loaded: only then does Ray send requests."""
+    """A lifespan whose start waits until models are loaded, because Ray sends requests once it has started."""
 
     @asynccontextmanager
     async def loaded(app: FastAPI) -> AsyncIterator[None]:

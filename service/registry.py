@@ -82,8 +82,8 @@ class Registry:
         self._aliases, self._any_model = aliases or {}, any_model
         self._models_dir, self._default, self._open_engine, self._on_loop = models_dir, default_model, open_engine, on_loop
         self._models: Mapping[str, Model] = {}  # replaced, never changed, so that other threads read a consistent one
-        self.refusals = Refusals()
         self._replaced: list[Model] = []  # still generating for earlier requests
+        self.refusals = Refusals()
         self._changed = threading.Condition()  # guards _state, and the moves of a model from _models to _replaced
         self._state = (Readiness.LOADING, "models are being loaded")  # the readiness and its reason
 
@@ -111,19 +111,15 @@ class Registry:
     def refresh(self) -> None:
         """Loads each model's newest valid version unless it is loaded already, and drops models that are gone."""
         self._free_replaced()
-        missing = f"{self._models_dir}: holds no published version"
-        try:
-            folders = models_folder.models(self._models_dir)
-        except OSError as error:
-            folders, missing = [], f"{self._models_dir}: {error.strerror or error}"
-        if self._models and not any(map(models_folder.holds_version, folders)):  # more likely a lost volume than all removed
-            self.refusals.add(self._models_dir, f"{missing}; loaded models continue to be served")
+        folders, empty = models_folder.models(self._models_dir)
+        if empty and self._models:  # a lost volume is more likely than the removal of all models
+            self.refusals.add(self._models_dir, f"{empty}; loaded models continue to be served")
             return
         self.refusals.keep({path for folder in folders for path in self._refresh_model(folder)})
         for name in self._models.keys() - {folder.name for folder in folders}:
             log.info("%s was removed from %s and is no longer served", name, self._models_dir)
             self._replace(name, None)
-        self._conclude("; ".join(self.refusals.reasons) or missing)
+        self._conclude("; ".join(self.refusals.reasons) or empty)
 
     def _conclude(self, reason: str) -> None:
         """Ends a refresh: READY if any model is loaded, else FAILED for that reason. DRAINING and STOPPED are kept."""
@@ -175,7 +171,7 @@ class Registry:
             model = self._open(path, chat)
             model.engine.start()
         except Exception as error:
-            # An older version or another model can still be served, whatever is wrong with this one.
+            # An older version or another model can still be served.
             expected = isinstance(error, ArtifactError | Unsupported)
             reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error if expected else repr(error)}"
             # The files are not to blame for an I/O error or a lack of memory.
@@ -209,8 +205,7 @@ class Registry:
                 self._replaced.append(before)
             if model and (stopped := self.ended):
                 model.engine.end(stopped)
-            others = {other: kept for other, kept in self._models.items() if other != name}
-            self._models = others | ({name: model} if model else {})
+            self._models = {other: kept for other, kept in {**self._models, name: model}.items() if kept}
 
     def _free_replaced(self) -> None:
         """Frees the replaced engines that have ended, and ends the idle ones."""

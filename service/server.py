@@ -1,4 +1,4 @@
-"""A uvicorn server that stops in order: open streams are given time to end."""
+"""A uvicorn server with request timeouts, a header size limit and graceful shutdown."""
 
 import asyncio
 import logging
@@ -20,15 +20,15 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SENDING = 5  # seconds that ended streams have to send their last event
+SENDING = 5  # seconds in which ended streams can send their last event
 STOPPING = "the server is shutting down"
 
 
 class Server(uvicorn.Server):
-    """One application, until SIGTERM or Ctrl-C; a second one ends the process at once.
+    """Serves one application until SIGTERM or Ctrl-C. A second signal ends the process at once.
 
-    First /readyz says 503, so that no more is sent here; then no more is accepted; open streams have their grace, and those
-    that are left then end with an error event.
+    First /readyz answers 503, so that a load balancer sends no more requests. After the delay the server accepts no more.
+    Open streams have the grace period to finish. Then the remaining ones end with an error event.
     """
 
     def __init__(self, app: FastAPI, settings: Settings, listeners: Listeners) -> None:
@@ -39,21 +39,21 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(  # type: ignore[arg-type]  # it is only called
-                    Connection, patience=settings.request_timeout, keep_alive=settings.keep_alive
+                http=partial(  # type: ignore[arg-type]  # uvicorn only calls it
+                    Connection, timeout=settings.request_timeout, keep_alive=settings.keep_alive
                 ),
-                # By default uvicorn trusts any proxy on this machine, and so whatever a client makes it pass on.
+                # By default uvicorn trusts any proxy on this machine, and so headers that a client made it forward.
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=settings.proxies,
-                ws="none",  # nothing here speaks it, and what asks for it would pass by access control and the log
+                ws="none",  # an upgrade would bypass access control and the request log
                 log_config=None,
-                access_log=False,  # service.middleware.request_log has more to tell
+                access_log=False,  # service.middleware.request_log logs more
                 timeout_graceful_shutdown=ceil(settings.shutdown_grace) + SENDING,
             )
         )
         if settings.listens_on != settings.host and not settings.uds:
             log.warning(
-                "listening on %s only, not on %s: there are no API keys; give SERVICE_API_KEYS, or SERVICE_WITHOUT_KEYS=true",
+                "listening on %s, not on %s, because there are no API keys: set SERVICE_API_KEYS or SERVICE_WITHOUT_KEYS=true",
                 settings.listens_on,
                 settings.host,
             )
@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
             self._listeners.close()
             os._exit(128 + sig)
         self._stopping = True
-        if self._loop is None:  # it has not started yet, and will not
+        if self._loop is None:  # it has not started yet
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self._stop, self._delay if sig == signal.SIGTERM else 0)
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
 
 
 def allow_many_connections() -> None:
-    """Each connection is a file descriptor: raise the soft limit to the hard one."""
+    """Raises the soft limit of file descriptors to the hard limit, because each connection needs one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS reports no limit, but allows less
+    with suppress(ValueError, OSError):  # macOS reports no limit but allows fewer
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

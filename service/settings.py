@@ -1,4 +1,4 @@
-"""What a server is asked to be: Settings, from flags, SERVICE_* variables and defaults."""
+"""Settings: the options of `python -m service`, from flags, SERVICE_* variables and defaults."""
 
 import codecs
 import ipaddress
@@ -7,22 +7,30 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-SHORTEST_KEY = 16  # characters; of a secret too
+MIN_KEY = 16  # characters; also of a secret
 REMOVED = {
     "decoder": "it is --backend now",
     "precision": "the native and reference backends compute exactly, with int8 weights",
 }
-"""Options of earlier releases, and what became of them."""
-LONGEST_RATE = 360 * 24 * 3600  # seconds: a year, as `limits` has it
+"""Options of earlier releases, with what to use now."""
+MAX_PERIOD = 360 * 24 * 3600  # seconds; the length of a year in `limits`
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+def random_secret() -> SecretStr:
+    return SecretStr(secrets.token_urlsafe(32))
 
 
 class Settings(BaseSettings):
-    """Serves the newest version of every model in a models folder. (`python -m service generate` continues a text here.)"""
+    """Serves the newest version of every model in a models folder. `python -m service generate` continues a text here."""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
@@ -30,122 +38,131 @@ class Settings(BaseSettings):
         extra="forbid",
         cli_prog_name="python -m service",
         cli_kebab_case=True,
-        cli_implicit_flags="toggle",  # --tracing, without a value
+        cli_implicit_flags="toggle",  # --tracing needs no value
         protected_namespaces=(),
-        hide_input_in_errors=True,  # it may be a key
-        env_ignore_empty=True,  # an empty variable is not given: Compose passes one for each that is not set
+        hide_input_in_errors=True,  # the input may hold a key
+        env_ignore_empty=True,  # Compose passes an empty variable for each that is not set
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on; :: takes IPv4 too where the system can")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    uds: Path | None = Field(None, description="Unix socket to listen on instead: a path; needs no keys, as it is of this machine")
+    host: str = Field("127.0.0.1", description="address to listen on; :: also accepts IPv4 where the system supports that")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 chooses a free port")
+    uds: Path | None = Field(
+        None, description="path of a Unix socket to listen on instead of host and port; no API keys are needed for it"
+    )
     api_keys: SecretStr = Field(
-        SecretStr(""), description="keys, one of which a request must have, separated by commas or blanks; better in a variable"
+        SecretStr(""),
+        description="API keys, separated by commas or spaces; each request must have one of them. Set them in the environment: "
+        "other users can see a command line",
     )
     api_keys_file: Path | None = Field(
-        None, description="a file with more of them, one in each line; # at its start or after a blank begins a comment"
+        None, description="file of further API keys, one on each line; # at the start of a line or after a space begins a comment"
     )
     without_keys: bool = Field(
-        False, description="listen beyond loopback without API keys: anyone who can reach the port may use it"
+        False,
+        description="listen on other addresses than loopback without API keys; anyone who can reach the port may send requests",
     )
-    rate_limit: str = Field("", description="requests that each key (without keys: each address) may send: 10/second;300/minute")
-    max_open: int = Field(0, ge=0, description="requests that each may have open at a time, streams among them; 0: any number")
+    rate_limit: str = Field(
+        "", description="most requests per API key, or per client address without keys; for example 10/second;300/minute"
+    )
+    max_open: int = Field(
+        0,
+        ge=0,
+        description="most concurrent requests per API key, or per client address without keys, including streams; 0: no limit",
+    )
     trusted_proxies: str = Field(
         "",
-        description="proxies whose X-Forwarded-For and X-Forwarded-Proto tell the client's address and scheme: addresses or "
-        "networks, separated by commas or blanks; * for all",
+        description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, separated by commas "
+        "or spaces; * for all",
     )
     allowed_hosts: str = Field(
         "",
-        description="names by which clients reach a server without API keys, besides localhost and its address: example.org or "
-        "*.example.org, separated by commas or blanks; * for all",
+        description="host names of a server without API keys, in addition to localhost and its address: example.org or "
+        "*.example.org, separated by commas or spaces; * for all",
     )
     cors_origins: str = Field(
-        "", description="origins whose pages may call, as https://example.org, separated by commas or blanks; * for all"
+        "",
+        description="origins whose web pages may call the service, such as https://example.org, separated by commas or spaces; "
+        "* for all",
     )
-    models_dir: Path = Field(Path("models"), description="where published versions are")
-    watch: float = Field(2, ge=0, allow_inf_nan=False, description="seconds between looks for new versions there; 0: only at start")
-    default_model: str = Field("shakespeare", description="the model of requests that name none, unless there is only one")
+    models_dir: Path = Field(Path("models"), description="folder of the published versions")
+    watch: NonNegative = Field(2, description="seconds between checks for new versions; 0 checks only when the service starts")
+    default_model: str = Field(
+        "shakespeare", description="model of requests that name none; if only one model is loaded, that one is used instead"
+    )
     backend: Literal["auto", "native", "reference", "tensorflow"] = Field(
         "auto",
-        description="what runs the network. native: C. reference: NumPy, slower. Both give the same text on every machine. "
-        "tensorflow: for GPUs. auto: tensorflow where it finds a GPU, else native",
+        description="implementation of the network. native: C. reference: NumPy, slower. Both generate the same text on every "
+        "machine. tensorflow: for GPUs. auto: tensorflow if it finds a GPU, else native",
     )
-    slots: int = Field(64, ge=1, description="generations that run at the same time, for each model")
-    queue_limit: int = Field(1024, ge=0, description="generations that may wait for a slot; more are answered 429")
-    chunk: int = Field(512, ge=1, description="most characters that one call of the backend adds to a stream")
-    call_ms: float = Field(
+    slots: AtLeastOne = Field(64, description="most requests of a model that run at the same time")
+    queue_limit: int = Field(1024, ge=0, description="most requests of a model that wait for a slot; more get 429")
+    chunk: AtLeastOne = Field(512, description="most characters that one iteration of the engine adds to a stream")
+    call_ms: Positive = Field(
         20,
-        gt=0,
-        allow_inf_nan=False,
-        description="about how long a call may take; a new request waits for its end",
+        description="target duration of an iteration of the engine, in milliseconds; a new request waits for its end",
     )
-    event_ms: float = Field(
+    event_ms: NonNegative = Field(
         30,
-        ge=0,
-        allow_inf_nan=False,
-        description="about how often a stream gets its characters, and 0.5 ms for each stream that runs; 0: every call",
+        description="target time between two events of a stream, in milliseconds, plus 0.5 ms for each running stream; 0 sends an "
+        "event after every iteration",
     )
-    prompt_cache_mb: float = Field(
-        16, ge=0, allow_inf_nan=False, description="for states of start strings that may come again, for each model; 0 keeps none"
-    )
+    prompt_cache_mb: NonNegative = Field(16, description="size of each model's prompt cache, in megabytes; 0 disables it")
     unknown_fields: Literal["refuse", "ignore"] = Field(
-        "refuse",
-        description="what to do with body fields that the service does not know; ignored ones are named in X-Ignored-Fields",
+        "refuse", description="what to do with unknown fields of a request; the response header X-Ignored-Fields names ignored ones"
     )
-    aliases: str = Field("", description="other names of models, as gpt-4o-mini=shakespeare, separated by commas or blanks")
-    any_model: bool = Field(False, description="a model name that is not served means the default model")
+    aliases: str = Field("", description="further names of models, such as gpt-4o-mini=shakespeare, separated by commas or spaces")
+    any_model: bool = Field(False, description="use the default model for requests that name an unknown model")
     secret: SecretStr = Field(
-        default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
-        description="what state tokens are signed with: the same for all replicas; drawn at start if not given",
+        default_factory=random_secret,
+        description="secret that signs state tokens; all replicas need the same one",
     )
-    max_body: int = Field(2_000_000, ge=1_000, description="longest body of a request, in bytes; longer ones are answered 413")
-    max_start_string: int = Field(10_000, ge=1, description="longest start string, in characters")
-    max_num_generate: int = Field(100_000, ge=1, description="most characters one request may ask for")
-    max_score: int = Field(100_000, ge=1, description="longest text to score, in characters")
-    max_logprobs: int = Field(100_000, ge=1, description="most log-probabilities in one answer, those of the likeliest counted")
-    max_choices: int = Field(128, ge=1, description="most continuations one request to /v1 may ask for, over all its prompts")
-    keep_alive: float = Field(
-        75,
-        gt=0,
-        allow_inf_nan=False,
-        description="seconds that a connection may be idle after an answer; longer than a proxy keeps it",
+    max_body: int = Field(2_000_000, ge=1_000, description="longest body of a request, in bytes; longer ones are answered with 413")
+    max_start_string: AtLeastOne = Field(10_000, description="longest start string, in characters")
+    max_num_generate: AtLeastOne = Field(100_000, description="most characters that a request may generate")
+    max_score: AtLeastOne = Field(100_000, description="longest text to score, in characters")
+    max_logprobs: AtLeastOne = Field(
+        100_000, description="most log-probabilities in one response, including those of the alternatives"
     )
-    request_timeout: float = Field(
-        30, gt=0, allow_inf_nan=False, description="seconds a request may take to arrive, and an answer's bytes to be taken"
+    max_choices: AtLeastOne = Field(128, description="most choices of one request to /v1, over all its prompts")
+    keep_alive: Positive = Field(
+        75, description="seconds after which an idle connection is closed; choose more than the idle timeout of a proxy"
     )
-    shutdown_delay: float = Field(
-        1, ge=0, allow_inf_nan=False, description="seconds between SIGTERM, when /readyz turns 503, and taking no more requests"
+    request_timeout: Positive = Field(
+        30,
+        description="seconds in which a request must arrive, and in which a client must read something of its response",
     )
-    shutdown_grace: float = Field(10, ge=0, allow_inf_nan=False, description="seconds that open streams have to end then")
+    shutdown_delay: NonNegative = Field(
+        1, description="seconds from SIGTERM, when /readyz starts to answer 503, until no more requests are accepted"
+    )
+    shutdown_grace: NonNegative = Field(10, description="seconds after that in which open streams may finish")
     log_format: Literal["auto", "plain", "json"] = Field(
-        "auto", description="of the log, on stderr; auto: plain on a terminal, else a JSON object a line"
+        "auto", description="format of the log on stderr; auto: plain on a terminal, else one JSON object per line"
     )
-    log_prompts: bool = Field(False, description="start strings are logged too")
+    log_prompts: bool = Field(False, description="log start strings")
     tracing: bool = Field(
-        False, description="sends OpenTelemetry's traces where OTEL_EXPORTER_OTLP_ENDPOINT says; its other variables hold too"
+        False, description="send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; the other OTEL_* variables apply too"
     )
 
     @field_validator("rate_limit")
     @classmethod
     def _is_a_rate(cls, given: str) -> str:
         if given:
-            from limits import parse_many  # takes a tenth of a second, which few servers need
+            from limits import parse_many  # the import takes 0.1 s, and few servers need it
 
             try:
                 rates = parse_many(given)
             except ValueError:
-                raise ValueError(f"{given!r} is no rate; one is 10/second or 300/minute, several are separated by ;") from None
-            # `limits` takes 0 seconds for one.
-            if re.search(r"(?<!\d)0+(?!\d)", given) or any(rate.get_expiry() > LONGEST_RATE for rate in rates):
-                raise ValueError(f"{given!r} is no rate that can be; one is of at least 1 request in 1 second to 1 year")
+                raise ValueError(f"{given!r} is not a rate: write for example 10/second or 10/second;300/minute") from None
+            # `limits` reads 0 seconds as 1 second.
+            if re.search(r"(?<!\d)0+(?!\d)", given) or any(rate.get_expiry() > MAX_PERIOD for rate in rates):
+                raise ValueError(f"{given!r} is not a valid rate: it needs at least 1 request in 1 second to 1 year")
         return given
 
     @field_validator("secret")
     @classmethod
     def _is_long(cls, given: SecretStr) -> SecretStr:
-        if len(given.get_secret_value()) < SHORTEST_KEY:
-            raise ValueError(f"a secret needs at least {SHORTEST_KEY} characters; without one, one is drawn at start")
+        if len(given.get_secret_value()) < MIN_KEY:
+            raise ValueError(f"a secret needs at least {MIN_KEY} characters; without the option it is random")
         return given
 
     @field_validator("allowed_hosts")
@@ -153,7 +170,7 @@ class Settings(BaseSettings):
     def _are_hosts(cls, given: str) -> str:
         for host in _listed(given):
             if not re.fullmatch(r"\*|(\*\.)?[^*:/\[\]]+|\[?[0-9A-Fa-f:.]+\]?", host):
-                raise ValueError(f"{host!r} is no host; one is example.org or *.example.org, without scheme, port and path")
+                raise ValueError(f"{host!r} is not a host name: write example.org or *.example.org, without scheme, port and path")
         return given
 
     @field_validator("trusted_proxies")
@@ -164,7 +181,7 @@ class Settings(BaseSettings):
                 if proxy != "*":
                     ipaddress.ip_network(proxy)
             except ValueError:
-                raise ValueError(f"{proxy!r} is no address or network; one is 192.0.2.1 or 192.0.2.0/24") from None
+                raise ValueError(f"{proxy!r} is not an address or network: write for example 192.0.2.1 or 192.0.2.0/24") from None
         return given
 
     @field_validator("cors_origins")
@@ -172,7 +189,7 @@ class Settings(BaseSettings):
     def _are_origins(cls, given: str) -> str:
         for origin in _listed(given):
             if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
-                raise ValueError(f"{origin!r} is no origin; one is https://example.org, with no path")
+                raise ValueError(f"{origin!r} is not an origin: write for example https://example.org, without a path")
         return given
 
     @field_validator("aliases")
@@ -180,7 +197,7 @@ class Settings(BaseSettings):
     def _are_pairs(cls, given: str) -> str:
         for pair in _listed(given):
             if not re.fullmatch(r"[^=]+=[^=]+", pair):
-                raise ValueError(f"{pair!r} is no alias; one is gpt-4o-mini=shakespeare")
+                raise ValueError(f"{pair!r} is not an alias: write for example gpt-4o-mini=shakespeare")
         return given
 
     @model_validator(mode="after")
@@ -193,7 +210,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def keys(self) -> list[str]:
-        """The API keys; none where everybody may ask. As they were at start: new ones are taken by starting again."""
+        """The API keys. None: anyone may send requests. The file is read once, so new keys need a restart."""
         keys = _listed(self.api_keys.get_secret_value())
         if self.api_keys_file is not None:
             try:
@@ -208,42 +225,43 @@ class Settings(BaseSettings):
 
     @property
     def model_aliases(self) -> dict[str, str]:
-        """Models' names by their other names."""
+        """The names of models by their aliases."""
         return dict(pair.split("=", 1) for pair in _listed(self.aliases))
 
     @property
     def proxies(self) -> list[str]:
-        """Who is believed about the client; ["*"]: everybody."""
+        """The addresses of trusted proxies. ["*"]: all."""
         proxies = _listed(self.trusted_proxies)
         return ["*"] if "*" in proxies else proxies
 
     @property
     def origins(self) -> list[str]:
-        """Whose pages may call."""
+        """The allowed CORS origins."""
         return _listed(self.cors_origins)
 
     @property
     def hosts(self) -> list[str]:
-        """The names in Host headers that are answered; ["*"]: all.
+        """The accepted names in Host headers. ["*"]: all.
 
-        With API keys all are, unless some are named: a foreign page has no key. Nor does a browser reach a Unix socket.
+        All names are accepted with API keys, because a foreign page has no key, and on a Unix socket, which no browser can reach.
+        Listing names in `allowed_hosts` restricts them there too.
         """
         named = _listed(self.allowed_hosts)
         return [self.host, *named] if named or not (self.keys or self.uds) else ["*"]
 
     @property
     def on_any_address(self) -> bool:
-        """`host` stands for every address of the machine."""
+        """Whether `host` means every address of the machine."""
         return self.host in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
 
     @property
     def listens_on(self) -> str:
-        """`host`; but without keys only this machine is listened to, unless that is said to be meant."""
+        """The address to listen on: `host`, but loopback without API keys unless `without_keys` is set."""
         return self.host if self.keys or self.without_keys or _is_loopback(self.host) else "127.0.0.1"
 
 
 def check_removed(arguments: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Raises ValueError, with what became of it, if an option of an earlier release is given."""
+    """Raises ValueError if an option of an earlier release is given. The message says what to use now."""
     for name, news in REMOVED.items():
         if any(argument == f"--{name}" or argument.startswith(f"--{name}=") for argument in arguments):
             raise ValueError(f"--{name} was removed: {news}")
@@ -252,8 +270,8 @@ def check_removed(arguments: Sequence[str], variables: Mapping[str, str]) -> Non
 
 
 def _check_key(key: str, place: str = "") -> None:
-    if len(key) < SHORTEST_KEY or not re.fullmatch(r"[!-+\--~]+", key):
-        raise ValueError(f"{place}an API key needs at least {SHORTEST_KEY} characters, all of ASCII and none a blank or a comma")
+    if len(key) < MIN_KEY or not re.fullmatch(r"[!-+\--~]+", key):
+        raise ValueError(f"{place}an API key needs at least {MIN_KEY} characters, all of them ASCII, without spaces and commas")
 
 
 def _listed(given: str) -> list[str]:

@@ -1,19 +1,19 @@
-"""OpenTelemetry: a span a request, made and sent by its own instrumentation, set up by its own variables (OTEL_...)."""
+"""OpenTelemetry: one span per request, configured by its own variables (OTEL_*)."""
 
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 
-URLS = ("http.url", "http.target", "url.full", "url.query")  # by the old and the new convention
+URLS = ("http.url", "http.target", "url.full", "url.query")  # in the old and the new convention
 
 
 class TracingMissing(Exception):
-    """The packages that send traces are not installed."""
+    """The packages for tracing are not installed."""
 
 
 def trace(app: FastAPI) -> Callable[[], None]:
-    """Instruments the application; what is returned sends what is left, at the end. Raises TracingMissing."""
+    """Instruments the application. Returns a function that sends the remaining spans. Raises TracingMissing."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
@@ -29,14 +29,14 @@ def trace(app: FastAPI) -> Callable[[], None]:
         app,
         tracer_provider=provider,
         excluded_urls="healthz,readyz,metrics",
-        exclude_spans=["receive", "send"],  # else one for every event of a stream
+        exclude_spans=["receive", "send"],  # otherwise each event of a stream is a span
         server_request_hook=_without_query,
     )
     return provider.shutdown
 
 
 def _without_query(span: Any, _scope: object) -> None:
-    """Queries hold start strings, and no text leaves with a trace."""
-    for name, value in dict(getattr(span, "attributes", None) or {}).items():  # a span that is not sampled has none
+    """Removes queries, because they hold start strings and traces must not contain text."""
+    for name, value in dict(getattr(span, "attributes", None) or {}).items():  # an unsampled span has none
         if name in URLS:
             span.set_attribute(name, "" if name == "url.query" else str(value).partition("?")[0])

@@ -1,4 +1,4 @@
-"""What every JSON body is checked for: not too many fields, and no unknown ones, or these are dropped."""
+"""The type of JSON bodies: limits their number of fields, and refuses or ignores unknown fields."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, TypeVar
@@ -8,15 +8,15 @@ from pydantic_core import PydanticCustomError
 
 from service.api.notes import current
 
-# Pydantic makes an error of each field that is wrong, which for a body full of them takes a second.
-MOST_FIELDS, MOST_PARTS = 1000, 50_000  # of an object; objects and lists of a body
-MOST_NAMED = 20  # ignored fields
-MOST_ROUNDS = 100  # of validation: one shows the unknown fields of one message
+# Pydantic creates an error for each wrong field, which takes a second for a body full of them.
+MAX_FIELDS, MAX_PARTS = 1000, 50_000  # in an object; objects and lists in a body
+MAX_NAMED = 20  # ignored fields
+MAX_ROUNDS = 100  # of validation, each of which finds the unknown fields of one chat message
 
 
 def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     notes = current.get(None)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         try:
             return validate(body)
         except ValidationError as error:
@@ -25,21 +25,21 @@ def _validate(body: Any, validate: ValidatorFunctionWrapHandler) -> Any:
                 raise
             for place in places:
                 body = _without(body, place)
-            notes.ignored_fields = [*dict.fromkeys([*notes.ignored_fields, *(str(place[-1]) for place in places)])][:MOST_NAMED]
+            notes.ignored_fields = [*dict.fromkeys([*notes.ignored_fields, *(str(place[-1]) for place in places)])][:MAX_NAMED]
     return validate(body)
 
 
 def drop_unknown(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """The fields of a query; without the unknown ones where these are ignored."""
+    """The fields of a query, without unknown ones if these are ignored."""
     notes = current.get(None)
     if notes is None or notes.on_unknown_fields == "refuse":
         return dict(fields)
-    notes.ignored_fields += [name for name in fields if name not in known][:MOST_NAMED]
+    notes.ignored_fields += [name for name in fields if name not in known][:MAX_NAMED]
     return {name: value for name, value in fields.items() if name in known}
 
 
 def _without(part: Any, place: tuple[int | str, ...]) -> Any:
-    """The part of a body without the field at that place, in every item of the lists on the way there."""
+    """The part of a body without the field at that path, in every item of the lists on the path."""
     head, *rest = place
     if isinstance(part, list):
         return [_without(item, tuple(rest)) for item in part] if isinstance(head, int) else _without(part, tuple(rest))
@@ -49,22 +49,22 @@ def _without(part: Any, place: tuple[int | str, ...]) -> Any:
         return {name: value for name, value in part.items() if name != head}
     if head in part:
         return part | {head: _without(part[head], tuple(rest))}
-    return _without(part, tuple(rest))  # `head` is no field but pydantic's name for a union's branch
+    return _without(part, tuple(rest))  # `head` is not a field but pydantic's name for a branch of a union
 
 
 def _with_few_fields(body: Any) -> Any:
-    unseen: list[Any] = [body] if isinstance(body, dict) else []  # whatever else is refused for that
+    unseen: list[Any] = [body] if isinstance(body, dict) else []  # another type is refused anyway
     seen = 0
     while unseen:
         part, seen = unseen.pop(), seen + 1
-        if isinstance(part, dict) and len(part) > MOST_FIELDS:
-            raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MOST_FIELDS}")
-        if seen + len(unseen) > MOST_PARTS:
-            raise PydanticCustomError("too_many_parts", f"there are more than {MOST_PARTS:,} objects and lists")
+        if isinstance(part, dict) and len(part) > MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MAX_FIELDS}")
+        if seen + len(unseen) > MAX_PARTS:
+            raise PydanticCustomError("too_many_parts", f"there are more than {MAX_PARTS:,} objects and lists")
         unseen += [inner for inner in (part.values() if isinstance(part, dict) else part) if isinstance(inner, dict | list)]
     return body
 
 
 T = TypeVar("T")
 JsonBody = Annotated[T, WrapValidator(_validate), BeforeValidator(_with_few_fields)]
-"""The type of an operation's body: of few fields, the unknown ones refused or ignored, as the server was started."""
+"""The type of a path operation's body."""

@@ -1,6 +1,6 @@
-"""What path operations ask for: the registry.
+"""The dependencies of path operations.
 
-A coroutine, though it waits for nothing: FastAPI sends plain functions to a thread, which costs a request more than they do.
+They are coroutines although they wait for nothing: FastAPI runs plain functions in a thread, which takes longer than they do.
 """
 
 from typing import Annotated

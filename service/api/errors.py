@@ -1,4 +1,4 @@
-"""Every error in one shape, OpenAI's: {"error": {"code", "message", "type", "param"}}."""
+"""Errors as HTTP responses, all in OpenAI's format: {"error": {"code", "message", "type", "param"}}."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,43 +18,42 @@ from service.registry import NotReady, UnknownModel
 
 
 class ClientDisconnected(Exception):
-    """The client left before the answer."""
+    """The client disconnected before its response."""
 
 
 class StreamEnded(Exception):
-    """The stream to resume had already ended: 204."""
+    """The stream to resume has already ended. The response is 204."""
 
 
-LONGEST_MESSAGE, LONGEST_PARAM = 2000, 200  # characters
-LEFT = 499  # as nginx has it: nobody is there to be answered, but the log and the metrics say so
+MAX_MESSAGE, MAX_PARAM = 2000, 200  # characters
+DISCONNECTED = 499  # nginx's status for a client that has disconnected: only the log and the metrics see it
+INVALID = "A field is invalid. `param` names it, and `message` says what is valid"
 STATUSES = {
-    401: "the server has API keys, and none of them came with the request (`missing_api_key`, `invalid_api_key`)",
-    404: "no model of that name is served (`model_not_found`), or it has no such file (`not_found`)",
-    410: "the version that an event's id or a state token is of is not served any more (`version_gone`)",
-    400: "a field is invalid: `param` names it, `message` says what would be valid (`invalid_value`, `invalid_type`, "
-    "`unknown_parameter`, `missing_required_parameter`, `unsupported_parameter`, `unsupported_value`, `context_length_exceeded`, "
-    "`unknown_characters`, `too_long`, `too_many`, `invalid_json`, `invalid_encoding`)",
-    413: "the body is longer than the server allows (`body_too_long`)",
-    415: "the body is compressed in a way that the server does not support (`unsupported_encoding`)",
-    421: "the request's Host is not one of the server's (`host_not_allowed`)",
-    422: "a field is invalid: `param` names it, `message` says what would be valid (`invalid_value`, `unknown_characters`, "
-    "`unsupported_value`, `too_long`, `invalid_json`, `invalid_encoding`, `invalid_state`, `invalid_event_id`, "
-    "`other_request`, `too_many`)",
-    429: "too many are waiting (`queue_full`), or this client has asked too often (`rate_limited`) or has too much open "
-    "(`too_many_open`); Retry-After says when to come again",
-    500: "the server failed (`internal_error`, `engine_failed`)",
-    503: "the model is still being loaded, or none can be, or the server is stopping (`not_ready`, `engine_stopped`)",
+    400: f"{INVALID} (`invalid_value`, `invalid_type`, `unknown_parameter`, `missing_required_parameter`, "
+    "`unsupported_parameter`, `unsupported_value`, `context_length_exceeded`, `unknown_characters`, `too_long`, `too_many`, "
+    "`invalid_json`, `invalid_encoding`).",
+    401: "The server requires an API key, and the request has none (`missing_api_key`) or a wrong one (`invalid_api_key`).",
+    404: "No model of that name is served (`model_not_found`), or the model has no such file (`not_found`).",
+    410: "The event id or state token belongs to a version that is no longer served (`version_gone`).",
+    413: "The body is longer than the server allows (`body_too_long`).",
+    415: "The server does not support the compression of the body (`unsupported_encoding`).",
+    421: "The `Host` header names another server (`host_not_allowed`).",
+    422: f"{INVALID} (`invalid_value`, `unknown_characters`, `unsupported_value`, `too_long`, `invalid_json`, `invalid_encoding`, "
+    "`invalid_state`, `invalid_event_id`, `other_request`, `too_many`).",
+    429: "The queue is full (`queue_full`), or this client exceeded its rate limit (`rate_limited`) or its number of concurrent "
+    "requests (`too_many_open`). Retry after the time in `Retry-After`.",
+    500: "The server failed (`internal_error`, `engine_failed`).",
+    503: "The model is being loaded or cannot be loaded (`not_ready`), or the server is stopping (`not_ready`, `engine_stopped`).",
 }
 
-
-OPENAI = "/v1/"  # what the paths of OpenAI's operations begin with
-OPENAIS_CODES = {  # for pydantic's kinds of errors
+OPENAI = "/v1/"  # the prefix of OpenAI's operations
+OPENAIS_CODES = {  # by pydantic's type of error
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_required_parameter",
     "unsupported_parameter": "unsupported_parameter",
     "unsupported_value": "unsupported_value",
 }
-UNSERVED = {  # what the paths of OpenAI's other operations, and Anthropic's, continue with
+UNSERVED = {  # first parts, after /v1/, of other paths of OpenAI's and Anthropic's APIs
     *("assistants", "audio", "batches", "chat", "containers", "conversations", "embeddings", "evals", "files", "fine_tuning"),
     *("images", "messages", "moderations", "realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
 }
@@ -73,21 +72,21 @@ class ErrorBody(BaseModel):
 
 
 class ApiError(HTTPException):
-    """An answer other than 2xx: its status and what its body says.
+    """An error response: its status and the contents of its body.
 
-    An HTTPException because FastAPI lets no other exception through where it reads a body: it makes a 400 of it.
+    It is an HTTPException, because FastAPI turns any other exception into a 400 while it reads a body.
     """
 
     def __init__(
         self, status: int, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(status, message, headers)
-        message, param = message[:LONGEST_MESSAGE], param and param[:LONGEST_PARAM]  # they may quote what the client sent
+        message, param = message[:MAX_MESSAGE], param and param[:MAX_PARAM]  # they may quote the client's input
         kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
         self.body = ErrorBody(error=ErrorDetail(code=code, message=_sendable(message), type=kind, param=param and _sendable(param)))
 
     def as_openais(self, code: str) -> "ApiError":
-        """The same as OpenAI answers it: its clients take 400 for an invalid request, and branch on the code."""
+        """The error as OpenAI would respond: its clients expect 400 for an invalid request, and branch on the code."""
         if self.status_code != 422:
             return self
         error = self.body.error
@@ -98,7 +97,7 @@ class ApiError(HTTPException):
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """What a caller is told of an exception from anywhere below: the one place where each has its status."""
+    """The error response to an exception. This is the only place that gives exceptions a status."""
     match error:
         case ApiError():
             return error
@@ -108,7 +107,7 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(503, "not_ready", str(error), headers={"Retry-After": "1"})
         case QueueFull():
             seconds = max(1, ceil(error.seconds))
-            message = f"too many requests are waiting; try again in {seconds} s"
+            message = f"the queue is full; try again in {seconds} s"
             return ApiError(429, "queue_full", message, headers={"Retry-After": str(seconds)})
         case EngineFailed():
             return ApiError(500, "engine_failed", str(error))
@@ -116,16 +115,16 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(503, "engine_stopped", str(error), headers={"Retry-After": "1"})
         case RequestValidationError():
             return _invalid(error)
-        case HTTPException(status_code=400):  # FastAPI's word for a body that it could not decode
+        case HTTPException(status_code=400):  # FastAPI could not decode the body
             return ApiError(
                 422,
                 "invalid_json",
-                "the body could not be decoded as JSON in UTF-8, is nested too deeply, or has a number of thousands of digits",
+                "the body is not JSON in UTF-8, is nested too deeply, or has a number with thousands of digits",
             )
         case HTTPException():
             return ApiError(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
         case _:
-            return ApiError(500, "internal_error", "the server failed; its log says how")
+            return ApiError(500, "internal_error", "the server failed; the cause is in its log")
 
 
 def _invalid(error: RequestValidationError) -> ApiError:
@@ -137,37 +136,37 @@ def _invalid(error: RequestValidationError) -> ApiError:
             f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}".replace(" at at ", " at "),
         )
     if first["loc"] == ("body",) and (first["type"] == "missing" or isinstance(error.body, bytes)):
-        message = "a body is missing" if first["type"] == "missing" else "the body was not read as JSON"
+        message = "the body is missing" if first["type"] == "missing" else "the body is not declared as JSON"
         return ApiError(422, "invalid_value", f"{message}: send a JSON object with the header Content-Type: application/json")
     if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
-        return ApiError(422, "invalid_value", "the body is JSON but no object: send fields in braces")
-    # Without the part of the request and, below the field, pydantic's names for the branches of a union.
+        return ApiError(422, "invalid_value", "the body is JSON but not an object: send fields in braces")
+    # The path of the field, without the part of the request and pydantic's names for the branches of a union.
     parts = [str(part) for part in first["loc"][1:]]
     place = ".".join(parts[:1] + [part for part in parts[1:] if not re.search(r"[\[-]", part)]) or None
-    said = "this field is unknown: check its spelling, or leave it out" if first["type"] == "extra_forbidden" else first["msg"]
+    said = "this field is unknown: check its spelling or omit it" if first["type"] == "extra_forbidden" else first["msg"]
     return ApiError(422, "invalid_value", f"{place}: {said}" if place else said, param=place)
 
 
 def _no_such_path(path: str) -> ApiError:
-    """What to do where a client asks for one of OpenAI's operations under another path, or for one that there is not."""
+    """404, or a hint for a path of OpenAI's API that is misspelled or not supported."""
     if WITHOUT_V1.fullmatch(path):
-        return ApiError(404, "http_404", f"{path} is not here: OpenAI's operations are under /v1, so set the base URL to .../v1")
+        return ApiError(404, "http_404", f"there is no {path}: OpenAI's operations are under /v1, so set the base URL to .../v1")
     if path.startswith(OPENAI) and path.removeprefix(OPENAI).partition("/")[0] in UNSERVED:
-        # Not 404: a gateway would take the model for gone.
-        message = f"{path} is not supported: there are /v1/completions, /v1/chat/completions and /v1/models"
+        # Not 404: a gateway would conclude that the model is gone.
+        message = f"{path} is not supported: use /v1/completions, /v1/chat/completions or /v1/models"
         return ApiError(400, "unsupported_endpoint", message)
-    return ApiError(404, "http_404", f"there is no {path}; /docs lists what there is")
+    return ApiError(404, "http_404", f"there is no {path}; /docs lists the paths")
 
 
 def _no_such_method(request: Request, allowed: str) -> ApiError:
-    """allowed: by the router, which knows nothing of HEAD (see `service.middleware.paths`)."""
+    """allowed: the methods of the router, which does not know HEAD (see `service.middleware.paths`)."""
     methods = sorted({*allowed.split(", "), *(["HEAD"] if "GET" in allowed else [])})
-    message = f"{request.scope['path']} does not take {request.scope['method']}: it takes {', '.join(methods)}"
+    message = f"{request.scope['path']} does not support {request.scope['method']}: use {', '.join(methods)}"
     return ApiError(405, "http_405", message, headers={"Allow": ", ".join(methods)})
 
 
 def _openais_code(error: Exception) -> str:
-    """OpenAI's code for an error of pydantic's."""
+    """OpenAI's code for an invalid request."""
     if not isinstance(error, RequestValidationError):
         return "invalid_value"
     kind = error.errors()[0]["type"]
@@ -176,8 +175,8 @@ def _openais_code(error: Exception) -> str:
 
 def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
-        if isinstance(error.__cause__, ClientDisconnect):  # which FastAPI takes for a body that it can't parse
-            return Response(status_code=LEFT)
+        if isinstance(error.__cause__, ClientDisconnect):  # FastAPI reports it as a body that it cannot parse
+            return Response(status_code=DISCONNECTED)
         found = to_api_error(error)
         if found.status_code == 404 and found.body.error.code == "http_404":
             found = _no_such_path(request.scope["path"])
@@ -188,7 +187,7 @@ def install(app: FastAPI) -> None:
         return found.response()
 
     async def nothing(_: Request, error: Exception) -> Response:
-        return Response(status_code=204 if isinstance(error, StreamEnded) else LEFT)
+        return Response(status_code=204 if isinstance(error, StreamEnded) else DISCONNECTED)
 
     for kind in (HTTPException, UnknownModel, NotReady, QueueFull, EngineStopped, RequestValidationError):
         app.add_exception_handler(kind, answer)
@@ -197,12 +196,12 @@ def install(app: FastAPI) -> None:
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a path operation that may answer these."""
+    """The `responses` of a path operation with these error statuses."""
     return {status: {"model": ErrorBody, "description": STATUSES[status]} for status in statuses}
 
 
-def documented_openapi(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The OpenAPI document without the 422 that FastAPI adds to OpenAI's operations: they answer 400."""
+def openapi_without_422(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The OpenAPI document without the 422 that FastAPI adds to OpenAI's operations, which use 400."""
     document = build()
     for path, operations in document["paths"].items():
         if path.startswith(OPENAI):
@@ -214,5 +213,5 @@ def documented_openapi(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _sendable(text: str) -> str:
-    """The text with lone surrogates escaped: they can't be sent as UTF-8."""
+    """The text with lone surrogates escaped, because UTF-8 cannot encode them."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Is the process alive, does it serve, and what has it done."""
+"""Health checks and metrics: is the process alive, is it ready, and what has it done."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import error_responses
 
-router = APIRouter(tags=["probes"])
+router = APIRouter(tags=["health"])
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -21,14 +21,14 @@ class Health(BaseModel):
 @router.get("/ping", include_in_schema=False)
 @router.get("/healthz", responses=error_responses(503))
 async def healthz(registry: CurrentRegistry) -> Health:
-    """The process answers, and no engine in it is dead or hangs."""
+    """200 if the process is alive: no engine is dead or hangs. Otherwise 503 with the reason."""
     registry.check_alive()
     return Health()
 
 
 @router.get("/readyz", responses=error_responses(503))
 async def readyz(registry: CurrentRegistry) -> Health:
-    """Requests will be served; 503 with the reason until models are loaded and warm, and once the server is told to stop."""
+    """200 if models are loaded. 503 with the reason until then, and once the server is stopping."""
     registry.check_ready()
     return Health()
 
@@ -39,5 +39,5 @@ async def readyz(registry: CurrentRegistry) -> Health:
     responses={200: {"content": {EXPOSITION: {"schema": {"type": "string"}}}}, **error_responses(401, 429)},
 )
 async def metrics(request: Request) -> Response:
-    """For Prometheus."""
+    """Metrics in the text format of Prometheus."""
     return Response(request.app.state.metrics.exposition(), media_type=EXPOSITION)

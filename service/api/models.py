@@ -1,4 +1,4 @@
-"""/models: what is served, all that is known of it, its loss curve and samples."""
+"""/models: the models that are served, their configuration, losses and samples."""
 
 import asyncio
 from pathlib import Path
@@ -30,7 +30,7 @@ async def models(registry: CurrentRegistry) -> ModelList:
 
 @router.get("/{name}", responses=ERRORS)
 async def model(name: str, registry: CurrentRegistry) -> ModelDetails:
-    """One of them, with all of its config.json."""
+    """A model, with its whole config.json."""
     found = registry.get(name)
     return ModelDetails.model_validate(_card(found, registry) | {"config": found.config})
 
@@ -41,7 +41,7 @@ async def model(name: str, registry: CurrentRegistry) -> ModelDetails:
     responses={200: {"content": {"image/png": {}}}, **ERRORS},
 )
 async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
-    """The losses of the training run, by epoch."""
+    """The losses of the training run by epoch, as an image."""
     return FileResponse(await _file(registry.get(name), LOSS), media_type="image/png")
 
 
@@ -51,25 +51,25 @@ async def loss(name: str, registry: CurrentRegistry) -> FileResponse:
     responses={200: {"content": {"text/plain": {}}}, **ERRORS},
 )
 async def sample(name: str, registry: CurrentRegistry) -> FileResponse:
-    """Texts of the model, as it was when it was published."""
+    """Texts that the model generated when it was published."""
     return FileResponse(await _file(registry.get(name), SAMPLE), media_type="text/plain; charset=utf-8")
 
 
 @router.get("/{name}/tokenizer.json", response_class=Response, responses={200: {"content": JSON}, **ERRORS})
 async def tokenizer(name: str, registry: CurrentRegistry) -> Response:
-    """The vocabulary as a Hugging Face tokenizer, one token a character, for tools that want one."""
+    """The vocabulary as a Hugging Face tokenizer, with one token per character."""
     return Response(tokenizer_json(registry.get(name).config.vocabulary), media_type="application/json")
 
 
 @router.get("/{name}/tokenizer_config.json", response_class=Response, responses={200: {"content": JSON}, **ERRORS})
 async def tokenizer_config(name: str, registry: CurrentRegistry) -> Response:
-    """What the transformers library wants beside it."""
+    """The tokenizer's configuration for the transformers library."""
     return Response(tokenizer_config_json(registry.get(name).config.vocabulary), media_type="application/json")
 
 
 async def _file(model: Model, name: str) -> Path:
     path = model.path / name
-    if not await asyncio.to_thread(path.is_file):  # looked for now: the volume may be lost
+    if not await asyncio.to_thread(path.is_file):  # checked now, because the volume may be lost
         raise ApiError(404, "not_found", f"version {model.config.version} of {model.config.name} has no {name}")
     return path
 

@@ -1,4 +1,4 @@
-"""The page at /, and what it is made of under /web."""
+"""The playground at /, and its files under /web."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # a new release's page must not run with an old one's script
+    "Cache-Control": "no-cache",  # the page of a new release must not run with an old script
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -29,5 +29,5 @@ async def page() -> FileResponse:
 @router.get("/web/{name}")
 async def part(name: str) -> FileResponse:
     if name not in PARTS:
-        raise ApiError(404, "not_found", f"the page has no {name}")
+        raise ApiError(404, "not_found", f"the playground has no file {name}")
     return FileResponse(WEB / name, headers=HEADERS)

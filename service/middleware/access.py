@@ -1,6 +1,6 @@
-"""Who may ask, and how much: API keys, a rate for each, and a number of requests open at a time.
+"""Access control: API keys, and for each client a rate limit and a number of concurrent requests.
 
-Free for all are the page, the probes, and the API's documentation: they tell nothing about models or load.
+The playground, the health checks and the API's documentation need no key, because they reveal nothing about models and load.
 """
 
 import hashlib
@@ -17,34 +17,34 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.addresses import network
 from service.api.errors import ApiError
-from service.middleware.body_limit import has_body
+from service.middleware.body_limit import refuse
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
-FREE = re.compile(r"/(web/.*|health|healthz|ping|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
+PUBLIC = re.compile(r"/(web/.*|health|healthz|ping|readyz|docs|redoc|openapi\.json|static-offline-docs/.*)?")
 
 
 class Access:
-    """Raw ASGI middleware. A client is a key, or where there are no keys an address; of IPv6, a network."""
+    """Raw ASGI middleware. A client is an API key. Without keys it is an IPv4 address or an IPv6 network."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], rate_limit: str, max_open: int) -> None:
-        """rate_limit: in the notation of `limits`, "" for none; max_open: requests of a client at a time, 0 for any number."""
+        """rate_limit: in the notation of `limits`, or "" for none. max_open: a client's concurrent requests, or 0 for no limit."""
         self._app, self._max_open = app, max_open
         self._keys = [_digest(key) for key in keys]
         self._rates: list[RateLimitItem] = []
         if rate_limit:
-            from limits import parse_many  # takes a tenth of a second, which few servers need
+            from limits import parse_many  # the import takes 0.1 s, and few servers need it
             from limits.aio.storage import MemoryStorage
             from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
             self._rates = parse_many(rate_limit)
-            # Windows follow the wall clock: after a jump clients start in a fresh window, so none is locked out.
+            # Windows follow the wall clock. After a jump of the clock clients start in a new window, so none is locked out.
             self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or FREE.fullmatch(scope["path"]):
+        if scope["type"] != "http" or PUBLIC.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         try:
@@ -52,10 +52,7 @@ class Access:
             await self._check_rate(client)
             self._check_open(client)
         except ApiError as error:
-            response = error.response()
-            if has_body(scope):
-                response.headers["connection"] = "close"
-            await response(scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         self._open[client] += 1
         try:
@@ -71,29 +68,29 @@ class Access:
             return network(scope["client"][0]) if scope["client"] else ""
         headers = Headers(scope=scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
-        if not given:
-            message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+        key = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
+        if not key:
+            message = "an API key is required: send Authorization: Bearer KEY or X-API-Key: KEY"
             raise ApiError(401, "missing_api_key", message, headers={"WWW-Authenticate": 'Bearer realm="folio"'})
-        digest = _digest(given)
-        # Digests are compared, and always all of them, so that the time it takes tells nothing about the keys.
-        if not sum([hmac.compare_digest(digest, key) for key in self._keys]):
+        digest = _digest(key)
+        # All digests are always compared, so that the time reveals nothing about the keys.
+        if not sum([hmac.compare_digest(digest, known) for known in self._keys]):
             challenge = {"WWW-Authenticate": 'Bearer realm="folio", error="invalid_token"'}
-            raise ApiError(401, "invalid_api_key", "the API key is none of this server's", headers=challenge)
+            raise ApiError(401, "invalid_api_key", "the API key is not valid", headers=challenge)
         scope.setdefault("state", {})["key"] = digest.hex()[:8]  # for the log
         return digest.hex()
 
     async def _check_rate(self, client: str) -> None:
         for rate in self._rates:
             if not await self._limiter.hit(rate, client):
-                again = (await self._limiter.get_window_stats(rate, client)).reset_time - time.time()
-                seconds = min(max(1, ceil(again)), rate.get_expiry())
-                message = f"more than {rate} requests; try again in {seconds} s"
+                reset = (await self._limiter.get_window_stats(rate, client)).reset_time - time.time()
+                seconds = min(max(1, ceil(reset)), rate.get_expiry())
+                message = f"the rate limit of {rate} is exceeded; try again in {seconds} s"
                 raise ApiError(429, "rate_limited", message, headers={"Retry-After": str(seconds)})
 
     def _check_open(self, client: str) -> None:
         if self._max_open and self._open[client] >= self._max_open:
-            message = f"{self._max_open} requests are open already, which is the most at a time"
+            message = f"{self._max_open} requests of this client are open, which is the limit"
             raise ApiError(429, "too_many_open", message, headers={"Retry-After": "1"})
 
 

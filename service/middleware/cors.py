@@ -1,4 +1,4 @@
-"""CORS, with its errors in the one shape."""
+"""CORS with errors in the format of all others."""
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -8,7 +8,7 @@ from service.api.errors import ApiError
 
 
 class CORS(CORSMiddleware):
-    """Starlette's middleware, which answers a refused preflight in plain text."""
+    """Starlette's middleware responds to a refused preflight in plain text."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -16,7 +16,7 @@ class CORS(CORSMiddleware):
             return response
         message = bytes(response.body).decode()
         if "origin" in message:
-            message += "; the server's --cors-origins names the origins whose pages may call"
+            message += "; the server's --cors-origins lists the allowed origins"
         refused = ApiError(response.status_code, "cors_refused", message).response()
         for name, value in response.headers.items():
             if name not in ("content-length", "content-type"):

@@ -1,7 +1,7 @@
-"""Which Host headers are answered: protects a server without API keys from DNS rebinding.
+"""Checks the Host header, which protects a server without API keys from DNS rebinding.
 
-A page of evil.example can have that name resolve to 127.0.0.1 after it was loaded: its requests to itself then reach a server here,
-and the browser lets the page read the answers, for they are of its own origin. Their Host header still says evil.example.
+Once a page of evil.example is loaded, the name's DNS record can change to 127.0.0.1. The page's requests to its own origin then
+reach a server on this machine, and the browser lets it read the responses. But their Host header still says evil.example.
 """
 
 import ipaddress
@@ -11,19 +11,18 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.errors import ApiError
-from service.middleware.body_limit import has_body
+from service.middleware.body_limit import refuse
 
-PROBES = ("/healthz", "/health", "/ping", "/readyz")  # asked by the address of a container, and they tell nothing
+HEALTH = ("/healthz", "/health", "/ping", "/readyz")  # called by a container's address; they reveal nothing
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s/@]*)(:[0-9]*)?")
 
 
 class Hosts:
-    """Raw ASGI middleware. Answers 421 to a foreign Host, and 400 to an HTTP/1.1 request that has not exactly one valid Host."""
+    """Raw ASGI middleware. 421 for a foreign Host, 400 for an HTTP/1.1 request without exactly one valid Host."""
 
     def __init__(self, app: ASGIApp, allowed: Collection[str], any_address: bool) -> None:
-        """allowed: names, `*.example.org` for all below example.org, `*` for all; besides those of loopback.
-
-        any_address: also any IP address, which no DNS server can change the meaning of.
+        """allowed: names in addition to loopback's, `*.example.org` for all subdomains, or `*` for all names.
+        any_address: allow any IP address, since no DNS server can change what it means.
         """
         self._app, self._any_address = app, any_address
         self._all = "*" in allowed
@@ -32,24 +31,21 @@ class Hosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (error := self._error(scope)):
-            response = error.response()
-            if has_body(scope):
-                response.headers["connection"] = "close"
-            await response(scope, receive, send)
+            await refuse(error, scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _error(self, scope: Scope) -> ApiError | None:
         given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(given) != 1 and (given or scope["http_version"] == "1.1"):
-            return ApiError(400, "invalid_host", f"an HTTP/1.1 request needs exactly one Host header; this one has {len(given)}")
+            return ApiError(400, "invalid_host", f"an HTTP/1.1 request needs exactly one Host header, this one has {len(given)}")
         if not given:
-            return None  # no browser sends such a request
+            return None  # no browser sends a request without Host
         if not (parts := HOST.fullmatch(given[0].strip())):
-            return ApiError(400, "invalid_host", f"{given[0]!r} is no valid Host header")
-        if self._all or scope["path"] in PROBES or self._allows(parts[1]):
+            return ApiError(400, "invalid_host", f"{given[0]!r} is not a valid Host header")
+        if self._all or scope["path"] in HEALTH or self._allows(parts[1]):
             return None
-        message = f"the Host {given[0]!r} is not one of this server's: give --allowed-hosts (SERVICE_ALLOWED_HOSTS) its name"
+        message = f"this server does not accept the Host {given[0]!r}; --allowed-hosts (SERVICE_ALLOWED_HOSTS) adds names"
         return ApiError(421, "host_not_allowed", message)
 
     def _allows(self, given: str) -> bool:
@@ -60,7 +56,7 @@ class Hosts:
 
 
 def _normal(host: str) -> str | ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address, or a name in lower case without the root's dot."""
+    """The address, or the name in lower case without a final dot."""
     try:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:

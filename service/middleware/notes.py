@@ -1,4 +1,4 @@
-"""Sends what the handling of a request noted as response headers; see `service.api.notes`."""
+"""Sends the notes of a request as response headers; see `service.api.notes`."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,7 +7,7 @@ from service.api.notes import Notes, OnUnknownFields, current
 
 
 class NotesMiddleware:
-    """Raw ASGI middleware. Keeps a request's notes in its scope's state, for the log."""
+    """Raw ASGI middleware. The request log finds the notes in the scope's state."""
 
     def __init__(self, app: ASGIApp, on_unknown_fields: OnUnknownFields) -> None:
         self._app, self._on_unknown_fields = app, on_unknown_fields
@@ -19,13 +19,13 @@ class NotesMiddleware:
         notes = Notes(self._on_unknown_fields)
         scope.setdefault("state", {})["notes"] = notes
 
-        async def noting(message: Message) -> None:
+        async def noting_send(message: Message) -> None:
             if message["type"] == "http.response.start" and notes.headers:
                 MutableHeaders(scope=message).update(notes.headers)
             await send(message)
 
         token = current.set(notes)
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, noting_send)
         finally:
             current.reset(token)

@@ -1,10 +1,10 @@
-"""What every path has in common: HEAD where there is GET, and the same with a slash at the end."""
+"""Supports HEAD on every path with GET, and a slash at the end of every path."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Paths:
-    """Raw ASGI middleware. The scope of the middlewares around it, the log's among them, stays as it came."""
+    """Raw ASGI middleware. It copies the scope, so that the request log sees the original path and method."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -14,14 +14,14 @@ class Paths:
             await self._app(scope, receive, send)
             return
         if scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}  # no redirect: behind a proxy it could leave https
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}  # a redirect behind a proxy could switch to http
         if scope["method"] == "HEAD":
             await self._answer_head({**scope, "method": "GET"}, receive, send)
         else:
             await self._app(scope, receive, send)
 
     async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends what a GET begins with. A stream is told then that its client has left, so it ends."""
+        """Sends the head of the response to GET. Then it reports a disconnect, so that a stream ends."""
         started = False
 
         async def until_started() -> Message:

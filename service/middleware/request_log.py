@@ -1,6 +1,6 @@
-"""One line for each request: what was asked, what came of it, how long it took; never the text, unless that is asked for.
+"""Logs one line per request: method, path, status, duration and work done. Texts are logged only with --log-prompts.
 
-Answers are counted here too, for the metrics.
+Also counts responses for the metrics.
 """
 
 import logging
@@ -10,19 +10,19 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import LEFT, to_api_error
+from service.api.errors import DISCONNECTED, to_api_error
 from service.api.job import Job
 from service.api.notes import Notes
-from service.middleware.access import FREE
+from service.middleware.access import PUBLIC
 
 log = logging.getLogger(__name__)
 
-TIMED_OUT = 408  # in the log and the metrics: the server closed the connection, for too little came or was read on it
+TIMED_OUT = 408  # in the log and the metrics: the server closed a connection on which the client sent or read too slowly
 OF_JOB = " by {model} {version}, {prompt_characters:,} + {sent_characters:,} characters, {finish_reasons}"
 
 
 class RequestLog:
-    """Raw ASGI middleware. An exception that nothing below has answered is answered 500 here, and logged with its trace."""
+    """Raw ASGI middleware. Logs an unhandled exception with its traceback and responds with 500."""
 
     def __init__(self, app: ASGIApp, log_prompts: bool) -> None:
         self._app, self._log_prompts = app, log_prompts
@@ -33,7 +33,7 @@ class RequestLog:
             return
         start, status, whole = time.perf_counter(), 0, False
 
-        async def noting(message: Message) -> None:
+        async def noting_send(message: Message) -> None:
             nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -41,21 +41,21 @@ class RequestLog:
             whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, noting_send)
         except Exception as error:
             log.exception("%s %s failed", scope["method"], scope["path"])
-            if status:  # the answer is cut short, as it should be
+            if status:  # the response has started, and the server has to cut it
                 raise
-            await to_api_error(error).response()(scope, receive, noting)
+            await to_api_error(error).response()(scope, receive, noting_send)
         finally:
-            if status == LEFT and _timed_out(scope):
+            if status == DISCONNECTED and _timed_out(scope):
                 status = TIMED_OUT
-            if status:  # else nobody was left to answer
+            if status:  # 0: the client disconnected before a response
                 scope["app"].state.metrics.count_response(status)
             self._write(scope, status, whole, time.perf_counter() - start)
 
     def _write(self, scope: Scope, status: int, whole: bool, seconds: float) -> None:
-        probed = FREE.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
+        probed = PUBLIC.fullmatch(scope["path"]) or (scope["path"] == "/metrics" and status < 400)
         level = logging.DEBUG if probed else logging.INFO
         state, timed_out = scope.get("state", {}), _timed_out(scope)
         job: Job | None = state.pop("job", None)  # a connection keeps the scope of its last request, which would keep the model
@@ -87,5 +87,5 @@ class RequestLog:
 
 
 def _timed_out(scope: Scope) -> bool:
-    """As service.connection notes it."""
+    """Set by service.connection."""
     return bool(scope.get("state", {}).get("timed_out"))

@@ -128,7 +128,7 @@ def test_without_keys_it_listens_on_loopback_only_and_says_so(models: Path) -> N
         assert _listening(client.base_url.port) == {"127.0.0.1"}
         process.terminate()
         said = process.communicate(timeout=60)[1].decode()
-    assert "listening on 127.0.0.1 only, not on 0.0.0.0: there are no API keys" in said
+    assert "listening on 127.0.0.1, not on 0.0.0.0, because there are no API keys" in said
     with service(*flags, SERVICE_API_KEYS="correct-horse-battery") as (_, client):
         assert _listening(client.base_url.port) == {"0.0.0.0"}  # noqa: S104
         assert client.get("/models").status_code == 401

@@ -126,7 +126,7 @@ def test_the_socket_of_a_killed_server_is_replaced_and_nothing_else_is(tmp_path:
     other.close()
     assert not file.exists()
     file.write_text("a letter")
-    with pytest.raises(CannotListen, match="a file that is no socket is there"):
+    with pytest.raises(CannotListen, match="a file that is not a socket is there"):
         listen("", 0, file)
     assert file.read_text() == "a letter"
     with pytest.raises(CannotListen, match="no such file or directory"):

@@ -66,13 +66,14 @@ def test_a_file_that_holds_no_key_or_is_not_there_leaves_nothing_open(tmp_path: 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("rate_limit", "10", "is no rate"), ("rate_limit", "ten/second", "is no rate"), ("rate_limit", "5/second; x", "is no rate"),
+        ("rate_limit", "10", "is not a rate"), ("rate_limit", "ten/second", "is not a rate"),
+        ("rate_limit", "5/second; x", "is not a rate"),
         ("rate_limit", "0/second", "at least 1 request"), ("rate_limit", "10/0 second", "in 1 second to 1 year"),
         ("rate_limit", "10/second; 5 per 00 hour", "in 1 second"), ("rate_limit", "1/99999999999999 year", "to 1 year"),
-        ("cors_origins", "example.org", "is no origin"), ("cors_origins", "https://example.org/page", "is no origin"),
-        ("allowed_hosts", "http://folio.example", "is no host"), ("allowed_hosts", "folio.example:8000", "is no host"),
-        ("allowed_hosts", "a.*.example", "is no host"),
-        ("trusted_proxies", "nginx", "is no address"), ("trusted_proxies", "10.0.0.1/8", "is no address"),
+        ("cors_origins", "example.org", "is not an origin"), ("cors_origins", "https://example.org/page", "is not an origin"),
+        ("allowed_hosts", "http://folio.example", "is not a host"), ("allowed_hosts", "folio.example:8000", "is not a host"),
+        ("allowed_hosts", "a.*.example", "is not a host"),
+        ("trusted_proxies", "nginx", "is not an address"), ("trusted_proxies", "10.0.0.1/8", "is not an address"),
     ],
 )  # fmt: skip
 def test_what_is_no_rate_origin_or_address_is_said_with_what_would_be(field: str, value: str, said: str) -> None:

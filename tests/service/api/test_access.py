@@ -102,7 +102,7 @@ def test_a_rate_holds_for_each_key_and_says_when_to_come_again(models: Path) -> 
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
         assert answers[-1].json()["error"] == {
             "code": "rate_limited",
-            "message": f"more than 3 per 1 hour requests; try again in {answers[-1].headers['retry-after']} s",
+            "message": f"the rate limit of 3 per 1 hour is exceeded; try again in {answers[-1].headers['retry-after']} s",
             "type": "rate_limit_error",
             "param": None,
         }

@@ -299,7 +299,7 @@ def test_a_chat_template_that_leaves_the_words_out_is_refused(tmp_path: Path, pu
     publish()
     (tmp_path / "tiny" / "chat.json").write_text('{"turn": "5"}')
     with serving(Settings(models_dir=tmp_path)) as (_, peer):
-        assert "turn must hold {words}" in peer.get("/models").json()["refused"][0]
+        assert "turn must contain {words}" in peer.get("/models").json()["refused"][0]
 
 
 def test_continuing_and_not_continuing_contradict_each_other(client: httpx.Client) -> None:

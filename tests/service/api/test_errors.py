@@ -45,6 +45,6 @@ def test_a_body_that_is_too_long_is_said_to_be(client: httpx.Client, declared: b
     response = client.post("/generate", content=body if declared else iter([body]), headers={"Content-Type": "application/json"})
     assert response.status_code == 413
     assert response.json()["error"] == {
-        "code": "body_too_long", "message": "the body is longer than the 2,000,000 bytes allowed here",
+        "code": "body_too_long", "message": "the body is longer than this server's limit of 2,000,000 bytes",
         "type": "invalid_request_error", "param": None,
     }  # fmt: skip
