@@ -1,4 +1,4 @@
-"""python -m benchmarks.faults: what the service does when clients, volumes and clocks misbehave.
+"""python -m tests.soak: what the service does when clients, volumes and clocks misbehave.
 
 Real processes (`python -m service` on a copy of the shipped model) and real sockets. Each scenario prints its figures; what the
 service promises and does not keep is said, and makes the exit code 1. On Linux only.
@@ -26,9 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import fault_clients as clients
 from benchmarks.client import Timeline
-from benchmarks.fault_clients import (
+from benchmarks.machine import describe
+from benchmarks.measure import START
+from benchmarks.table import table
+from service.server import allow_many_connections
+from tests.soak import clients
+from tests.soak.clients import (
     MODEL,
     Mixed,
     asked,
@@ -41,10 +45,6 @@ from benchmarks.fault_clients import (
     streaming,
     until,
 )
-from benchmarks.machine import describe
-from benchmarks.measure import START
-from benchmarks.table import table
-from service.server import allow_many_connections
 from trainer import artifact
 
 TIMEOUT = 5  # --request-timeout where that is what is looked at, in seconds
@@ -435,7 +435,7 @@ def command(*parts: object) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.partition(": ")[2])
     every = ", ".join(SCENARIOS)
     parser.add_argument("scenarios", nargs="*", choices=[*SCENARIOS, []], metavar="SCENARIO", help=f"{every}; without any all")
     parser.add_argument("--json", action="store_true", help="rows as JSON on stdout")

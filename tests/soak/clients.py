@@ -1,4 +1,4 @@
-"""Whom benchmarks.faults lets loose: clients that misbehave and clients that don't, publishers, and the service as they see it.
+"""Whom tests.soak lets loose: clients that misbehave and clients that don't, publishers, and the service as they see it.
 
 Plain sockets, one connection a request. Knows nothing of what is promised.
 """
