@@ -77,6 +77,11 @@ def test_the_resume_example_loses_and_repeats_nothing(address: str) -> None:
     assert text == generated(address, start_string="ROMEO: ", num_generate=300, seed=1, echo=False) + "\n"
 
 
+def test_the_example_without_a_server(address: str) -> None:
+    text = generated(address, start_string="ROMEO: ", temperature=0.8, num_generate=1000, seed=1)
+    assert run_example("generate.py", address) == text + "\n"
+
+
 def test_the_example_of_openais_client(address: str) -> None:
     completion = generated(address, start_string="ROMEO: ", num_generate=200, seed=1, echo=False)
     output = run_example("openai_client.py", address)
