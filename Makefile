@@ -23,7 +23,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help setup setup-benchmarks serve train test fast coverage lint types format lock clean
+.PHONY: help setup setup-benchmarks serve train model test fast soak coverage lint types format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,11 +58,18 @@ serve: .venv/serves .venv/kernel ## serve the models in models/ on http://127.0.
 train: .venv/trains .venv/kernel ## train a model on a text and publish it: make train TEXT=my.txt NAME=mine
 	$(BIN)/python -m trainer $(if $(TEXT),--corpus "$(TEXT)") $(if $(NAME),--name "$(NAME)") $(TRAIN_FLAGS)
 
+# The trainer's defaults made models/shakespeare/2, on a CPU that computes in bfloat16.
+model: .venv/trains .venv/kernel ## rebuild the included model as a new version in MODELS (dist/models); 46 minutes on two cores
+	$(BIN)/python -m trainer --models-dir "$(or $(MODELS),dist/models)" --name shakespeare $(TRAIN_FLAGS)
+
 test: setup lint types ## lint, types, tests
 	$(BIN)/pytest
 
 fast: setup lint types ## the same, but for the tests that start processes, train, or drive a browser
 	$(BIN)/pytest -m "not slow"
+
+soak: setup ## clients, volumes and clocks that misbehave, against real servers: 20 minutes (SOAK_FLAGS=--help)
+	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
 
 coverage: setup ## which branches the fast and the training tests run; what runs in processes of its own does not count
 	$(BIN)/pytest --ignore tests/end_to_end --cov --cov-report term-missing:skip-covered

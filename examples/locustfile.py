@@ -6,7 +6,7 @@ PROMPT, CHARACTERS = "ROMEO: ", 100
 
 
 class Reader(HttpUser):
-    """Asks for a text, whole or streamed, as soon as it has the one before."""
+    """Sends one request after another, of each kind."""
 
     @task
     def generate(self) -> None:

@@ -1,23 +1,38 @@
-"""What the READMEs show is run as it stands, but for the server's address."""
+"""What the documentation shows is run as it stands, but for the server's address."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.settings import Settings
+from tests.end_to_end.processes import ROOT, service
+from tests.sse import events
 from tests.support import serving
 
-ROOT = Path(__file__).parents[2]
-READMES = [ROOT / "README.md", *ROOT.glob("*/README.md")]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+ADDRESS = "http://127.0.0.1:8000"
+README, SERVING, TUTORIAL = ROOT / "README.md", ROOT / "service" / "README.md", ROOT / "docs" / "tutorial.md"
 CHROMIUM = shutil.which("chromium")
+
+# `make train` without the installation that precedes it.
+MAKE = f"""
+make() {{
+    [ "$1" = train ] || return 1
+    shift
+    for variable in "$@"; do local "$variable"; done
+    "{sys.executable}" -m trainer --corpus "$TEXT" --name "$NAME" $TRAIN_FLAGS
+}}
+"""
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 
 
 @pytest.fixture(scope="module")
@@ -26,57 +41,60 @@ def address() -> Iterator[str]:
         yield str(client.base_url).rstrip("/")
 
 
-def blocks(heading: str, language: str) -> list[str]:
-    """The section's blocks in that language."""
-    text = "".join(readme.read_text() for readme in READMES)
-    section = re.split(r"^##+ ", text.partition(f"### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    found = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert found, f"no README has {language} under {heading}"
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no {language}"
     return found
 
 
-def run(command: list[str], code: str, address: str) -> str:
-    code = code.replace("http://127.0.0.1:8000", address)
-    done = subprocess.run([*command, code], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+def run(language: str, code: str, address: str = ADDRESS, folder: Path = ROOT) -> str:
+    code = code.replace(ADDRESS, address).replace(".venv/bin/python", sys.executable)
+    command = {"sh": ["bash", "-c", MAKE + code], "python": [sys.executable, "-c", code]}[language]
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder, env=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("readme", [*READMES, *DOCS, ROOT / "CONTRIBUTING.md"], ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(readme: Path) -> None:
-    for place, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", readme.read_text()):
-        target = readme.parent / place if place else readme
-        assert target.exists(), place
-        headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE) if anchor else []
-        assert not anchor or anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+def generated(address: str, **body: object) -> str:
+    return str(httpx.post(f"{address}/generate", json=body, timeout=60).raise_for_status().json()["text"])
 
 
-def test_curl(address: str) -> None:
-    if not shutil.which("curl"):
-        pytest.skip("no curl here")
-    whole, streamed = blocks("curl", "sh")
-    answer = json.loads(run(["bash", "-c"], whole, address))
-    assert answer["text"].startswith("ROMEO: ")
-    assert len(answer["text"]) == len("ROMEO: ") + 200
-    assert "event: done" in run(["bash", "-c"], streamed, address)
+@needs_curl
+def test_the_readmes_request_has_the_readmes_answer(address: str) -> None:
+    request = next(block for block in blocks(README, "sh") if block.startswith("curl"))
+    (shown,) = blocks(README, "text")
+    assert json.loads(run("sh", request, address))["text"] == shown.removesuffix("\n")
 
 
-def test_python(address: str) -> None:
-    (code,) = blocks("Python", "python")
-    assert len(run([sys.executable, "-c"], code, address)) == 500
+def test_the_stream_example(address: str) -> None:
+    assert len(run_example("stream.py", address)) == 500 + len("\n")
 
 
-def test_openais_client(address: str) -> None:
-    (code,) = blocks("OpenAI's client", "python")
-    body = {"start_string": "ROMEO: ", "num_generate": 200, "seed": 1, "echo": False}
-    completion = httpx.post(f"{address}/generate", json=body, timeout=60).json()["text"]
-    output = run([sys.executable, "-c"], code, address)
+def test_the_resume_example_loses_and_repeats_nothing(address: str) -> None:
+    first_line, text = run_example("resume.py", address).split("\n", 1)
+    assert re.fullmatch(r"[1-9]\d* characters, then [1-9]\d*:", first_line)
+    assert text == generated(address, start_string="ROMEO: ", num_generate=300, seed=1, echo=False) + "\n"
+
+
+def test_the_example_without_a_server(address: str) -> None:
+    text = generated(address, start_string="ROMEO: ", temperature=0.8, num_generate=1000, seed=1)
+    assert run_example("generate.py", address) == text + "\n"
+
+
+def test_the_example_of_openais_client(address: str) -> None:
+    completion = generated(address, start_string="ROMEO: ", num_generate=200, seed=1, echo=False)
+    output = run_example("openai_client.py", address)
     assert output.startswith(completion + "\n")
     assert len(output) > len(completion) + 1
 
 
+def run_example(name: str, address: str) -> str:
+    return run("python", (ROOT / "examples" / name).read_text(), address)
+
+
 def test_javascript(address: str) -> None:
-    by_event_source, by_fetch = blocks("JavaScript", "js")
+    by_event_source, by_fetch = blocks(SERVING, "js")
     run_in_browser(by_event_source, address)
     key = "correct-horse-battery"
     with serving(Settings.model_validate({"models_dir": ROOT / "models", "api_keys": key})) as (_, client):
@@ -92,13 +110,41 @@ def run_in_browser(code: str, address: str) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"])
         page = browser.new_page()
         page.goto(f"{address}/healthz")
-        page.evaluate(f"async () => {{ document.body.textContent = ''; {code.replace('http://127.0.0.1:8000', address)} }}")
+        page.evaluate(f"async () => {{ document.body.textContent = ''; {code.replace(ADDRESS, address)} }}")
         page.wait_for_function("document.body.textContent.length === 500", timeout=60_000)
         browser.close()
 
 
 def test_terminal() -> None:
-    (code,) = blocks("Terminal", "sh")
-    code = code.replace(".venv/bin/python -m", f"{sys.executable} -m").replace("generate ", "generate --models-dir models ")
-    output = run(["bash", "-c"], code, "")
-    assert output.startswith("ROMEO: ")
+    (code,) = blocks(SERVING, "sh")
+    assert run("sh", code.replace("generate ", "generate --models-dir models ")).startswith("ROMEO: ")
+
+
+@needs_curl
+def test_tutorial(tmp_path: Path) -> None:
+    """All of its commands, one after another, in a folder that has what a checkout has; outputs where the page says `Output:`."""
+    (tmp_path / "trainer").symlink_to(ROOT / "trainer")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "shakespeare").symlink_to(ROOT / "models" / "shakespeare")
+    steps = re.findall(
+        r"^```(sh|python)\n(.*?)^```\n(?:\nOutput:\n\n```text\n(.*?)^```)?", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL
+    )
+    address = ""
+    with ExitStack() as stack:
+        for language, code, shown in steps:
+            if code == "make serve\n":
+                _, client = stack.enter_context(service("--models-dir", tmp_path / "models"))
+                address = str(client.base_url).rstrip("/")
+                continue
+            output = run(language, code, address, tmp_path)
+            assert output == shown or not shown
+        whole = generated(address, model="shakespeare", start_string="ROMEO:", num_generate=1000, seed=6, echo=False)
+
+    history = json.loads((tmp_path / "models" / "mine" / "1" / "training.json").read_text())["history"]
+    assert history[-1]["held_out"]["full_pass"] < 0.9 * history[0]["held_out"]["full_pass"], "it has learnt"
+    assert history[-1]["losses"][0] < 0.5 * history[0]["losses"][0]
+    assert (tmp_path / "models" / "mine" / "1" / "loss.png").exists()
+    cut, rest = ((tmp_path / name).read_bytes() + b"\n" for name in ("first.txt", "rest.txt"))
+    texts = [[event.data.get("text", "") for event in events([part])] for part in (cut, rest.removesuffix(b"\n"))]
+    assert len(texts[0]) == 2
+    assert "".join(texts[0] + texts[1]) == whole, "the resumed stream loses and repeats nothing"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -165,3 +166,11 @@ def test_a_python_that_will_not_do_is_told_with_one_that_will(tmp_path: Path, ta
     assert f"Python 3.11 to {newest}" in done.stdout
     assert f"make {target} PYTHON=python{newest}" in done.stdout
     assert ("TensorFlow has no release" in done.stdout) == (target != "serve")
+
+
+@pytest.mark.parametrize("target", ["train", "model"])
+def test_training_installs_the_trainers_lock_and_no_other(target: str) -> None:
+    command = ["make", "--dry-run", "--always-make", target, f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    locks = set(re.findall(r"requirements/(\w+)\.txt", done.stdout))
+    assert locks == {"trainer", "build", "compiler"}, "of these `compiler` is used where there is no C compiler"
