@@ -16,7 +16,7 @@ from benchmarks.reference import WARM_UP, Cell, Measured, reference, text
 from trainer.artifact import GATES
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
-from trainer.machine import count_parts, share_cores
+from trainer.resources import count_parts, share_cores
 
 SYSTEMS = ("limit-f32", "limit-bf16", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
 

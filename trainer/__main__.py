@@ -28,9 +28,9 @@ from trainer.checkpoints import StateDamaged
 from trainer.config import TrainingConfig
 from trainer.corpus import CorpusError
 from trainer.evaluate import evaluate
-from trainer.machine import ClusterError, Position, TooLarge, read_position, share_cores
 from trainer.options import Options, RunConflict, read_options, resume_config, take_architecture
 from trainer.preflight import check_disk, check_memory, check_resumable, check_start
+from trainer.resources import ClusterError, Position, TooLarge, read_position, share_cores
 from trainer.text_files import describe_converted
 
 NEEDED = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # the extra `trainer`

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainer import network
 from trainer.artifact import Architecture, Scores
-from trainer.machine import SCORED_ROWS
+from trainer.resources import SCORED_ROWS
 from trainer.scoring import Characters, Nats, Scorer
 
 

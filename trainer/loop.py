@@ -15,9 +15,9 @@ from trainer.checkpoints import State
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus, Streams, Windows
 from trainer.evaluation import Evaluator
-from trainer.machine import TooLarge
 from trainer.publish import best_epoch, cut_opening, find_published, publish
 from trainer.report import EpochRow
+from trainer.resources import TooLarge
 from trainer.served import find_library
 from trainer.step import Weights, optimizer_of, resolve_precision, training_step
 from trainer.workers import Workers

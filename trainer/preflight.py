@@ -7,8 +7,8 @@ from trainer.artifact import GATES, ArtifactError, Version, VersionConfig
 from trainer.checkpoints import State
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
-from trainer.machine import Position, TooLarge, count_rows, count_steps, read_memory
 from trainer.options import Options, RunConflict
+from trainer.resources import Position, TooLarge, count_rows, count_steps, read_memory
 
 RUNTIME = 600 << 20  # bytes that Python takes with TensorFlow imported and a network's functions traced
 

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from trainer.machine import count_parts
+from trainer.resources import count_parts
 
 Columns: TypeAlias = tf.Tensor  # a value of each unit for each row, [units, rows]
 States = list[tuple[tf.Tensor, ...]]  # for each layer (h,), or an LSTM's (h, c), each float32 [batch, units]

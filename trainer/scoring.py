@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.artifact import Scores
-from trainer.machine import count_rows, count_steps
+from trainer.resources import count_rows, count_steps
 
 COLD = 256  # characters in a window
 WARM_UP = 1024  # characters a row reads before those it scores

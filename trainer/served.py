@@ -17,7 +17,7 @@ from service.generation.exact import ExactBackend
 from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Architecture, PublishedScores, Scores, Tensors
-from trainer.machine import SCORED_ROWS, count_rows
+from trainer.resources import SCORED_ROWS, count_rows
 from trainer.scoring import Characters, Nats, Scorer
 
 TOLERANCE = 0.002  # nats per character between the scores as trained and as served

@@ -10,8 +10,8 @@ import tensorflow as tf
 from trainer import dropout, network
 from trainer.artifact import Architecture
 from trainer.config import TrainingConfig
-from trainer.machine import cpu_has_bf16
 from trainer.recurrence import States
+from trainer.resources import cpu_has_bf16
 from trainer.workers import Workers
 
 Weights = Mapping[str, tf.Variable]  # by published name

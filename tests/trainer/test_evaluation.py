@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support import random_tensors
-from trainer import evaluation, machine, network
+from trainer import evaluation, network, resources
 from trainer.artifact import Architecture
 from trainer.evaluation import Evaluator
 
@@ -81,7 +81,7 @@ def test_scores_do_not_depend_on_how_much_is_scored_at_a_time(evaluator: Evaluat
     ids = text(520)
     whole = [evaluator.scores(WEIGHTS, ids, exact=exact) for exact in (True, False)]
     for logits in (64 * 5 * 13, 28 * 5):  # fewer steps, and fewer rows of one step
-        monkeypatch.setattr(machine, "SCORED_LOGITS", logits)
+        monkeypatch.setattr(resources, "SCORED_LOGITS", logits)
         for exact, found in zip((True, False), whole, strict=True):
             scores = evaluator.scores(WEIGHTS, ids, exact=exact)
             assert scores.full_pass == pytest.approx(found.full_pass, abs=1e-6)

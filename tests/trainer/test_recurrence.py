@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer import network, recurrence
 from trainer.artifact import Architecture
-from trainer.machine import PART_ROWS, PARTS, count_parts
+from trainer.resources import PART_ROWS, PARTS, count_parts
 
 
 def architecture(cell: str, layers: int = 1, embedding: int = 12) -> Architecture:

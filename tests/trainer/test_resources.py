@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer import machine
+from trainer import resources
 from trainer.config import TrainingConfig
-from trainer.machine import ClusterError, TooLarge, cores, read_position, share_cores
 from trainer.preflight import check_memory, estimate_memory
+from trainer.resources import ClusterError, TooLarge, cores, read_position, share_cores
 
 
 def test_a_process_that_nobody_told_of_a_cluster_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,16 +48,16 @@ def test_memory_is_counted_for_what_a_large_vocabulary_takes() -> None:
 
 def test_scoring_computes_no_more_logits_at_a_time_than_fit_64_mib() -> None:
     for vocabulary in (1, 65, 2048, 20_000, 300_000, 1_112_064):
-        rows = machine.count_rows(vocabulary)
-        steps = machine.count_steps(rows, vocabulary)
+        rows = resources.count_rows(vocabulary)
+        steps = resources.count_steps(rows, vocabulary)
         assert rows >= 1
         assert steps >= 1
         assert 4 * rows * steps * vocabulary <= 64 * 2**20
-    assert (machine.count_rows(2048), machine.count_steps(64, 2048)) == (64, 128), "what it is for most texts"
+    assert (resources.count_rows(2048), resources.count_steps(64, 2048)) == (64, 128), "what it is for most texts"
 
 
 def test_the_parts_of_a_batch_share_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: 6)
+    monkeypatch.setattr(resources, "cores", lambda: 6)
     for rows, given, expected in [(8, None, "6"), (64, None, "3"), (64, "5", "5")]:
         monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", given or "")
         if given is None:
@@ -74,7 +74,7 @@ def test_a_container_s_share_of_time_limits_the_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
     if limit:
         (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert cores() == expected
