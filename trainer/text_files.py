@@ -1,18 +1,17 @@
-"""UTF-8 files -> their text, block by block, without byte-order marks and with one kind of line end.
-
-Knows nothing of vocabularies or ids.
-"""
+"""UTF-8 files -> their text in blocks, without byte-order marks and with LF line endings. Does not know vocabularies or ids."""
 
 import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import IncrementalNewlineDecoder
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from trainer.errors import CorpusError
+
 Newlines = Literal["universal", "keep"]
 
-BYTE_ORDER_MARK = "\ufeff"
-# UTF-32's first: in little-endian order it begins with UTF-16's.
+# UTF-32 comes first: its little-endian mark begins with UTF-16's.
 OTHER_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -21,23 +20,19 @@ OTHER_ENCODINGS = {
 }
 
 
-class CorpusError(ValueError):
-    """A text can't be used; the message says what is wrong, where, and what would be right."""
-
-
 @dataclass(frozen=True)
 class Block:
     """Some bytes of a file, and the text that they complete."""
 
     data: bytes
     text: str
-    converted: int = 0  # line ends in `text` that were CRLF or CR
+    converted: int = 0  # line endings in `text` that were CRLF or CR
 
 
 def read_blocks(paths: Sequence[Path], newlines: Newlines, size: int) -> Iterator[Block]:
-    """The files' text in blocks of about `size` bytes. A byte-order mark at the start of a file is left out.
+    """Reads the files in blocks of about `size` bytes. A byte-order mark at the start of a file is dropped.
 
-    newlines: `universal` turns CRLF and CR into LF. A line end does not span two files.
+    newlines: `universal` converts CRLF and CR to LF. A CR at a file's end and an LF at the next file's start are two line endings.
     Raises CorpusError for a file that can't be read or is not UTF-8.
     """
     for path in paths:
@@ -45,59 +40,43 @@ def read_blocks(paths: Sequence[Path], newlines: Newlines, size: int) -> Iterato
             if path.is_dir():
                 raise CorpusError(f"{path}: is a directory")
             if path.exists() and not path.is_file():
-                raise CorpusError(f"{path}: is not a regular file: the text is read twice, so save it to a file first")
+                raise CorpusError(f"{path}: is not a regular file; the text is read twice, so save it to a file first")
             with path.open("rb") as file:
-                _check_encoding(path, file)
-                blocks = _drop_mark(_decode_blocks(path, file, size))
-                yield from _convert_newlines(blocks) if newlines == "universal" else blocks
+                yield from _decode_blocks(path, file, newlines, size)
         except OSError as error:
             raise CorpusError(f"{path}: {error.strerror or error}") from error
 
 
 def describe_converted(count: int) -> str:
-    """What to say when line ends were converted."""
-    return f"{count:,} line ends were CRLF or CR and are read as LF; --newlines keep leaves them"
+    """The log message about converted line endings."""
+    return f"converted {count:,} line endings from CRLF or CR to LF; --newlines keep keeps them"
 
 
-def _check_encoding(path: Path, file: BinaryIO) -> None:
+def _decode_blocks(path: Path, file: BinaryIO, newlines: Newlines, size: int) -> Iterator[Block]:
+    mark = _read_mark(path, file)
+    yield Block(mark, "")
+    utf8, convert = codecs.getincrementaldecoder("utf-8")(), newlines == "universal"
+    line_endings, offset, data = IncrementalNewlineDecoder(None, convert), len(mark), b" "
+    while data:
+        data = file.read(size)
+        pending, _ = utf8.getstate()  # the start of a character that the end of a block cut
+        try:
+            text = utf8.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            at = offset - len(pending) + error.start
+            raise CorpusError(
+                f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x} at offset {at} ({error.reason}); save it as UTF-8"
+            ) from error
+        offset += len(data)
+        yield Block(data, line_endings.decode(text, final=not data) if convert else text, data.count(b"\r") if convert else 0)
+
+
+def _read_mark(path: Path, file: BinaryIO) -> bytes:
+    """Reads UTF-8's byte-order mark if the file has one. Raises CorpusError for another encoding's mark."""
     head = file.read(4)
-    file.seek(0)
     for mark, encoding in OTHER_ENCODINGS.items():
         if head.startswith(mark):
-            raise CorpusError(f"{path}: is {encoding}, as its byte-order mark says; save it as UTF-8")
-
-
-def _decode_blocks(path: Path, file: BinaryIO, size: int) -> Iterator[Block]:
-    rest, offset = b"", 0  # bytes of a character that a block's end cut, and where they start in the file
-    while data := file.read(size):
-        text, used = _decode(path, rest + data, offset, final=False)
-        rest, offset = (rest + data)[used:], offset + used
-        yield Block(data, text)
-    _decode(path, rest, offset, final=True)
-
-
-def _decode(path: Path, data: bytes, offset: int, *, final: bool) -> tuple[str, int]:
-    try:
-        return codecs.utf_8_decode(data, "strict", final)
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start} ({error.reason}); save it as UTF-8"
-        ) from error
-
-
-def _drop_mark(blocks: Iterator[Block]) -> Iterator[Block]:
-    at_start = True
-    for block in blocks:
-        yield Block(block.data, block.text.removeprefix(BYTE_ORDER_MARK)) if at_start else block
-        at_start = at_start and not block.text  # small blocks may hold no whole character
-
-
-def _convert_newlines(blocks: Iterator[Block]) -> Iterator[Block]:
-    held = ""  # a CR at a block's end: the next block may begin with its LF
-    for block in blocks:
-        text = held + block.text
-        held = "\r" if text.endswith("\r") else ""
-        text = text.removesuffix("\r")
-        yield Block(block.data, text.replace("\r\n", "\n").replace("\r", "\n"), text.count("\r"))
-    if held:
-        yield Block(b"", "\n", 1)
+            raise CorpusError(f"{path}: has the byte-order mark of {encoding}; save it as UTF-8")
+    mark = codecs.BOM_UTF8 if head.startswith(codecs.BOM_UTF8) else b""
+    file.seek(len(mark))
+    return mark

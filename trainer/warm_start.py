@@ -1,7 +1,4 @@
-"""A network that starts from a published version's weights, in a vocabulary that may have more characters.
-
-Knows nothing of files or training.
-"""
+"""Starts a network from a published version's weights. The new vocabulary may have more characters. Does not know files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,25 +8,25 @@ from numpy.typing import NDArray
 
 from trainer.artifact import Tensors, Version
 
-CHARACTER_AXIS = {"embedding": 0, "dense.kernel": 1, "dense.bias": 0}  # of the tensors that have a place for each character
+CHARACTER_AXIS = {"embedding": 0, "dense.kernel": 1, "dense.bias": 0}  # the tensors with an entry per character
 
 
 def describe(version: Version) -> dict[str, Any]:
-    """What a run records of the version that it started from."""
+    """What a run records about the version that it started from."""
     config = version.config
     return {"name": config.name, "version": config.version, "weights_sha256": config.sha256.weights}
 
 
-def starting_weights(version: Version, vocabulary: Sequence[str], fresh: Tensors) -> dict[str, NDArray[np.float32]]:
-    """The version's weights in `vocabulary`, which holds all its characters. New characters take their places from `fresh`.
+def starting_weights(version: Version, vocabulary: Sequence[str], initial: Tensors) -> dict[str, NDArray[np.float32]]:
+    """The version's weights for `vocabulary`, which must contain all its characters.
 
-    fresh: a new network's weights of the version's architecture with `vocabulary`, by published name.
+    initial: the weights of a new network of the same architecture with `vocabulary`. New characters take theirs from it.
     """
     ids = {character: i for i, character in enumerate(vocabulary)}
-    places = np.array([ids[character] for character in version.config.vocabulary])
+    known = np.array([ids[character] for character in version.config.vocabulary])
     weights = {}
     for name, tensor in version.tensors.items():
-        weights[name] = np.array(fresh[name] if name in CHARACTER_AXIS else tensor)
+        weights[name] = np.array(initial[name] if name in CHARACTER_AXIS else tensor)
         if name in CHARACTER_AXIS:
-            np.moveaxis(weights[name], CHARACTER_AXIS[name], 0)[places] = np.moveaxis(tensor, CHARACTER_AXIS[name], 0)
+            np.moveaxis(weights[name], CHARACTER_AXIS[name], 0)[known] = np.moveaxis(tensor, CHARACTER_AXIS[name], 0)
     return weights

@@ -77,13 +77,12 @@ def test_a_run_taken_up_needs_the_version_no_more(tmp_path: Path, other: Path, m
     assert whole is not None
 
     config, text = begin("begun")
-    loop.make_deterministic(config.seed)
     run = loop.Run(config, text)
-    run.start_from(mine)
-    for (inputs, targets), _ in zip(run.examples.epoch(1), range(3), strict=False):
-        run.train(inputs, targets)
+    run.state.start_from(mine, text.vocabulary.characters)
+    for (inputs, targets), _ in zip(run.batches.epoch(1), range(3), strict=False):
+        run.step(inputs, targets)
         run.save()
-        shutil.copytree(config.models_dir, tmp_path / f"stopped-at-{run.batch}")
+        shutil.copytree(config.models_dir, tmp_path / f"stopped-at-{run.state.batch}")
 
     shutil.rmtree(mine.path)
     for stop_at in (1, 3):
@@ -105,14 +104,14 @@ def test_another_architecture_than_the_versions_is_refused(
 ) -> None:
     assert run(tmp_path, "--corpus", other, "--init-from", mine.path, f"--{option}", value) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"--{option}: {mine.path}, which --init-from names, has" in line
+    assert f"--{option}: {mine.path}, given with --init-from, has" in line
     assert word in line
-    assert f"leave --{option} out" in line
+    assert f"remove --{option}" in line
 
 
 def test_without_a_text_the_versions_own_must_be_at_hand(tmp_path: Path, mine: Version, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--init-from", mine.path) == 2
-    assert "its corpus does not come with this package; say what to train on with --corpus FILE" in capsys.readouterr().err
+    assert "its corpus does not come with this package; give a text to train on with --corpus FILE" in capsys.readouterr().err
     assert artifact.versions(tmp_path / "models" / "mine") == [1]
     assert run(tmp_path, "--init-from", tmp_path / "absent") == 1
     assert "absent/config.json: No such file" in capsys.readouterr().err
@@ -123,8 +122,8 @@ def test_a_finished_run_says_that_it_is_and_how_to_train_on(
 ) -> None:
     assert run(tmp_path, "--name", "mine", "--resume") == 2
     errors = capsys.readouterr().err
-    assert f"it is finished, and {mine.path} is its newest version; --init-from {mine.path} trains that further" in errors
-    assert "--fresh begins anew" in errors
+    assert f"it finished, and its newest version is {mine.path}; train that further with --init-from {mine.path}" in errors
+    assert "start with --fresh" in errors
 
 
 def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_read(tmp_path: Path, other: Path) -> None:
@@ -139,10 +138,9 @@ def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_
     }
     config = TrainingConfig(**options, batch_size=4, seq_length=20, units=16, embedding=8)
     config.work_dir.mkdir(parents=True)
-    loop.make_deterministic(config.seed)
     run = loop.Run(config, corpus.read(config.corpus, config.work_dir, "keep"))
-    for inputs, targets in run.examples.epoch(1):
-        run.train(inputs, targets)
+    for inputs, targets in run.batches.epoch(1):
+        run.step(inputs, targets)
     run.save()
     state = checkpoints.load_state(config.work_dir)
     assert state is not None
@@ -151,6 +149,6 @@ def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_
         del progress[name]
     for name in ("newlines", "init_from"):
         del progress["config"][name]
-    checkpoints.save_state(config.work_dir, checkpoints.State(state.tensors, progress))
+    checkpoints.save_state(config.work_dir, checkpoints.SavedState(state.tensors, progress))
     assert main(["--resume", "--models-dir", str(tmp_path / "models"), "--name", "other"]) == 0
     assert "\r" in artifact.read(tmp_path / "models" / "other" / "1").config.vocabulary

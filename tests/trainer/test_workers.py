@@ -3,7 +3,8 @@
 import pytest
 import tensorflow as tf
 
-from trainer.workers import WorkerLost, Workers, WorkersDisagree
+from trainer.errors import WorkerLost, WorkersDisagree
+from trainer.workers import Workers
 
 
 def fail_in_tensorflow() -> None:
@@ -17,8 +18,11 @@ def test_one_worker_alone_is_told_tensorflows_error_as_it_is() -> None:
 
 def test_one_of_several_is_told_that_another_is_gone_and_what_tensorflow_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers()
-    monkeypatch.setattr(workers, "count", 2)
-    with pytest.raises(WorkerLost, match=r"^Connection reset by peer$"), workers.raising_worker_lost():
+    monkeypatch.setattr(workers, "world_size", 2)
+    with (
+        pytest.raises(WorkerLost, match=r"^another worker disconnected \(Connection reset by peer\)$"),
+        workers.raising_worker_lost(),
+    ):
         fail_in_tensorflow()
 
 
@@ -26,5 +30,5 @@ def test_workers_that_disagree_are_told_what_may_differ(monkeypatch: pytest.Monk
     workers = Workers()
     workers.check_agreement([b"weights"])
     monkeypatch.setattr(workers, "from_chief", lambda value: value + 1)
-    with pytest.raises(WorkersDisagree, match="the same options on the same text and, on different CPUs, the same --precision"):
+    with pytest.raises(WorkersDisagree, match="the same options and the same text and, on different CPUs, the same --precision"):
         workers.check_agreement([b"weights"])
