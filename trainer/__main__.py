@@ -26,7 +26,6 @@ from trainer.errors import RunConflict, TrainerError, WorkersDisagree
 from trainer.evaluate import evaluate
 from trainer.options import Options, check_not_interrupted, describe_resume, read_options, resume_options, take_architecture
 from trainer.resources import share_cores
-from trainer.text_files import describe_converted
 
 ERRORS = (TrainerError, ArtifactError, OSError, ValidationError, SettingsError, KeyboardInterrupt)
 
@@ -122,7 +121,7 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
     known = init.config.vocabulary if init else saved.progress.get("vocabulary", ()) if saved else ()
     text = corpus.read(config.corpus, folder, config.newlines, known)
     if text.converted:
-        print(describe_converted(text.converted), flush=True)
+        print(corpus.describe_converted(text.converted), flush=True)
     preflight.check_run(options, text, worker, saved, init)
     if saved is None and worker.rank == 0:
         checkpoints.clear(config.work_dir)

@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from trainer.artifact import MAX_LAYERS, MAX_UNITS, Architecture, ModelName
-from trainer.corpus import SHAKESPEARE
-from trainer.text_files import Newlines
+from trainer.corpus import SHAKESPEARE, Newlines
 
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {

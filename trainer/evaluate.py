@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from trainer import artifact, corpus
 from trainer.artifact import PublishedScores, Version
 from trainer.batches import split
-from trainer.corpus import Corpus, OnUnknown
+from trainer.corpus import Corpus, Newlines, OnUnknown
 from trainer.errors import CorpusError, RunConflict
-from trainer.text_files import Newlines, describe_converted
 from trainer.vocabulary import Vocabulary
 
 
@@ -36,7 +35,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         if len(ids) < 2:
             raise CorpusError(f"{name}: has one character; scoring needs at least two")
         if text.converted:
-            print(describe_converted(text.converted), file=sys.stderr)
+            print(corpus.describe_converted(text.converted), file=sys.stderr)
 
         scores = _score(version, ids)
         about = {"model": version.config.name, "version": version.config.version, "text": name, "characters": len(ids)}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trainer import network, scoring
 from trainer.artifact import Architecture, Scores
 from trainer.network import Weights
-from trainer.scoring import Characters, Nats, Scorer
+from trainer.scoring import Characters, Nats
 
 
 class Evaluator:
@@ -30,8 +30,8 @@ class Evaluator:
         before that part. This is about ten times faster, and differs only by what a state remembers from further back.
         """
         weights = {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}  # once, not in each call
-        scorer = Scorer(partial(self._begin, weights), len(self._architecture.vocabulary), self._stop)
-        return scorer.scores(ids, rows=1 if exact else scoring.MAX_ROWS)
+        begin, vocabulary = partial(self._begin, weights), len(self._architecture.vocabulary)
+        return scoring.score(ids, begin, vocabulary, 1 if exact else scoring.MAX_ROWS, self._stop)
 
     def _begin(self, weights: Weights, rows: int) -> Nats:
         states, function = network.zero_states(self._architecture, rows), self._compile(rows)

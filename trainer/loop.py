@@ -40,15 +40,10 @@ def train(
 ) -> Version | None:
     """Trains a network on `text` and publishes its best epoch. Only the chief publishes; other workers return None.
 
-    saved: the state to resume from. init: the version whose weights a new run starts from; `config` must have its architecture,
-    and `text` its characters. Raises
-    - KeyboardInterrupt when `stop` is set, after the state is saved;
-    - Diverged;
-    - WorkerLost;
-    - WorkersDisagree;
-    - OutOfMemory;
-    - OSError when the state can't be saved;
-    - ArtifactError when the version can't be written.
+    stop: when it is set, the state is saved and KeyboardInterrupt is raised. saved: the state to resume from. init: the version
+    whose weights a new run starts from. `config` must have its architecture, and `text` its characters.
+    Raises Diverged, WorkerLost, WorkersDisagree, OutOfMemory, OSError if the state can't be saved, and ArtifactError if the
+    version can't be written.
     """
     workers = workers or Workers()
     version = None
@@ -67,8 +62,8 @@ def train(
 def fit(run: "Run", saved: SavedState | None = None, init: Version | None = None) -> None:
     """Trains until the last epoch, or until the held-out score has not improved for `patience` epochs.
 
-    The recurrent state is zero at the start of an epoch and is carried from batch to batch. With shuffled batches that makes no
-    sense, because their windows are not neighbours in the text. The recipe `tutorial` keeps it, as the tutorial does it.
+    The recurrent state is zero at the start of an epoch and is carried from batch to batch. Shuffled batches carry it too, although
+    consecutive windows are not neighbours in the text: TensorFlow's tutorial does so.
     """
     config, state = run.config, run.state
     if saved is not None:
@@ -111,15 +106,8 @@ class Run:
         self.batches = order(trained_on, config.seq_length, config.batch_size, config.seed, self.workers.worker)
         batches = config.epochs * len(self.batches)
         self.state = state = TrainingState.new(self.config, self.architecture, batches)
-        self._step = training_step(
-            self.config,
-            self.architecture,
-            state.weights,
-            state.ema_weights,
-            state.optimizer,
-            batches=batches,
-            workers=self.workers,
-        )
+        learnt = state.weights, state.ema_weights, state.optimizer
+        self._step = training_step(self.config, self.architecture, *learnt, batches=batches, workers=self.workers)
         self.evaluator, self.sampler = Evaluator(self.architecture, self.stop), Sampler(self.architecture)
         # Loaded now, so that it matches this process's code even if a new release is installed during the run.
         self.library = find_library(print) if self.workers.is_chief and len(self.held_out) > 1 else None

@@ -17,7 +17,7 @@ from service.generation.exact import ExactBackend
 from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Architecture, PublishedScores, Scores, Tensors
-from trainer.scoring import MAX_ROWS, Characters, Nats, Scorer, count_rows
+from trainer.scoring import MAX_ROWS, Characters, Nats, count_rows, score
 
 TOLERANCE = 0.002  # nats per character between the scores as trained and as served
 
@@ -41,7 +41,7 @@ def served_scores(
     """
     vocabulary = len(architecture.vocabulary)
     backend = ExactBackend(architecture, tensors, count_rows(vocabulary), library)
-    return Scorer(partial(_begin, backend), vocabulary, stop).scores(ids, rows=MAX_ROWS if library is None else 1)
+    return score(ids, partial(_begin, backend), vocabulary, MAX_ROWS if library is None else 1, stop)
 
 
 def compare(scores: PublishedScores) -> str | None:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import network, warm_start
+from trainer import network
 from trainer.artifact import Architecture, Version
 from trainer.checkpoints import SavedState
 from trainer.config import TrainingConfig
@@ -18,6 +18,8 @@ from trainer.network import Weights
 from trainer.recurrence import States
 from trainer.step import make_optimizer
 from trainer.workers import Workers
+
+CHARACTER_AXIS = {"embedding": 0, "dense.kernel": 1, "dense.bias": 0}  # the tensors with an entry per character
 
 
 @dataclass
@@ -47,13 +49,19 @@ class TrainingState:
         return self.ema_weights or self.weights
 
     def start_from(self, init: Version, vocabulary: list[str]) -> None:
-        """Takes a published version's weights. Characters that the version lacks keep their initial weights."""
-        initial = {name: weight.numpy() for name, weight in self.weights.items()}
-        for name, tensor in warm_start.starting_weights(init, vocabulary, initial).items():
+        """Takes a published version's weights. `vocabulary` must have all its characters; new ones keep their initial weights."""
+        ids = {character: i for i, character in enumerate(vocabulary)}
+        known = np.array([ids[character] for character in init.config.vocabulary])
+        for name, tensor in init.tensors.items():
+            value = tensor
+            if name in CHARACTER_AXIS:
+                value = np.array(self.weights[name].numpy())
+                np.moveaxis(value, CHARACTER_AXIS[name], 0)[known] = np.moveaxis(tensor, CHARACTER_AXIS[name], 0)
             for variables in (self.weights, self.ema_weights):
                 if name in variables:
-                    variables[name].assign(tensor)
-        self.init_from = warm_start.describe(init)
+                    variables[name].assign(value)
+        config = init.config
+        self.init_from = {"name": config.name, "version": config.version, "weights_sha256": config.sha256.weights}
 
     def next_epoch(self) -> None:
         self.epoch, self.batch, self.losses, self.seconds = self.epoch + 1, 0, [], 0.0

@@ -18,6 +18,7 @@ def test_a_version_is_read_as_it_was_published(tmp_path: Path, architecture: Arc
     published = artifact.publish(tmp_path, config(architecture, "bard", recipe="tutorial"), tensors, {"sample.txt": b"text"})
     assert published.path == tmp_path / "bard" / "1"
     assert (published.path / "sample.txt").read_bytes() == b"text"
+    assert list(json.loads((published.path / artifact.CONFIG).read_text()))[:3] == ["format", "name", "version"]
     read = artifact.read(published.path)
     assert read.config == published.config
     assert read.config.vocabulary == architecture.vocabulary

@@ -26,7 +26,7 @@ def test_targets_are_inputs_moved_by_one_and_no_window_comes_twice() -> None:
     assert sorted(seen) == list(range(0, 90, 5))
 
 
-def test_streams_go_on_from_batch_to_batch_and_cover_the_text_once() -> None:
+def test_contiguous_batches_continue_each_other_and_cover_the_text_once() -> None:
     for epoch in (1, 2, 3):
         batches = [(x.numpy(), y.numpy()) for x, y in ContiguousBatches(IDS, seq_length=4, batch_size=3, seed=0).epoch(epoch)]
         assert len(batches) == 89 // 12
@@ -37,7 +37,7 @@ def test_streams_go_on_from_batch_to_batch_and_cover_the_text_once() -> None:
 
 
 @pytest.mark.parametrize("order", [ContiguousBatches, ShuffledBatches])
-def test_each_epoch_is_cut_anew_and_a_seed_repeats_it_from_any_batch_on(order: type[Batches]) -> None:
+def test_each_epoch_differs_and_a_seed_repeats_it_from_any_batch(order: type[Batches]) -> None:
 
     def epoch(seed: int, number: int, start: int = 0) -> list[Any]:
         batches = order(IDS, seq_length=4, batch_size=3, seed=seed).epoch(number, start)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from trainer import corpus
-from trainer.corpus import OnUnknown
+from trainer.corpus import Newlines, OnUnknown
 from trainer.errors import CorpusError
-from trainer.text_files import Newlines
 from trainer.vocabulary import Vocabulary
 
 

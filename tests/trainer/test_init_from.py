@@ -10,10 +10,11 @@ import pytest
 
 from tests.support import config as fields
 from tests.support import random_tensors
-from trainer import artifact, checkpoints, corpus, loop, warm_start
+from trainer import artifact, checkpoints, corpus, loop
 from trainer.__main__ import main
 from trainer.artifact import Architecture, Version
 from trainer.config import TrainingConfig
+from trainer.state import CHARACTER_AXIS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_samples")]
 
@@ -56,7 +57,7 @@ def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, oth
     }
     places = [version.config.vocabulary.index(character) for character in mine.config.vocabulary]
     for name, tensor in mine.tensors.items():
-        axis = warm_start.CHARACTER_AXIS.get(name)
+        axis = CHARACTER_AXIS.get(name)
         found = version.tensors[name] if axis is None else version.tensors[name].take(places, axis)
         np.testing.assert_allclose(found, tensor, atol=1e-6, err_msg=name)
     new = [i for i in range(len(version.config.vocabulary)) if i not in places]
@@ -66,7 +67,7 @@ def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, oth
     np.testing.assert_allclose(version.tensors["dense.bias"][new], 0, atol=1e-6)
 
 
-def test_a_run_taken_up_needs_the_version_no_more(tmp_path: Path, other: Path, mine: Version) -> None:
+def test_a_resumed_run_does_not_need_the_version(tmp_path: Path, other: Path, mine: Version) -> None:
     def begin(models: str) -> tuple[TrainingConfig, corpus.Corpus]:
         options = {"models_dir": tmp_path / models, "batch_size": 4, "seq_length": 20, "epochs": 2, **SHAPE}
         config = TrainingConfig(corpus=[other], name="other", init_from=mine.path, **options)
@@ -117,7 +118,7 @@ def test_without_a_text_the_versions_own_must_be_at_hand(tmp_path: Path, mine: V
     assert "absent/config.json: No such file" in capsys.readouterr().err
 
 
-def test_a_finished_run_says_that_it_is_and_how_to_train_on(
+def test_resuming_a_finished_run_says_how_to_train_it_further(
     tmp_path: Path, mine: Version, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--name", "mine", "--resume") == 2
@@ -126,7 +127,7 @@ def test_a_finished_run_says_that_it_is_and_how_to_train_on(
     assert "start with --fresh" in errors
 
 
-def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_read(tmp_path: Path, other: Path) -> None:
+def test_a_run_of_an_earlier_release_resumes_with_the_line_endings_that_it_read(tmp_path: Path, other: Path) -> None:
     """What is saved then has neither `newlines` nor `init_from` nor the vocabulary."""
     other.write_bytes(OTHER.replace("\n", "\r\n").encode())
     options: dict[str, Any] = {

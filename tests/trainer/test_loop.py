@@ -128,7 +128,7 @@ def test_where_nothing_is_held_out_the_last_epoch_is_published_without_a_score(s
         np.testing.assert_array_equal(version.tensors[name], tensor)
 
 
-def test_the_history_tells_of_each_epoch(finished: Finished) -> None:
+def test_the_history_has_each_epoch(finished: Finished) -> None:
     _, text, version = finished("gru")
     first, second = json.loads((version.path / "training.json").read_text())["history"]
     assert (first["epoch"], second["epoch"]) == (1, 2)
@@ -216,7 +216,7 @@ def assert_same(resumed: loop.Run, whole: loop.Run) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 9, 10], ids=["within an epoch", "at its end", "in the next"])
-def test_a_run_is_taken_up_bit_for_bit(small: Small, whole: loop.Run, saved: dict[int, SavedState | None], stop_at: int) -> None:
+def test_a_run_resumes_bit_for_bit(small: Small, whole: loop.Run, saved: dict[int, SavedState | None], stop_at: int) -> None:
     config, text = small
     assert len(whole.batches) == 9
     state = saved[stop_at]
@@ -273,7 +273,9 @@ def untimed(row: EpochRow) -> dict[str, object]:
     return {name: value for name, value in row.items() if name not in ("seconds", "characters_per_second")}
 
 
-def test_a_run_killed_between_publishing_and_noting_it_publishes_once(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_between_publishing_and_deleting_its_state_publishes_once(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, text = small
 
     def killed(_: Path) -> None:
@@ -293,7 +295,7 @@ def test_a_run_killed_between_publishing_and_noting_it_publishes_once(small: Sma
 
 
 @pytest.mark.parametrize("others", [3, 1], ids=["more layers", "fewer"])
-def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_shape(
+def test_a_run_resumed_at_its_end_publishes_beside_a_newer_version_of_another_shape(
     small: Small, whole: loop.Run, others: int
 ) -> None:
     """One with fewer layers, though their weights be the very same, is another network too."""
@@ -310,7 +312,7 @@ def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_s
     assert version.config.layers == 2
 
 
-def test_a_run_that_diverges_stops_with_a_word_and_keeps_the_last_good_state(small: Small) -> None:
+def test_a_run_that_diverges_fails_and_keeps_the_last_good_state(small: Small) -> None:
     """A step that ruins the weights shows in the loss of the next: what is saved in between must not be ruined too."""
     config, text = small
     good = changed(config, schedule="constant", save_every=2, learning_rate=0.01)

@@ -162,7 +162,7 @@ def test_text_that_is_not_utf8_is_exit_code_2(tmp_path: Path, capsys: pytest.Cap
     assert "byte 0xe9 at offset 3" in capsys.readouterr().err
 
 
-def test_a_second_run_for_the_same_model_is_told_to_wait(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_for_the_same_model_is_refused(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = tmp_path / "models" / "dao" / ".training"
     work.mkdir(parents=True)
     with FileLock(work / "lock"):
@@ -218,7 +218,9 @@ def test_a_run_trained_to_the_end_says_so_and_auto_asks_for_no_other_precision(
 @pytest.mark.parametrize(
     ("batch", "place"), [(5, "in epoch 3 of 30"), (0, "after epoch 2")], ids=["within an epoch", "between two"]
 )
-def test_an_interrupted_runs_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int, place: str) -> None:
+def test_the_position_of_an_interrupted_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int, place: str
+) -> None:
     folder = tmp_path / "models" / "dao" / ".training"
     folder.mkdir(parents=True)
     checkpoints.save_state(folder, checkpoints.SavedState({}, {"epoch": 3, "batch": batch, "config": {"epochs": 30}}))
@@ -227,7 +229,9 @@ def test_an_interrupted_runs_place_is_named(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_is_advised_once(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_diverges_suggests_a_smaller_learning_rate(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wild = ["--learning-rate", "3e38", "--clip-norm", "0", "--schedule", "constant", "--precision", "f32"]
     assert run(tmp_path, "--corpus", text, *SMALL, *wild) == 1
     last = capsys.readouterr().err.splitlines()[-1]
@@ -237,7 +241,7 @@ def test_a_run_that_diverges_is_advised_once(tmp_path: Path, text: Path, capsys:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unpublished")
-def test_memory_that_runs_out_on_the_way_leaves_a_word_of_what_was_saved(
+def test_a_run_that_ends_out_of_memory_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import tensorflow as tf
@@ -251,7 +255,7 @@ def test_memory_that_runs_out_on_the_way_leaves_a_word_of_what_was_saved(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unpublished")
-def test_a_worker_left_alone_is_told_that_every_worker_must_go_on(
+def test_a_lost_worker_is_reported_with_how_to_resume_all_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fail_to_publish(monkeypatch, WorkerLost("another worker disconnected (Connection reset by peer)"))
@@ -261,7 +265,7 @@ def test_a_worker_left_alone_is_told_that_every_worker_must_go_on(
     assert last.endswith("` on every worker")
 
 
-def test_a_worker_left_alone_before_anything_was_saved_is_told_to_begin_anew(
+def test_a_worker_lost_before_anything_was_saved_means_starting_again(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train(*_: object) -> None:
@@ -435,9 +439,7 @@ def test_evaluate_skips_or_replaces_unknown_characters_and_counts_them(
 
 
 @pytest.mark.slow
-def test_evaluate_reads_line_ends_as_the_version_was_trained(
-    tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_reads_line_endings_as_in_training(tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "crlf").write_bytes(b"to be\r\nor not\r\n")
     (tmp_path / "lf").write_bytes(b"to be\nor not\n")
     publish("tiny")

@@ -7,13 +7,13 @@ from trainer.errors import CorpusError, TooLarge
 from trainer.preflight import check_length, check_memory, estimate_memory
 
 
-def test_a_text_too_short_for_a_batch_is_told_how_much_is_missing() -> None:
+def test_a_text_too_short_for_a_batch_is_refused_with_what_is_missing() -> None:
     check_length(404, rows=4, seq_length=100)
     with pytest.raises(CorpusError, match=r"403 characters to train on, 1 short of one batch: 4 rows of 101 characters are 404"):
         check_length(403, rows=4, seq_length=100)
 
 
-def test_a_run_that_fits_no_memory_is_refused_with_what_to_take_less_of() -> None:
+def test_a_run_too_large_for_the_memory_is_refused_with_what_to_reduce() -> None:
     check_memory(TrainingConfig(units=8), list("ab"))
     with pytest.raises(TooLarge, match=r"3 x 1,000,000 units .* use fewer --units or --layers, or a smaller --batch-size"):
         check_memory(TrainingConfig(units=1_000_000, layers=3), list("ab"))

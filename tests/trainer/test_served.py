@@ -87,14 +87,14 @@ def test_scores_do_not_depend_on_how_much_is_scored_at_a_time(
 
 
 @LIBRARIES
-def test_scoring_ends_when_it_is_told_to(library: Library | None) -> None:
+def test_scoring_ends_when_stop_is_set(library: Library | None) -> None:
     stop = Event()
     stop.set()
     with pytest.raises(KeyboardInterrupt):
         served_scores(SHAPE, random_tensors(SHAPE), IDS, library, stop)
 
 
-def test_a_library_that_cannot_be_had_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_built_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> Library:
         raise Unsupported("there is no C compiler")
 

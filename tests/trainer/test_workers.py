@@ -11,12 +11,12 @@ def fail_in_tensorflow() -> None:
     raise tf.errors.InternalError(None, None, "Connection reset by peer\nAdditional GRPC error information: ...")
 
 
-def test_one_worker_alone_is_told_tensorflows_error_as_it_is() -> None:
+def test_a_single_worker_gets_tensorflows_own_error() -> None:
     with pytest.raises(tf.errors.InternalError, match="Connection reset"), Workers().raising_worker_lost():
         fail_in_tensorflow()
 
 
-def test_one_of_several_is_told_that_another_is_gone_and_what_tensorflow_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_workers_gets_worker_lost_with_tensorflows_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers()
     monkeypatch.setattr(workers, "world_size", 2)
     with (
@@ -26,7 +26,7 @@ def test_one_of_several_is_told_that_another_is_gone_and_what_tensorflow_says_of
         fail_in_tensorflow()
 
 
-def test_workers_that_disagree_are_told_what_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_disagree_get_the_possible_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers()
     workers.check_agreement([b"weights"])
     monkeypatch.setattr(workers, "from_chief", lambda value: value + 1)
