@@ -102,8 +102,8 @@ def _locked(folder: Path, config: TrainingConfig) -> Iterator[None]:
             f"another run is training {config.name!r} in {config.models_dir}; wait for it, or use another --name"
         ) from None
     except (TrainerError, ArtifactError):
-        if folder in missing and [path.name for path in folder.iterdir()] == ["lock"]:
-            (folder / "lock").unlink()
+        if folder in missing and {path.name for path in folder.iterdir()} <= {"lock"}:
+            (folder / "lock").unlink(missing_ok=True)
             with suppress(OSError):  # another run may use a parent folder by now
                 for path in missing:
                     path.rmdir()

@@ -3,7 +3,6 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def check_length(characters: int, rows: int, seq_length: int) -> None:
         )
 
 
-def check_memory(config: TrainingConfig, vocabulary: Sequence[str]) -> None:
+def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
     """Raises TooLarge if the run does not fit into memory."""
     needed, available = estimate_memory(config, vocabulary), read_memory()
     if needed > available:
@@ -119,9 +118,9 @@ def check_memory(config: TrainingConfig, vocabulary: Sequence[str]) -> None:
         )
 
 
-def check_disk(config: TrainingConfig, vocabulary: Sequence[str]) -> None:
+def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
     """Raises TooLarge if what the run saves does not fit on the disk."""
-    weights = 4 * config.architecture(list(vocabulary)).parameter_count
+    weights = 4 * config.architecture(vocabulary).parameter_count
     state = weights * (3 + (config.averaging > 0))
     needed, free = 2 * state + (config.epochs + 1) * weights, shutil.disk_usage(config.work_dir).free
     free += sum(file.stat().st_size for file in config.work_dir.glob("*.safetensors"))  # these are counted in `needed`
@@ -132,12 +131,12 @@ def check_disk(config: TrainingConfig, vocabulary: Sequence[str]) -> None:
         )
 
 
-def estimate_memory(config: TrainingConfig, vocabulary: Sequence[str]) -> int:
+def estimate_memory(config: TrainingConfig, vocabulary: list[str]) -> int:
     """Bytes that a run needs at least: TensorFlow, the weights, and the largest of a step, a save and scoring.
 
     Each weight is held with Adam's two moments, its moving average, and a second weight in the cells that draw samples.
     """
-    weights = config.architecture(list(vocabulary)).parameter_count
+    weights = config.architecture(vocabulary).parameter_count
     saved = 3 + (config.averaging > 0)  # values per weight in a save, which holds them twice: as arrays and as the file's bytes
     step = 2 * weights + _count_step_values(config, len(vocabulary))  # gradients, and the weights after dropout
     scoring = _count_scoring_values(config, len(vocabulary)) if config.held_out else 0
