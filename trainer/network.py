@@ -52,7 +52,7 @@ def reset_state(network: keras.Model) -> None:
 
 
 def variables(network: keras.Model) -> dict[str, Any]:
-    """The Keras variables of the network, by published name."""
+    """The Keras variables of the network, by published name (see `trainer.artifact`)."""
     embedding, *recurrent, dense = network.layers
     named = {"embedding": embedding.embeddings}
     for i, layer in enumerate(recurrent):
@@ -60,11 +60,6 @@ def variables(network: keras.Model) -> dict[str, Any]:
         named[f"rnn.{i}.recurrent_kernel"] = layer.cell.recurrent_kernel
         named[f"rnn.{i}.bias"] = layer.cell.bias
     return named | {"dense.kernel": dense.kernel, "dense.bias": dense.bias}
-
-
-def tensors(network: keras.Model) -> dict[str, NDArray[np.float32]]:
-    """The network's weights as arrays, by published name (see `trainer.artifact`)."""
-    return {name: variable.numpy() for name, variable in variables(network).items()}
 
 
 def load(network: keras.Model, weights: Mapping[str, NDArray[np.float32]]) -> None:

@@ -56,13 +56,13 @@ def compare(scores: PublishedScores) -> str | None:
 
 
 def _begin(backend: ExactBackend, rows: int) -> Nats:
-    slots, sampling, keep = np.arange(rows, dtype=np.int32), [Sampling()] * rows, np.full(rows, -1, np.int32)
+    slots, sampling, snapshot_at = np.arange(rows, dtype=np.int32), [Sampling()] * rows, np.full(rows, -1, np.int32)
     starts = dict.fromkeys(range(rows))  # zero states, for the first call only
 
     def nats(read: Characters, following: Characters) -> NDArray[np.float32]:
         nonlocal starts
         forced = following.T
-        batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, keep)
+        batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, snapshot_at)
         starts = {}
         return -backend.score(batch).T
 

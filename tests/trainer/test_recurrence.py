@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainer.conftest import tensors
 from trainer import network, recurrence
 from trainer.artifact import Architecture
 from trainer.resources import MIN_SHARD_ROWS, ROW_SHARDS, count_row_shards
@@ -20,7 +21,7 @@ def variables(shape: Architecture) -> dict[str, tf.Variable]:
     rng, model = np.random.default_rng(0), network.build(shape, batch_size=1)
     return {
         name: tf.Variable(tensor + rng.normal(scale=0.2, size=tensor.shape).astype(np.float32))
-        for name, tensor in network.tensors(model).items()
+        for name, tensor in tensors(model).items()
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainer.conftest import tensors
 from trainer import batches, corpus, network, step
 from trainer.batches import ShuffledBatches, split
 from trainer.config import TrainingConfig
@@ -127,8 +128,8 @@ def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: L
     config = TrainingConfig(recipe="tutorial", units=16, embedding=8, cell=cell, batch_size=4, precision="f32")
     architecture = config.architecture(text.vocabulary.characters)
     by_fit, by_loop = network.build(architecture, 4), network.build(architecture, 4)
-    network.load(by_loop, network.tensors(by_fit))
-    before = network.tensors(by_fit)
+    network.load(by_loop, tensors(by_fit))
+    before = tensors(by_fit)
     batches = list(ShuffledBatches(text.ids[:1000], seq_length=10, batch_size=4, seed=0).epoch(1))
 
     by_fit.compile(keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -142,7 +143,7 @@ def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: L
     for number, (inputs, targets) in enumerate(batches):
         _, _, states = take(tf.constant(number), tf.constant(0.0), states, inputs, targets)
 
-    for name, tensor in network.tensors(by_fit).items():
+    for name, tensor in tensors(by_fit).items():
         moved = np.abs(tensor - before[name]).max()
         assert moved > 0
-        np.testing.assert_allclose(network.tensors(by_loop)[name], tensor, atol=1e-4 * moved, rtol=0, err_msg=name)
+        np.testing.assert_allclose(tensors(by_loop)[name], tensor, atol=1e-4 * moved, rtol=0, err_msg=name)
