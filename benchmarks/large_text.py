@@ -27,8 +27,8 @@ from benchmarks.machine import describe
 from benchmarks.table import table
 from benchmarks.trainers import Folio, examples_of
 from trainer import corpus
+from trainer.batches import Batches
 from trainer.config import TrainingConfig
-from trainer.corpus import Streams, Windows
 
 Order = Literal["streams", "windows"]
 
@@ -98,7 +98,7 @@ def cost(path: Path, order: Order, rounds: int, batches: int) -> dict[str, Any]:
     }
 
 
-def seconds_to_batch(examples: Streams | Windows, first: int) -> float:
+def seconds_to_batch(examples: Batches, first: int) -> float:
     """Until the epoch's batch `first` is there, where an epoch is begun with it, as a run is that is gone on with."""
     start = time.perf_counter()
     next(iter(examples.epoch(1, first)))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from service.generation.backends import load_library
 from service.generation.kernel.build import FLAGS, INSTRUCTIONS, compilers, machine_name
 from trainer.artifact import Architecture, Tensors
-from trainer.machine import cores
+from trainer.resources import cores
 
 SOURCE = Path(__file__).with_name("limit.c")
 EXPONENTIALS = 3  # of a GRU's unit: two gates and the candidate

@@ -14,9 +14,10 @@ import numpy as np
 from benchmarks.apart import Apart, Missing
 from benchmarks.reference import WARM_UP, Cell, Measured, reference, text
 from trainer.artifact import GATES
+from trainer.batches import BATCHES, Batches
 from trainer.config import TrainingConfig
-from trainer.corpus import Corpus, Streams, Windows
-from trainer.machine import count_parts, share_cores
+from trainer.corpus import Corpus
+from trainer.resources import count_row_shards, share_cores
 
 SYSTEMS = ("limit-f32", "limit-bf16", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
 
@@ -36,16 +37,16 @@ class Folio:
         share_cores(config.batch_size)
         from trainer import network
         from trainer.loop import make_deterministic
-        from trainer.step import optimizer_of, training_step
+        from trainer.step import make_optimizer, training_step
         from trainer.workers import Workers
 
         workers = Workers()
         make_deterministic(config.seed)
         architecture = config.architecture(text.vocabulary.characters)
-        weights = {name: variable.value for name, variable in network.variables(network.build(architecture, 1)).items()}
+        weights = network.initial_weights(architecture)
         examples = examples_of(config, text)
         batches = config.epochs * len(examples)
-        optimizer = optimizer_of(config, weights, batches)
+        optimizer = make_optimizer(config, weights, batches)
         self._step = training_step(config, architecture, weights, {}, optimizer, batches=batches, workers=workers)
         self._states = network.zero_states(architecture, config.batch_size)
         self._numbered = enumerate(_epochs(examples))
@@ -91,7 +92,7 @@ class Limit:
         import tensorflow as tf
 
         steps, units, columns = config.seq_length, config.units, GATES[config.cell] * config.units
-        parts = count_parts(config.batch_size)
+        parts = count_row_shards(config.batch_size)
         rows = config.batch_size // parts
         self._characters = config.batch_size * steps
         self._operations = 2 * self._characters * units * columns  # of each of the three, in a batch
@@ -174,12 +175,11 @@ def _check_precision(precision: str, emulate_bf16: bool) -> None:
         raise Missing("this CPU does not compute in bfloat16, and emulating it takes longer than float32; --emulate-bf16 does it")
 
 
-def examples_of(config: TrainingConfig, text: Corpus) -> Streams | Windows:
-    order = Streams if config.examples == "streams" else Windows
-    return order(text.ids, config.seq_length, config.batch_size, config.seed)
+def examples_of(config: TrainingConfig, text: Corpus) -> Batches:
+    return BATCHES[config.examples](text.ids, config.seq_length, config.batch_size, config.seed)
 
 
-def _epochs(examples: Streams | Windows) -> Iterator[tuple[object, object]]:
+def _epochs(examples: Batches) -> Iterator[tuple[object, object]]:
     """The batches of one epoch after the other, without end."""
     number = 1
     while True:

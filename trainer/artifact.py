@@ -1,7 +1,7 @@
-"""A published version on disk: models/<name>/<version>/, written whole or not at all, verified before it is trusted.
+"""A published version on disk: the folder models/<name>/<version>/. It is written atomically, and verified when it is read.
 
-The one home of the format: config.json (this module's `VersionConfig`) and weights.safetensors, and beside them whatever
-the trainer wants people to see. Knows nothing of TensorFlow, so that a server reads versions without it.
+This module defines the format: config.json (`VersionConfig`), weights.safetensors, and any other files for people to read.
+It does not import TensorFlow, so a server can read versions without it.
 """
 
 import hashlib
@@ -27,11 +27,12 @@ from trainer.vocabulary import Vocabulary
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-DRAFT = ".publishing-"  # what the name of a version that is being written begins with
+FIRST_FIELDS = ("format", "name", "version")  # of config.json
+DRAFT = ".publishing-"  # the prefix of a folder that a version is being written to
 GATES = {"gru": 3, "lstm": 4}  # columns of a kernel per unit: GRU z r h, LSTM i f c o
 
-# More than any machine can hold, and few enough that a config.json with absurd sizes is refused at once: a reader lists every
-# layer's tensors before it opens the weights. MAX_LAYERS also keeps a batch's draws apart (see trainer.dropout).
+# Larger networks do not fit any machine. Readers list all tensors of all layers before they open the weights, so the limits let
+# them reject a config.json with absurd sizes quickly. MAX_LAYERS also keeps the draws of a batch apart (see trainer.dropout).
 MAX_LAYERS, MAX_UNITS = 1000, 1_000_000
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -40,11 +41,11 @@ Tensors = Mapping[str, NDArray[np.float32]]
 
 
 class ArtifactError(Exception):
-    """A version can't be read or written; the message says which, and why."""
+    """A version can't be read or written. The message says which one and why."""
 
 
 class Architecture(BaseModel):
-    """What fixes a network's shape: its cell, sizes and vocabulary (characters in id order)."""
+    """What determines a network's shape. vocabulary: characters in id order."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,7 +62,7 @@ class Architecture(BaseModel):
 
     @property
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Each tensor's name and shape, all float32; kernels, biases and gates as Keras has them."""
+        """The name and shape of each tensor. All are float32. Kernels, biases and gates are laid out as in Keras."""
         characters, columns = len(self.vocabulary), GATES[self.cell] * self.units
         shapes: dict[str, tuple[int, ...]] = {"embedding": (characters, self.embedding)}
         for i in range(self.layers):
@@ -76,9 +77,10 @@ class Architecture(BaseModel):
 
 
 class Scores(BaseModel):
-    """Held-out nats per character, null where nothing was held out.
+    """Held-out nats per character, null if nothing was held out.
 
-    full_pass: state carried over the whole held-out text; cold_256: windows of 256 characters, each from a zero state.
+    full_pass: with the state carried over the whole held-out text. cold_256: over windows of 256 characters, each from a zero
+    state.
     """
 
     full_pass: float | None = None
@@ -86,9 +88,9 @@ class Scores(BaseModel):
 
 
 class PublishedScores(Scores):
-    """Those of the float32 network as trained; as_served: of the int8 network that the service runs on CPUs.
+    """The scores of the float32 network as trained. as_served: of the int8 network that the service runs on CPUs.
 
-    `as_served` is null where nothing was held out, and in versions of earlier releases.
+    `as_served` is null if nothing was held out, and in versions of earlier releases.
     """
 
     as_served: Scores | None = None
@@ -100,7 +102,7 @@ class Hashes(BaseModel):
 
 
 class VersionConfig(Architecture):
-    """config.json. Fields that a later release adds are kept, not refused: `format` alone says whether it can be read."""
+    """config.json. Unknown fields are kept, because a later release may add some. Only `format` decides whether it can be read."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -120,21 +122,21 @@ class VersionConfig(Architecture):
     @classmethod
     def _check_created(cls, value: str) -> str:
         try:
-            datetime.fromisoformat(value).timestamp()  # which some that parse have not, those without a time zone above all
+            datetime.fromisoformat(value).timestamp()  # fails for some dates that parse, for example the year 1 without a time zone
         except (ValueError, OverflowError, OSError) as error:
-            raise ValueError(f"{value!r} can't be told as a time: {error}") from error
+            raise ValueError(f"{value!r} is not a valid time: {error}") from error
         return value
 
     @model_validator(mode="after")
     def _check_parameters(self) -> Self:
         if self.parameters != self.parameter_count:
-            raise ValueError(f"parameters is {self.parameters:,}, but these sizes make {self.parameter_count:,}")
+            raise ValueError(f"parameters is {self.parameters:,}, but a network of these sizes has {self.parameter_count:,}")
         return self
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version as read: verified, its tensors float32 under the names of `Architecture.tensor_shapes`."""
+    """A verified version. tensors: float32, by the names of `Architecture.tensor_shapes`."""
 
     path: Path
     config: VersionConfig
@@ -142,17 +144,14 @@ class Version:
 
 
 def versions(model: Path) -> list[int]:
-    """The version numbers taken in the folder models/<name>, ascending, whether or not the versions are valid.
-
-    None where there is no such folder.
-    """
+    """The version numbers in the folder models/<name>, ascending. The versions may be invalid, and the folder may not exist."""
     return sorted(int(path.name) for path in model.iterdir() if is_version(path.name)) if model.is_dir() else []
 
 
 def find(path: Path) -> Path:
-    """The folder of the version that `path` names: models/<name>/<version> itself, or the newest in models/<name>.
+    """The folder of a version. path: models/<name>/<version>, or models/<name> for its newest version.
 
-    Raises ArtifactError when models/<name> has no version.
+    Raises ArtifactError if models/<name> has no version.
     """
     if (path / CONFIG).exists() or not path.is_dir():
         return path
@@ -165,8 +164,8 @@ def find(path: Path) -> Path:
 def read(path: Path) -> Version:
     """Reads and verifies models/<name>/<version>.
 
-    Raises ArtifactError saying what is wrong: a missing file, an unknown format number, a field, a string that UTF-8 can't
-    encode, the weights' hash, or a tensor's name, shape, type or values.
+    Raises ArtifactError for a missing file, an unknown format number, an invalid field, a string that UTF-8 can't encode, a
+    wrong hash of the weights, and a wrong name, shape, type or value of a tensor.
     """
     config = read_config(path)
     try:
@@ -176,31 +175,30 @@ def read(path: Path) -> Version:
     found = hashlib.sha256(data).hexdigest()
     if found != config.sha256.weights:
         raise ArtifactError(
-            f"{path / WEIGHTS}: SHA-256 is {found}, but {CONFIG} says {config.sha256.weights}: damaged or not its own"
+            f"{path / WEIGHTS}: SHA-256 is {found}, but {CONFIG} says {config.sha256.weights}; it is damaged or another version's"
         )
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
         raise ArtifactError(f"{path / WEIGHTS}: not safetensors: {error}") from error
-    except KeyError as error:  # safetensors' way to say that numpy lacks a type
+    except KeyError as error:  # safetensors raises it for a type that NumPy lacks
         raise ArtifactError(f"{path / WEIGHTS}: a tensor is {error.args[0]}, expected float32") from error
     _check_tensors(path / WEIGHTS, config, tensors)
     return Version(path, config, tensors)
 
 
 def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: Mapping[str, bytes]) -> Version:
-    """Writes the next version of models/<config["name"]> and returns it as read back.
+    """Writes the next version of models/<config["name"]>, reads it back and returns it.
 
-    config: the fields of VersionConfig less format, version, parameters and the weights' hash, which are filled in here.
-    extras: further files by name. All is written under a temporary name, synced, verified, then renamed: a reader sees all
-    of it or none. Raises ArtifactError and leaves nothing behind when that can't be done.
+    config: the fields of VersionConfig without format, version, parameters and the weights' hash, which are filled in here.
+    extras: further files by name. The version is written to a temporary folder, synced, verified and then renamed, so a reader
+    never sees a part of it. Raises ArtifactError, and leaves nothing behind, if that fails.
     """
     model = models / str(config["name"])
     try:
         model.mkdir(parents=True, exist_ok=True)
-        # Not mkdtemp's 0700: whoever may read the models folder may read a version.
         draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=model))
-        draft.chmod(0o755)
+        draft.chmod(0o755)  # mkdtemp's 0700 would hide the version from other users
     except OSError as error:
         raise ArtifactError(f"{model}: can't write a version here: {error.strerror or error}") from error
     try:
@@ -215,7 +213,7 @@ def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: M
             try:
                 draft.rename(model / str(version))
             except OSError:
-                if (model / str(version)).exists():  # another trainer has just published: take the next number
+                if (model / str(version)).exists():  # another trainer has just published: use the next number
                     continue
                 raise
             sync(model)
@@ -227,7 +225,7 @@ def publish(models: Path, config: Mapping[str, Any], tensors: Tensors, extras: M
 
 
 def is_version(name: str) -> bool:
-    """The name of a folder, as `versions` finds them, is a version's number."""
+    """Whether a folder's name is a version number."""
     return name.isascii() and name.isdigit() and not name.startswith("0")
 
 
@@ -246,7 +244,7 @@ def read_config(path: Path) -> VersionConfig:
     for name, value in fields.items():
         try:
             json.dumps({name: value}, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # a lone surrogate: JSON can escape it, but nobody could be sent it
+        except UnicodeEncodeError as error:  # a lone surrogate: JSON can escape it, but no response could contain it
             raise ArtifactError(f"{file}: {name!r} holds {error.object[error.start]!r}, which UTF-8 can't encode") from error
     try:
         return VersionConfig.model_validate(fields)
@@ -273,12 +271,13 @@ def _config_json(config: Mapping[str, Any], version: int, weights: bytes) -> byt
     fields = {"format": FORMAT, **config, "version": version}
     fields["sha256"] = {**config["sha256"], "weights": hashlib.sha256(weights).hexdigest()}
     fields["parameters"] = Architecture.model_validate(fields).parameter_count
-    checked = VersionConfig.model_validate(fields)
-    return (checked.model_dump_json(indent=2) + "\n").encode()
+    checked = json.loads(VersionConfig.model_validate(fields).model_dump_json())
+    ordered = {name: checked[name] for name in FIRST_FIELDS} | checked
+    return (json.dumps(ordered, ensure_ascii=False, indent=2) + "\n").encode()
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Writes a file and waits until it is on the disk."""
+    """Writes a file and waits until it is on disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -286,7 +285,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Makes the folder's entries durable, where the system can (a folder can't be opened for that on Windows)."""
+    """Makes the folder's entries durable. Not on Windows, which can't open a folder for that."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,8 +1,8 @@
-"""What a run saves on the disk, each file written beside its place and renamed into it, so always whole.
+"""What a run saves on disk. Each file is written under a temporary name and then renamed, so it is always complete.
 
-- `state.safetensors`: everything a killed run needs to go on as if nothing had happened; gone once the run has published.
-- `ckpt_<epoch>.safetensors`: the weights after each epoch, as they were scored. The best is what is published; all of them
-  stay, as TensorBoard's files beside them do, until the next run of that name begins.
+- `state.safetensors`: everything that an interrupted run needs to continue. It is deleted when the run has published.
+- `ckpt_<epoch>.safetensors`: the weights after each epoch, as they were scored. The best epoch's are published. All of them, and
+  TensorBoard's files, stay until the next run of that name begins.
 """
 
 import json
@@ -19,39 +19,36 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
 from trainer.artifact import sync, write_synced
+from trainer.errors import StateDamaged
 
 STATE, PROGRESS = "state.safetensors", "progress"
 
 
-class StateDamaged(ValueError):
-    """The saved state can't be read."""
-
-
 @dataclass(frozen=True)
-class State:
-    """tensors: weights, averages, optimizer, recurrent states, by name. progress: where the run is, and what it has seen."""
+class SavedState:
+    """What `trainer.state` saves. tensors: by name. progress: JSON values."""
 
     tensors: dict[str, NDArray[Any]]
     progress: dict[str, Any]
 
 
-def save_state(folder: Path, state: State) -> None:
-    # As a tensor: safetensors allows its metadata no 100 MB, and a history may be long.
+def save_state(folder: Path, state: SavedState) -> None:
+    # A tensor, because safetensors limits its metadata to 100 MB, and a history can be long.
     progress = np.frombuffer(json.dumps(state.progress).encode(), np.uint8)
     _write(folder / STATE, state.tensors | {PROGRESS: progress})
 
 
-def load_state(folder: Path) -> State | None:
-    """The unfinished run in `folder`, if there is one. Raises StateDamaged."""
+def load_state(folder: Path) -> SavedState | None:
+    """The state of the unfinished run in `folder`, if there is one. Raises StateDamaged."""
     with _open_state(folder) as file:
         if file is None:
             return None
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return State(tensors, json.loads(tensors.pop(PROGRESS).tobytes()))
+        return SavedState(tensors, json.loads(tensors.pop(PROGRESS).tobytes()))
 
 
 def load_progress(folder: Path) -> dict[str, Any] | None:
-    """`State.progress` alone."""
+    """Like `load_state`, but only the progress."""
     with _open_state(folder) as file:
         return None if file is None else dict(json.loads(file.get_tensor(PROGRESS).tobytes()))
 
@@ -64,11 +61,11 @@ def _open_state(folder: Path) -> Iterator[Any]:
     except FileNotFoundError:
         yield None
     except SafetensorError as error:
-        raise StateDamaged(f"{folder / STATE}: damaged ({error}); begin anew with --fresh") from error
+        raise StateDamaged(f"{folder / STATE}: damaged ({error}); start again with --fresh") from error
 
 
-def finish(folder: Path) -> None:
-    """The run has published: there is nothing to go on with."""
+def delete_state(folder: Path) -> None:
+    """Deletes the state of a run that has published."""
     (folder / STATE).unlink(missing_ok=True)
 
 
@@ -85,8 +82,8 @@ def load(file: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier run has left."""
-    finish(folder)  # first, so that no state is ever left without its checkpoints
+    """Deletes the files of an earlier run."""
+    delete_state(folder)  # first, so that no state is left without its checkpoints
     for pattern in ("ckpt_*.safetensors", "*.part", "tensorboard/*"):
         for file in folder.glob(pattern):
             file.unlink()
@@ -99,5 +96,5 @@ def _write(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
         draft.replace(file)
         sync(file.parent)
     except OSError:
-        draft.unlink(missing_ok=True)  # don't leave a full disk fuller
+        draft.unlink(missing_ok=True)  # frees space on a full disk
         raise

@@ -1,4 +1,4 @@
-"""What a training run is asked to do: TrainingConfig, from flags, TRAINER_* variables and defaults."""
+"""The options of a training run, from flags, TRAINER_* variables and defaults."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from trainer.artifact import MAX_LAYERS, MAX_UNITS, Architecture, ModelName
-from trainer.corpus import SHAKESPEARE
-from trainer.text_files import Newlines
+from trainer.corpus import SHAKESPEARE, Newlines
 
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
@@ -46,69 +45,72 @@ RECIPES: dict[str, dict[str, Any]] = {
         "patience": 0,
     },
 }
-"""Each recipe's values for options not given."""
+"""Each recipe's values for options that are not given."""
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(BaseSettings):
-    """One training run's options. Those not given take the recipe's value."""
+    """The options of one training run. Options that are not given have the recipe's value."""
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     recipe: Literal["best", "tutorial"] = Field(
-        "best", description="how to train: best (regularised, scored on held-out text) or TensorFlow's tutorial"
+        "best", description="best: regularised, and scored on held-out text; tutorial: as in TensorFlow's tutorial"
     )
     corpus: list[Path] = Field(
         default_factory=lambda: [SHAKESPEARE],
         min_length=1,
-        description="UTF-8 text files, read as one; Shakespeare's plays, which come with this package, if none is given",
+        description="UTF-8 text files, concatenated (default: Shakespeare's plays, which come with this package)",
     )
-    newlines: Newlines = Field(
-        "universal", description="line ends: universal reads CRLF and CR as LF, keep leaves them as they are"
-    )
+    newlines: Newlines = Field("universal", description="line endings: universal converts CRLF and CR to LF, keep keeps them")
     name: ModelName = Field(
         "shakespeare",
-        description="the model's name; the run publishes its next version; with --corpus FILE the default is that file's name",
+        description="the model's name; the run publishes its next version; with --corpus FILE, the default is the file's name",
     )
-    models_dir: Path = Field(Path("models"), description="where versions are published")
+    models_dir: Path = Field(Path("models"), description="the folder that versions are published in")
     init_from: Path | None = Field(
         None,
-        description="start from a published version's weights and architecture: models/<name>/<version>, or models/<name> for "
-        "its newest",
+        description="start with the weights and architecture of a published version: models/<name>/<version>, or models/<name> "
+        "for its newest version",
     )
     cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell: gru or lstm")
-    layers: int = Field(1, ge=1, le=MAX_LAYERS, description="recurrent layers")
+    layers: int = Field(1, ge=1, le=MAX_LAYERS, description="number of recurrent layers")
     units: int = Field(1024, ge=1, le=MAX_UNITS, description="units in each recurrent layer")
     embedding: int = Field(256, ge=1, le=MAX_UNITS, description="size of a character's embedding")
     examples: Literal["streams", "windows"] = Field(
-        description="streams: each row of a batch goes on where it ended, state kept; windows: shuffled"
+        description="streams: contiguous batches, each row continues the same row of the previous batch; "
+        "windows: shuffled windows of the text"
     )
     seq_length: int = Field(ge=1, description="characters in a row of a batch")
     batch_size: int = Field(64, ge=1, description="rows in a batch")
     epochs: int = Field(ge=1, description="passes over the text")
-    learning_rate: float = Field(gt=0, allow_inf_nan=False, description="Adam's highest learning rate")
-    schedule: Literal["cosine", "constant"] = Field(description="learning rate after the warm-up: cosine (falls to 0) or constant")
-    warmup: Rate = Field(description="share of the run in which the learning rate rises from 0")
-    weight_decay: float = Field(ge=0, allow_inf_nan=False, description="decoupled weight decay (AdamW), biases excluded")
-    beta_2: Rate = Field(description="decay of Adam's second moment")
-    clip_norm: float = Field(ge=0, allow_inf_nan=False, description="clip the gradient's global norm to this; 0: no clipping")
-    weight_drop: Rate = Field(description="share of each recurrent kernel dropped, the same at every step of a batch")
-    output_dropout: Rate = Field(description="share of each layer's outputs dropped, the same at every step of a row")
-    embedding_dropout: Rate = Field(description="share of the embedding's elements dropped, the same for a whole batch")
-    averaging: Rate = Field(description="decay of the weights' moving average, which is scored and published; 0: no averaging")
+    learning_rate: float = Field(gt=0, allow_inf_nan=False, description="Adam's learning rate, at its highest")
+    schedule: Literal["cosine", "constant"] = Field(
+        description="learning rate after the warm-up: cosine decays it to 0, constant keeps it"
+    )
+    warmup: Rate = Field(description="fraction of the run in which the learning rate rises from 0")
+    weight_decay: float = Field(ge=0, allow_inf_nan=False, description="decoupled weight decay (AdamW) of all weights but biases")
+    beta_2: Rate = Field(description="decay rate of Adam's second moment")
+    clip_norm: float = Field(ge=0, allow_inf_nan=False, description="maximum global norm of the gradient; 0: no clipping")
+    weight_drop: Rate = Field(description="dropout rate of the recurrent kernels, with one mask for all steps of a batch")
+    output_dropout: Rate = Field(description="dropout rate of each layer's outputs, with one mask for all steps of a row")
+    embedding_dropout: Rate = Field(description="dropout rate of the embedding's elements, with one mask for a batch")
+    averaging: Rate = Field(
+        description="decay of the weights' exponential moving average, which is scored and published; 0: no averaging"
+    )
     scheduled_sampling: Rate = Field(
-        0.0, description="share of inputs replaced by the model's own characters, rising from 0 over the run"
+        0.0, description="fraction of inputs replaced by the model's own characters; it rises from 0 during the run"
     )
     held_out: float = Field(
-        ge=0, le=0.5, description="share of the text, taken from its end, held out and scored each epoch; 0: none"
+        ge=0, le=0.5, description="fraction of the text, at its end, that is held out and scored after each epoch; 0: none"
     )
     patience: int = Field(ge=0, description="stop after this many epochs without a better held-out score; 0: never")
     precision: Literal["auto", "f32", "bf16"] = Field(
-        "auto", description="operand type of the large matrix products: auto is bf16 on a CPU that computes in it, else f32"
+        "auto", description="operand type of the large matrix products; auto: bf16 on CPUs with bfloat16 instructions, else f32"
     )
-    save_every: int = Field(100, ge=1, description="batches between the saves that --resume goes on from")
-    seed: int = Field(0, ge=0, lt=2**31, description="seeds the weights, the batches' order and the dropout")
+    save_every: int = Field(100, ge=1, description="number of batches between saves of the state that --resume continues from")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the initial weights, the order of the batches and dropout")
 
     @model_validator(mode="before")
     @classmethod
@@ -117,7 +119,7 @@ class TrainingConfig(BaseSettings):
 
     @property
     def work_dir(self) -> Path:
-        """Where a run of this model saves: beside its versions, under a name that no reader looks at."""
+        """The folder that a run saves its state in. Readers of versions ignore it."""
         return self.models_dir / self.name / ".training"
 
     def architecture(self, vocabulary: list[str]) -> Architecture:

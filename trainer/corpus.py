@@ -1,239 +1,191 @@
-"""Text files -> ids on disk -> batches of training examples.
+"""UTF-8 files -> ids, without byte-order marks and with LF line endings.
 
-The files are read twice, block by block, and the ids are a memory-mapped array, so memory stays flat however long the text
-is. Knows nothing of networks.
+The files are read twice, in blocks, into a memory-mapped array, so memory use does not grow with the text.
 """
 
+import codecs
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import IncrementalNewlineDecoder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.text_files import CorpusError as CorpusError
-from trainer.text_files import Newlines, read_blocks
+from trainer.errors import CorpusError
 from trainer.vocabulary import UnknownCharacters, Vocabulary, code_points
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
 SHAKESPEARE = Path(__file__).parent / "data" / "shakespeare.txt"
-SHUFFLE_BUFFER = 10_000
 BLOCK = 1 << 20  # bytes read at a time
 CODE_POINTS = 0x110000
-MOST_NAMED = 10  # unknown characters in an error
+MAX_LISTED = 10  # unknown characters in an error message
 
-OnUnknown = Literal["error", "skip", "replace"]
+# UTF-32 comes first: its little-endian mark begins with UTF-16's.
+OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+Newlines = Literal["universal", "keep"]  # universal converts CRLF and CR to LF
+OnUnknown = Literal["error", "skip", "replace"]  # for characters that are not in the vocabulary; replace reads spaces instead
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """An encoded text: `ids` [characters] of the smallest unsigned type that holds the vocabulary.
-
-    sha256: of the files' bytes as they are, one after the other. converted: line ends that were CRLF or CR and are LF now.
-    """
+    """An encoded text."""
 
     vocabulary: Vocabulary
-    ids: NDArray[np.unsignedinteger]
-    sha256: str
-    converted: int = 0
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A text in a given vocabulary. unknown: characters that were skipped or replaced. converted: see `Corpus`."""
-
-    ids: NDArray[np.unsignedinteger]
-    sha256: str
-    unknown: int
-    converted: int
+    ids: NDArray[np.unsignedinteger]  # [characters], of the smallest unsigned type that holds the vocabulary
+    sha256: str  # of the files' bytes, concatenated
+    converted: int = 0  # line endings that were CRLF or CR and are LF now
+    unknown: int = 0  # characters that were skipped or replaced
 
 
 def read(paths: Sequence[Path], folder: Path, newlines: Newlines = "universal", known: Sequence[str] = ()) -> Corpus:
-    """Reads the UTF-8 files `paths` as one text. Its ids occupy a file in `folder` for as long as they are used.
+    """Reads UTF-8 files as one text. While the ids are in use, they occupy disk space in `folder`.
 
-    newlines: see `read_blocks`. known: characters that the vocabulary has besides the text's.
-    Raises CorpusError for a file that can't be read, is not UTF-8 (naming the byte), or when all are empty.
+    known: characters that the vocabulary must have in addition to the text's.
+    Raises CorpusError for a file that can't be read or is not UTF-8, and when all files are empty.
     """
-    named = ", ".join(map(str, paths))
-    changed = CorpusError(f"{named}: changed while being read")
+    names = ", ".join(map(str, paths))
+    changed = CorpusError(f"{names}: changed while being read")
     seen, digest = np.zeros(CODE_POINTS, bool), hashlib.sha256()
-    for block in read_blocks(paths, newlines, BLOCK):
+    for block in _read_blocks(paths, newlines):
         digest.update(block.data)
         seen[code_points(block.text)] = True
     if not seen.any():
-        raise CorpusError(f"{named}: no text in it")
+        raise CorpusError(f"{names}: no text in it")
     seen[code_points("".join(known))] = True
-    vocabulary = Vocabulary([chr(point) for point in np.flatnonzero(seen)])
     try:
-        encoded = _encode(paths, vocabulary, folder, newlines, "error")
+        text = _encode(paths, Vocabulary([chr(point) for point in np.flatnonzero(seen)]), folder, newlines, "error")
     except UnknownCharacters:
         raise changed from None
-    if encoded.sha256 != digest.hexdigest():
+    if text.sha256 != digest.hexdigest():
         raise changed
-    return Corpus(vocabulary, encoded.ids, encoded.sha256, encoded.converted)
-
-
-def split(ids: NDArray[Any], held_out: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(training part, held-out part): the last `held_out` share of the text is held out."""
-    at = len(ids) - round(len(ids) * held_out)
-    return ids[:at], ids[at:]
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Examples as the tutorial has them: shuffled windows of the text.
-
-    The text is cut into windows of seq_length + 1 characters: inputs are all but a window's last character, targets all
-    but its first. What does not fill a window or a batch is dropped. After 'Text generation with an RNN', tensorflow.org.
-    Several `workers` share a batch of `workers * batch_size` rows.
-    """
-
-    ids: NDArray[np.unsignedinteger]
-    seq_length: int
-    batch_size: int
-    seed: int
-    workers: int = 1
-    worker: int = 0
-
-    @property
-    def count(self) -> int:
-        return len(self.ids) // (self.seq_length + 1)
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self.count // (self.workers * self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> "tf.data.Dataset":
-        """The epoch's batches from `start` on, (inputs, targets), each int32 [batch_size, seq_length]."""
-        import tensorflow as tf
-
-        # Each epoch has its own seed, so that a run can begin at any batch of any of them.
-        rows = tf.data.Dataset.range(self.count).shuffle(SHUFFLE_BUFFER, seed=self.seed + number)
-        return _batches(rows.batch(self.workers * self.batch_size, drop_remainder=True).skip(start), self._windows)
-
-    def _windows(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        width, mine = self.seq_length + 1, rows[self.worker * self.batch_size :][: self.batch_size]
-        windows: NDArray[np.int32] = self.ids[: self.count * width].reshape(self.count, width)[mine].astype(np.int32)
-        return windows
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Examples that follow each other: each row of a batch goes on where the same row of the batch before ended.
-
-    The text is cut into as many equal streams as a batch has rows. Each epoch cuts anew, at a place drawn from the seed:
-    what lies before it is read after the text's end. Several `workers` share the `workers * batch_size` streams.
-    """
-
-    ids: NDArray[np.unsignedinteger]
-    seq_length: int
-    batch_size: int
-    seed: int
-    workers: int = 1
-    worker: int = 0
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return (len(self.ids) - 1) // (self.workers * self.batch_size * self.seq_length)
-
-    def epoch(self, number: int, start: int = 0) -> "tf.data.Dataset":
-        """The epoch's batches from `start` on, (inputs, targets), each int32 [batch_size, seq_length]."""
-        import tensorflow as tf
-
-        draw = np.random.Generator(np.random.Philox(key=[self.seed, number]))
-        first = int(draw.integers(len(self.ids))) + self.worker * self.batch_size * len(self) * self.seq_length
-
-        def rows(batch: NDArray[np.int64]) -> NDArray[np.int32]:
-            begins = first + (np.arange(self.batch_size) * len(self) + batch) * self.seq_length
-            places = begins[:, None] + np.arange(self.seq_length + 1)
-            read: NDArray[np.int32] = self.ids[places % len(self.ids)].astype(np.int32)
-            return read
-
-        return _batches(tf.data.Dataset.range(start, len(self)), rows)
-
-
-def check_length(characters: int, rows: int, seq_length: int) -> None:
-    """Raises CorpusError when the training part does not fill one batch of `rows`."""
-    needed = rows * (seq_length + 1)
-    if characters < needed:
-        raise CorpusError(
-            f"there are {characters:,} characters to train on, {needed - characters:,} short of one batch: {rows} rows of "
-            f"{seq_length + 1} characters are {needed:,}; give more text, or a smaller --batch-size, --seq-length or --held-out"
-        )
-
-
-def _batches(keys: "tf.data.Dataset", rows: "Callable[[NDArray[np.int64]], NDArray[np.int32]]") -> "tf.data.Dataset":
-    """(inputs, targets) of the rows that `rows` gives for each key; a thread of their own reads ahead."""
-    import tensorflow as tf
-
-    def split_rows(key: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
-        characters = tf.ensure_shape(tf.numpy_function(rows, [key], tf.int32), (None, None))
-        return characters[:, :-1], characters[:, 1:]
-
-    return keys.map(split_rows).prefetch(2)
+    return text
 
 
 def encode(
     path: Path, vocabulary: Vocabulary, folder: Path, newlines: Newlines = "universal", on_unknown: OnUnknown = "error"
-) -> Encoded:
-    """Encodes a UTF-8 file in a given vocabulary. The ids occupy a file in `folder` for as long as they are used.
+) -> Corpus:
+    """Encodes a UTF-8 file in a given vocabulary. While the ids are in use, they occupy disk space in `folder`.
 
-    newlines: see `read_blocks`. on_unknown: what to do with characters that the vocabulary lacks: `skip` leaves them out,
-    `replace` reads a space for each. Raises CorpusError for a file that can't be read, is not UTF-8, holds unknown
-    characters that are an error, or no known ones.
+    Raises CorpusError for a file that can't be read, is not UTF-8, has unknown characters that are an error, or has no known
+    characters.
     """
     try:
         return _encode([path], vocabulary, folder, newlines, on_unknown)
     except UnknownCharacters as error:
         if on_unknown == "replace":
             raise CorpusError(
-                f"{path}: --on-unknown replace needs a space in the model's vocabulary, which has none; skip leaves them out"
+                f"{path}: --on-unknown replace needs a space in the model's vocabulary, and there is none; use --on-unknown skip"
             ) from error
-        named, more = UnknownCharacters(error.places[:MOST_NAMED]), len(error.places) > MOST_NAMED
+        listed, more = UnknownCharacters(error.places[:MAX_LISTED]), len(error.places) > MAX_LISTED
         raise CorpusError(
-            f"{path}: {named}{' and more' if more else ''}; --on-unknown skip leaves them out, replace reads spaces instead"
+            f"{path}: {listed}{' and more' if more else ''}; --on-unknown skip drops them, replace reads spaces instead"
         ) from error
 
 
-def _encode(paths: Sequence[Path], vocabulary: Vocabulary, folder: Path, newlines: Newlines, on_unknown: OnUnknown) -> Encoded:
-    """Raises UnknownCharacters when `on_unknown` can't be done: at the end, or once more than MOST_NAMED were met."""
+def _encode(paths: Sequence[Path], vocabulary: Vocabulary, folder: Path, newlines: Newlines, on_unknown: OnUnknown) -> Corpus:
+    """Raises UnknownCharacters with all unknown characters, or stops early with more than MAX_LISTED of them."""
     dtype, path = np.min_scalar_type(len(vocabulary) - 1), folder / "ids"
-    to_space = on_unknown == "replace" and " " in vocabulary.characters
-    places: list[tuple[int, str]] = []  # of the unknown characters that are an error
+    space = vocabulary.characters.index(" ") if on_unknown == "replace" and " " in vocabulary.characters else None
+    errors: list[tuple[int, str]] = []  # (position, character)
     characters = written = unknown = converted = 0
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for block in read_blocks(paths, newlines, BLOCK):
+        for block in _read_blocks(paths, newlines):
             digest.update(block.data)
             ids = vocabulary.look_up(block.text)
             missing = np.flatnonzero(ids < 0)
             if on_unknown == "skip":
                 ids = np.delete(ids, missing)
-            elif to_space:
-                ids[missing] = vocabulary.characters.index(" ")
+            elif space is not None:
+                ids[missing] = space
             else:
-                places += [(characters + int(place), block.text[place]) for place in missing[: MOST_NAMED + 1]]
-            if len(places) > MOST_NAMED:
+                errors += [(characters + int(at), block.text[at]) for at in missing[: MAX_LISTED + 1]]
+            if len(errors) > MAX_LISTED:
                 break
             file.write(ids.astype(dtype).tobytes())
             characters, written = characters + len(block.text), written + len(ids)
             unknown, converted = unknown + len(missing), converted + block.converted
-    if places:
-        raise UnknownCharacters(places)
+    if errors:
+        raise UnknownCharacters(errors)
     if not written:
-        what = "none of its characters is in the model's vocabulary" if characters else "no text in it"
-        raise CorpusError(f"{', '.join(map(str, paths))}: {what}")
-    return Encoded(_map(path, dtype, written), digest.hexdigest(), unknown, converted)
+        problem = "none of its characters is in the model's vocabulary" if characters else "no text in it"
+        raise CorpusError(f"{', '.join(map(str, paths))}: {problem}")
+    return Corpus(vocabulary, _map(path, dtype, written), digest.hexdigest(), converted, unknown)
 
 
 def _map(path: Path, dtype: "np.dtype[Any]", length: int) -> NDArray[np.unsignedinteger]:
-    """The ids in a file, memory-mapped; the file's name is gone afterwards."""
+    """The ids in a file, memory-mapped. The file is deleted: the mapping stays valid, and nothing is left if the process dies."""
     ids: NDArray[np.unsignedinteger] = np.memmap(path, dtype, "r", shape=(length,))
-    with suppress(PermissionError):  # Windows keeps what is mapped
-        path.unlink()  # the map outlives the name, and nothing stays behind, however the process ends
+    with suppress(PermissionError):  # Windows does not delete a mapped file
+        path.unlink()
     return ids
+
+
+def describe_converted(count: int) -> str:
+    """The log message about converted line endings."""
+    return f"converted {count:,} line endings from CRLF or CR to LF; --newlines keep keeps them"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some bytes of a file, and the text that they complete."""
+
+    data: bytes
+    text: str
+    converted: int = 0  # line endings in `text` that were CRLF or CR
+
+
+def _read_blocks(paths: Sequence[Path], newlines: Newlines) -> Iterator[Block]:
+    """Reads the files in blocks. A byte-order mark at the start of a file is dropped.
+
+    A CR at a file's end and an LF at the next file's start are two line endings. Raises CorpusError.
+    """
+    for path in paths:
+        try:
+            if path.is_dir():
+                raise CorpusError(f"{path}: is a directory")
+            if path.exists() and not path.is_file():
+                raise CorpusError(f"{path}: is not a regular file; the text is read twice, so save it to a file first")
+            with path.open("rb") as file:
+                yield from _decode_blocks(path, file, newlines)
+        except OSError as error:
+            raise CorpusError(f"{path}: {error.strerror or error}") from error
+
+
+def _decode_blocks(path: Path, file: BinaryIO, newlines: Newlines) -> Iterator[Block]:
+    mark = _read_mark(path, file)
+    yield Block(mark, "")
+    utf8, convert = codecs.getincrementaldecoder("utf-8")(), newlines == "universal"
+    line_endings, offset, data = IncrementalNewlineDecoder(None, convert), len(mark), b" "
+    while data:
+        data = file.read(BLOCK)
+        pending, _ = utf8.getstate()  # the start of a character that the end of a block cut
+        try:
+            text = utf8.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            at = offset - len(pending) + error.start
+            raise CorpusError(
+                f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x} at offset {at} ({error.reason}); save it as UTF-8"
+            ) from error
+        offset += len(data)
+        yield Block(data, line_endings.decode(text, final=not data) if convert else text, data.count(b"\r") if convert else 0)
+
+
+def _read_mark(path: Path, file: BinaryIO) -> bytes:
+    """Reads UTF-8's byte-order mark if the file has one. Raises CorpusError for another encoding's mark."""
+    head = file.read(4)
+    for mark, encoding in OTHER_ENCODINGS.items():
+        if head.startswith(mark):
+            raise CorpusError(f"{path}: has the byte-order mark of {encoding}; save it as UTF-8")
+    mark = codecs.BOM_UTF8 if head.startswith(codecs.BOM_UTF8) else b""
+    file.seek(len(mark))
+    return mark

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from trainer import artifact, corpus
 from trainer.artifact import PublishedScores, Version
-from trainer.corpus import CorpusError, Encoded, OnUnknown
-from trainer.options import RunConflict
-from trainer.text_files import Newlines, describe_converted
+from trainer.batches import split
+from trainer.corpus import Corpus, Newlines, OnUnknown
+from trainer.errors import CorpusError, RunConflict
 from trainer.vocabulary import Vocabulary
 
 
-def evaluate(arguments: Sequence[str]) -> int:
-    """Prints the scores and returns the exit code. Raises ArtifactError, CorpusError, RunConflict."""
+def evaluate(arguments: Sequence[str]) -> None:
+    """Prints the scores. Raises ArtifactError, CorpusError, RunConflict."""
     given = _parse(arguments)
     version = artifact.read(artifact.find(given.model))
     vocabulary = Vocabulary(version.config.vocabulary)
@@ -30,29 +30,26 @@ def evaluate(arguments: Sequence[str]) -> int:
             text, name = corpus.encode(given.text, vocabulary, Path(folder), newlines, given.on_unknown), str(given.text)
             ids = text.ids
         else:
-            text, share = _read_own_corpus(version, vocabulary, Path(folder), newlines)
-            ids, name = corpus.split(text.ids, share)[1], f"the last {share:.0%} of {corpus.SHAKESPEARE.name}"
+            text, fraction = _read_own_corpus(version, vocabulary, Path(folder), newlines)
+            ids, name = split(text.ids, fraction)[1], f"the last {fraction:.0%} of {corpus.SHAKESPEARE.name}"
         if len(ids) < 2:
-            raise CorpusError(f"{name}: one character leaves nothing to predict")
+            raise CorpusError(f"{name}: has one character; scoring needs at least two")
         if text.converted:
-            print(describe_converted(text.converted), file=sys.stderr)
+            print(corpus.describe_converted(text.converted), file=sys.stderr)
 
         scores = _score(version, ids)
         about = {"model": version.config.name, "version": version.config.version, "text": name, "characters": len(ids)}
         print(json.dumps(about | {"unknown_characters": text.unknown} | scores.model_dump()))
-    return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m trainer evaluate",
-        description="Print a version's scores on a text, in nats per character, as JSON: full_pass and cold_256 of the float32 "
-        "network as trained, and under as_served those of the int8 network that the service runs on CPUs.",
+        description="Print a version's scores on a text as JSON, in nats per character. full_pass and cold_256 are those of the "
+        "float32 network as trained, as_served has those of the int8 network that the service runs on CPUs.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--model", type=Path, required=True, help="models/<name> for its newest version, or models/<name>/<version>"
-    )
+    parser.add_argument("--model", type=Path, required=True, help="models/<name>/<version>, or models/<name> for the newest")
     parser.add_argument(
         "--text",
         type=Path,
@@ -62,12 +59,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--on-unknown",
         choices=get_args(OnUnknown),
         default="error",
-        help="characters that the model's vocabulary lacks: an error, skipped, or replaced by spaces (default: error)",
+        help="what to do with characters that are not in the model's vocabulary: fail, skip them, or replace them by spaces "
+        "(default: error)",
     )
     parser.add_argument(
         "--newlines",
         choices=get_args(Newlines),
-        help="line ends: universal reads CRLF and CR as LF, keep leaves them (default: as the version was trained)",
+        help="line endings: universal converts CRLF and CR to LF, keep keeps them (default: as in training)",
     )
     return parser.parse_args(arguments)
 
@@ -82,23 +80,24 @@ def _score(version: Version, ids: NDArray[Any]) -> PublishedScores:
 
 
 def _newlines_of(version: Version) -> Newlines:
-    """How the version's text was read. Earlier releases kept all line ends, which shows in the vocabulary."""
+    """How the version's text was read. Earlier releases kept all line endings, which shows in the vocabulary."""
     recorded: Newlines | None = version.config.training.get("newlines")
     return recorded or ("keep" if "\r" in version.config.vocabulary else "universal")
 
 
-def _read_own_corpus(version: Version, vocabulary: Vocabulary, folder: Path, newlines: Newlines) -> tuple[Encoded, float]:
-    """(Shakespeare's plays, the share of them that was held out) for a version trained on them."""
-    missing = f"{version.path}: its corpus does not come with this package; say what to score with --text FILE"
+def _read_own_corpus(version: Version, vocabulary: Vocabulary, folder: Path, newlines: Newlines) -> tuple[Corpus, float]:
+    """(Shakespeare's plays, the fraction of them that was held out) for a version trained on them."""
+    missing = f"{version.path}: its corpus does not come with this package; give a text to score with --text FILE"
     try:
         text = corpus.encode(corpus.SHAKESPEARE, vocabulary, folder, newlines)
     except CorpusError as error:
         raise RunConflict(missing) from error
     if text.sha256 != version.config.sha256.corpus:
         raise RunConflict(missing)
-    share = float(version.config.training.get("held_out", 0))
-    if not share:
+    fraction = float(version.config.training.get("held_out", 0))
+    if not fraction:
         raise RunConflict(
-            f"{version.path}: nothing of its corpus was held out, so no score on it is honest; give another with --text FILE"
+            f"{version.path}: was trained on its whole corpus, so a score on it would say nothing about other text; give another "
+            "text with --text FILE"
         )
-    return text, share
+    return text, fraction

@@ -1,6 +1,5 @@
-"""The held-out scores of a network as it is trained: float32, by TensorFlow. `trainer.scoring` says what the scores are."""
+"""The held-out scores of a network as trained: in float32, by TensorFlow. `trainer.scoring` defines the scores."""
 
-from collections.abc import Mapping
 from functools import partial
 from threading import Event
 from typing import Any
@@ -9,46 +8,46 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trainer import network
+from trainer import network, scoring
 from trainer.artifact import Architecture, Scores
-from trainer.machine import SCORED_ROWS
-from trainer.scoring import Characters, Nats, Scorer
+from trainer.network import Weights
+from trainer.scoring import Characters, Nats
 
 
 class Evaluator:
-    """Scores weights of one architecture; compiled once, called any number of times."""
+    """Scores networks of one architecture. Its functions are compiled once."""
 
     def __init__(self, architecture: Architecture, stop: Event | None = None) -> None:
-        """Once `stop` is set, scoring raises KeyboardInterrupt."""
+        """Scoring raises KeyboardInterrupt once `stop` is set."""
         self._architecture, self._stop = architecture, stop
         self._forward = network.forward(architecture)
         self._functions: dict[int, Any] = {}  # by number of rows
 
-    def scores(self, weights: Mapping[str, Any], ids: NDArray[Any], *, exact: bool = True) -> Scores:
-        """Both scores of a text of at least two characters; weights: arrays, tensors or variables, by published name.
+    def scores(self, weights: Weights, ids: NDArray[Any], *, exact: bool = True) -> Scores:
+        """Both scores of a text of at least two characters.
 
-        With `exact`, one row reads the whole text in order. Otherwise 64 rows read a stretch of it each, after the 1024
-        characters before it: some ten times faster, and the same but for what a state remembers from further back.
+        With `exact`, one row reads the whole text in order. Otherwise 64 rows read a part of it each, after the 1024 characters
+        before that part. This is about ten times faster, and differs only by what a state remembers from further back.
         """
-        weights = {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}  # once, not in every call
-        scorer = Scorer(partial(self._begin, weights), len(self._architecture.vocabulary), self._stop)
-        return scorer.scores(ids, rows=1 if exact else SCORED_ROWS)
+        weights = {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}  # once, not in each call
+        begin, vocabulary = partial(self._begin, weights), len(self._architecture.vocabulary)
+        return scoring.score(ids, begin, vocabulary, 1 if exact else scoring.MAX_ROWS, self._stop)
 
-    def _begin(self, weights: Mapping[str, tf.Tensor], rows: int) -> Nats:
+    def _begin(self, weights: Weights, rows: int) -> Nats:
         states, function = network.zero_states(self._architecture, rows), self._compile(rows)
 
         def nats(read: Characters, following: Characters) -> NDArray[np.float32]:
             nonlocal states
-            found, states = function(weights, states, tf.constant(read), tf.constant(following))
-            values: NDArray[np.float32] = found.numpy()
+            result, states = function(weights, states, tf.constant(read), tf.constant(following))
+            values: NDArray[np.float32] = result.numpy()
             return values
 
         return nats
 
     def _compile(self, rows: int) -> Any:
-        """The function that scores so many rows: their number is known to the network, which runs many rows in parts.
+        """The function that scores this number of rows. The number of steps may vary, so it is traced once.
 
-        The number of steps is open, so that each function is traced once.
+        The number of rows must be known: the forward pass splits many rows into shards.
         """
 
         def nats(weights: Any, states: Any, inputs: tf.Tensor, targets: tf.Tensor) -> Any:

@@ -1,6 +1,6 @@
-"""The network: Embedding, recurrent layers, Dense, as a plain Keras model of any batch size.
+"""The network: Embedding, recurrent layers, Dense. As a plain Keras model, and as functions of its weights.
 
-Also the published names of its tensors, and the network as a function of its weights. Knows nothing of training or files.
+It also defines the published names of the weights. Does not know training or files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +16,21 @@ from trainer import recurrence
 from trainer.artifact import Architecture
 from trainer.recurrence import States
 
-LAYERS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}  # the rest of what a cell is: recurrence.CELLS
+LAYERS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+
+Weights = Mapping[str, Any]  # arrays, tensors or variables, by published name
 
 Forward = Callable[..., tuple[tf.Tensor, States]]
-"""(weights by published name, states, characters int32 [batch, steps], output_masks=None) -> (logits [batch, steps, vocabulary],
-states after), all float32. output_masks: each layer's outputs are multiplied by its mask, [batch, units], at every step."""
+"""(weights, states, characters int32 [batch, steps], output_masks=None) -> (logits [batch, steps, vocabulary], states after).
+
+All results are float32. output_masks: for each layer a mask [batch, units] that its outputs are multiplied by at every step."""
 
 
 def build(architecture: Architecture, batch_size: int) -> keras.Model:
-    """A stateful network: int32 ids [batch_size, steps] -> logits [batch_size, steps, vocabulary].
+    """A stateful Keras model: int32 ids [batch_size, steps] -> logits [batch_size, steps, vocabulary].
 
-    It keeps its state from call to call until `reset_state(network)`. The reference's network is one GRU of 1024 units over
-    an embedding of 256 (TensorFlow's tutorial 'Text generation with an RNN').
+    It keeps its state between calls until `reset_state(network)`. By default it is the network of TensorFlow's tutorial 'Text
+    generation with an RNN': one GRU of 1024 units and an embedding of 256.
     """
     recurrent = LAYERS[architecture.cell]
     return keras.Sequential(
@@ -43,46 +46,13 @@ def build(architecture: Architecture, batch_size: int) -> keras.Model:
     )
 
 
-def recurrent_layers(network: keras.Model) -> list[Any]:
-    return list(network.layers[1:-1])
-
-
 def reset_state(network: keras.Model) -> None:
-    for layer in recurrent_layers(network):
+    for layer in network.layers[1:-1]:
         layer.reset_state()
 
 
-def one_step(network: keras.Model) -> Callable[..., tuple[tf.Tensor, Any]]:
-    """(ids int32 [batch], states) -> (logits [batch, vocabulary], states after): one character, by Keras's cells.
-
-    For a single character it is several times faster than the network, whose layers run a loop over characters.
-    """
-    embedding, dense = network.layers[0], network.layers[-1]
-
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def step(ids: tf.Tensor, states: Any) -> Any:
-        x, after = embedding(ids), []
-        for layer, state in zip(recurrent_layers(network), states, strict=True):
-            x, last = layer.cell(x, state)
-            after.append(last)
-        return dense(x), after
-
-    return step  # type: ignore[no-any-return]
-
-
-def tensors(network: keras.Model) -> dict[str, NDArray[np.float32]]:
-    """The network's weights under their published names (see `trainer.artifact`)."""
-    return {name: variable.numpy() for name, variable in variables(network).items()}
-
-
-def load(network: keras.Model, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Sets every weight by its published name; weights fit a network of any batch size."""
-    for name, variable in variables(network).items():
-        variable.assign(weights[name])
-
-
 def variables(network: keras.Model) -> dict[str, Any]:
-    """The network's weights as Keras holds them, by published name."""
+    """The Keras variables of the network, by published name (see `trainer.artifact`)."""
     embedding, *recurrent, dense = network.layers
     named = {"embedding": embedding.embeddings}
     for i, layer in enumerate(recurrent):
@@ -92,13 +62,44 @@ def variables(network: keras.Model) -> dict[str, Any]:
     return named | {"dense.kernel": dense.kernel, "dense.bias": dense.bias}
 
 
+def load(network: keras.Model, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Sets all weights. The batch size does not matter."""
+    for name, variable in variables(network).items():
+        variable.assign(weights[name])
+
+
+def initial_weights(architecture: Architecture) -> dict[str, tf.Variable]:
+    """The weights of a new network, drawn by Keras's seed."""
+    return {name: variable.value for name, variable in variables(build(architecture, 1)).items()}
+
+
 def zero_states(architecture: Architecture, batch_size: int) -> States:
     parts = recurrence.CELLS[architecture.cell].STATE
     return [tuple(tf.zeros((batch_size, architecture.units)) for _ in range(parts)) for _ in range(architecture.layers)]
 
 
+def one_step(architecture: Architecture) -> Callable[..., tuple[tf.Tensor, States]]:
+    """(weights, ids int32 [batch], states) -> (logits [batch, vocabulary], states after), by Keras's cells.
+
+    For a single character this is several times faster than the Keras model, whose layers run a loop over characters.
+    """
+    cells = [LAYERS[architecture.cell](architecture.units).cell for _ in range(architecture.layers)]
+    for i, cell in enumerate(cells):
+        cell.build((None, architecture.units if i else architecture.embedding))
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def step(weights: Weights, ids: tf.Tensor, states: States) -> tuple[tf.Tensor, States]:
+        x, after = tf.gather(weights["embedding"], ids), []
+        for i, (cell, state) in enumerate(zip(cells, states, strict=True)):
+            (x, last), _ = cell.stateless_call(_layer_weights(weights, i), cell.non_trainable_variables, x, list(state))
+            after.append(tuple(last))
+        return tf.matmul(x, weights["dense.kernel"]) + weights["dense.bias"], after
+
+    return step  # type: ignore[no-any-return]
+
+
 def forward(architecture: Architecture, operands: tf.DType = tf.float32) -> Forward:
-    """The network as a function, by the fastest way there is: `trainer.recurrence`, or with a GPU Keras's layers (cuDNN).
+    """The fastest forward pass: `trainer.recurrence` on a CPU, Keras's layers (cuDNN) on a GPU.
 
     operands: the type that the large products round their operands to, float32 or bfloat16.
     """
@@ -108,10 +109,7 @@ def forward(architecture: Architecture, operands: tf.DType = tf.float32) -> Forw
 
 
 def forward_by_keras(architecture: Architecture, operands: tf.DType = tf.float32) -> Forward:
-    """The network as a function that runs Keras's own layers on given weights and states instead of their variables.
-
-    With bfloat16 operands their policy is mixed_bfloat16.
-    """
+    """A forward pass by Keras's layers, on given weights and states. bfloat16 operands are the policy mixed_bfloat16."""
     policy = "float32" if operands == tf.float32 else "mixed_bfloat16"
     layers = []
     for i in range(architecture.layers):
@@ -120,12 +118,13 @@ def forward_by_keras(architecture: Architecture, operands: tf.DType = tf.float32
         layers.append(layer)
 
     def run(
-        weights: Mapping[str, tf.Tensor], states: States, characters: tf.Tensor, output_masks: Sequence[tf.Tensor] | None = None
+        weights: Weights, states: States, characters: tf.Tensor, output_masks: Sequence[tf.Tensor] | None = None
     ) -> tuple[tf.Tensor, States]:
         x, after = tf.gather(weights["embedding"], characters), []
         for i, (layer, state) in enumerate(zip(layers, states, strict=True)):
-            given = [weights[f"rnn.{i}.{name}"] for name in ("kernel", "recurrent_kernel", "bias")]
-            (x, *last), _ = layer.stateless_call(given, layer.non_trainable_variables, x, initial_state=list(state), training=True)
+            (x, *last), _ = layer.stateless_call(
+                _layer_weights(weights, i), layer.non_trainable_variables, x, initial_state=list(state), training=True
+            )
             x = tf.cast(x, tf.float32)
             after.append(tuple(tf.cast(value, tf.float32) for value in last))
             if output_masks is not None:
@@ -133,3 +132,8 @@ def forward_by_keras(architecture: Architecture, operands: tf.DType = tf.float32
         return tf.tensordot(x, weights["dense.kernel"], 1) + weights["dense.bias"], after
 
     return run
+
+
+def _layer_weights(weights: Weights, layer: int) -> list[Any]:
+    """A recurrent layer's weights in Keras's order."""
+    return [weights[f"rnn.{layer}.{name}"] for name in ("kernel", "recurrent_kernel", "bias")]

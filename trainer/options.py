@@ -1,32 +1,30 @@
-"""Flags and TRAINER_* variables -> a run's options, and those of a run that is resumed. Knows nothing of texts or networks."""
+"""Flags and TRAINER_* variables -> the options of a new or resumed run. Does not know texts or networks."""
 
 import argparse
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer import artifact
+from trainer import artifact, checkpoints
 from trainer.artifact import Version
 from trainer.config import RECIPES, TrainingConfig
+from trainer.errors import RunConflict
 
 ARCHITECTURE = ("cell", "layers", "units", "embedding")
-MAY_CHANGE = {"name", "models_dir", "corpus", "epochs", "learning_rate", "patience", "save_every"}  # when a run is resumed
-# What a run did that an earlier release began, before these options existed.
-BEFORE = {"newlines": "keep", "init_from": None}
-LONGEST_NAME = 100
-
-
-class RunConflict(Exception):
-    """The options contradict each other or the state on disk."""
+# The options that may change when a run is resumed.
+MAY_CHANGE = {"name", "models_dir", "corpus", "epochs", "learning_rate", "patience", "save_every"}
+EARLIER_RELEASES = {"newlines": "keep", "init_from": None}  # what a run did that was started before these options existed
+MAX_NAME_LENGTH = 100
 
 
 @dataclass(frozen=True)
 class Options:
-    """given: the fields of `config` that a flag or a variable sets; `name` may be derived from the corpus file instead."""
+    """given: the fields of `config` that a flag or a variable sets. `name` may be derived from the corpus file."""
 
     config: TrainingConfig
     given: frozenset[str]
@@ -35,7 +33,7 @@ class Options:
 
 
 def read_options(arguments: Sequence[str]) -> Options:
-    """Raises RunConflict when no name can be derived, pydantic's ValidationError and SettingsError."""
+    """Raises RunConflict if no name can be derived, and pydantic's ValidationError and SettingsError."""
     flags = _parse_flags(arguments)
     resume, fresh = flags.pop("resume", False), flags.pop("fresh", False)
     config = TrainingConfig(**flags)
@@ -46,92 +44,116 @@ def read_options(arguments: Sequence[str]) -> Options:
     return Options(config, frozenset(given), resume, fresh)
 
 
-def resume_config(options: Options, progress: dict[str, Any] | None) -> TrainingConfig:
-    """The interrupted run's options, with those changed that may be. Raises RunConflict."""
+def resume_options(options: Options, progress: dict[str, Any] | None) -> Options:
+    """The interrupted run's options, with the given ones that may change. Raises RunConflict."""
     config = options.config
     if progress is None:
-        raise RunConflict(f"{config.work_dir}: there is no interrupted run of {config.name!r} to resume{_ways_on(config)}")
-    begun = BEFORE | progress["config"]
-    asked = config.model_dump(mode="json", include=set(options.given))
-    if asked.get("precision") == "auto":
-        del asked["precision"]  # asks for nothing in particular, and what it meant when the run was begun is in `begun`
-    for option in sorted(asked.keys() - MAY_CHANGE):
-        if asked[option] != begun[option]:
+        raise RunConflict(f"{config.work_dir}: there is no interrupted run of {config.name!r} to resume{_alternatives(config)}")
+    started = EARLIER_RELEASES | progress["config"]
+    given = config.model_dump(mode="json", include=set(options.given))
+    if given.get("precision") == "auto":
+        del given["precision"]  # the run continues with the precision that it resolved when it started
+    for option in sorted(given.keys() - MAY_CHANGE):
+        if given[option] != started[option]:
             raise RunConflict(
-                f"--{option.replace('_', '-')}: the interrupted run was begun with {begun[option]}; leave it out, "
-                "or begin anew with --fresh"
+                f"--{option.replace('_', '-')}: the interrupted run was started with {started[option]}; remove this option, "
+                "or start again with --fresh"
             )
-    return TrainingConfig(**begun | asked | {"models_dir": config.models_dir, "name": config.name})
+    return replace(options, config=TrainingConfig(**started | given | {"models_dir": config.models_dir, "name": config.name}))
 
 
 def take_architecture(options: Options, version: Version) -> Options:
-    """The options with the version's architecture. Raises RunConflict where an option asks for another."""
-    of_version = {name: getattr(version.config, name) for name in ARCHITECTURE}
-    for name, value in of_version.items():
+    """The options with the version's architecture. Raises RunConflict if a given option contradicts it."""
+    architecture = {name: getattr(version.config, name) for name in ARCHITECTURE}
+    for name, value in architecture.items():
         if name in options.given and getattr(options.config, name) != value:
-            raise RunConflict(f"--{name}: {version.path}, which --init-from names, has {value}; leave --{name} out")
-    return replace(options, config=options.config.model_copy(update=of_version))
+            raise RunConflict(f"--{name}: {version.path}, given with --init-from, has {value}; remove --{name}")
+    return replace(options, config=options.config.model_copy(update=architecture))
+
+
+def check_not_interrupted(config: TrainingConfig, progress: dict[str, Any] | None) -> None:
+    """Raises RunConflict if there is an interrupted run, which a new one would overwrite."""
+    if progress is not None:
+        position = _describe_position(progress, within=f"in epoch {progress['epoch']} of {progress['config']['epochs']}")
+        raise RunConflict(
+            f"a run of {config.name!r} was interrupted {position}; continue it with --resume, or discard it with --fresh"
+        )
+
+
+def describe_resume(config: TrainingConfig, changes: str = "") -> str:
+    """What an error message says about how to resume. changes: what must be different then."""
+    progress = checkpoints.load_progress(config.work_dir)
+    if progress is None:
+        return f"; nothing was saved yet{f'; start again{changes}' if changes else ''}"
+    position = _describe_position(progress, within=f"after batch {progress['batch']} of epoch {progress['epoch']}")
+    command = ["python", "-m", "trainer", "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
+    return f"; saved {position}; resume with `{shlex.join(command)}`{changes}"
+
+
+def _describe_position(progress: dict[str, Any], within: str) -> str:
+    """Where a saved run is. within: the text for a position inside an epoch."""
+    if progress["epoch"] > progress["config"]["epochs"]:
+        return "after the last epoch, before publishing"
+    return within if progress["batch"] else f"after epoch {progress['epoch'] - 1}"
+
+
+def _alternatives(config: TrainingConfig) -> str:
+    """What to do instead of resuming a run that has finished. Empty if nothing was published."""
+    model = config.models_dir / config.name
+    published = artifact.versions(model)
+    if not published:
+        return ""
+    newest = model / str(published[-1])
+    return f"; it finished, and its newest version is {newest}; train that further with --init-from {newest}, or start with --fresh"
 
 
 def _derive_name(config: TrainingConfig, given: set[str]) -> str:
     if "corpus" in given:
         return _name_after(config.corpus)
-    if config.init_from is not None:  # the model is trained further
+    if config.init_from is not None:  # the same model is trained further
         path = config.init_from.absolute()
         return path.parent.name if artifact.is_version(path.name) else path.name
     return config.name
 
 
 def _name_after(files: Sequence[Path]) -> str:
-    """The only file's name without its ending, in lower case, as a model's name. Raises RunConflict if that is none.
+    """A model name from the file's name, without its extension and in lower case. Raises RunConflict if there is none.
 
-    Accents are dropped, and spaces and punctuation become hyphens. A name is never cut, and no letter is dropped: two
-    files could come out with the same name.
+    Accents are dropped. Spaces and punctuation become hyphens. A name is never shortened and no letter is dropped, because two
+    files could get the same name.
     """
     if len(files) > 1:
-        raise RunConflict("--corpus names several files, so the model has no name of its own; give it one with --name")
+        raise RunConflict("--corpus has several files, so no name can be derived; give one with --name")
     letters = [c for c in unicodedata.normalize("NFKD", files[0].stem.casefold()) if not unicodedata.combining(c)]
     name = re.sub(r"[^a-z0-9._-]+", "-", "".join(letters)).strip("._-")
     lost = any(c.isalnum() or not c.isprintable() for c in letters if not c.isascii())
-    if lost or not name or len(name) > LONGEST_NAME:
+    if lost or not name or len(name) > MAX_NAME_LENGTH:
         raise RunConflict(
-            f"{files[0]}: this file's name makes no model name, which has at most {LONGEST_NAME} of a-z, 0-9, '.', '_' and '-'; "
-            "give one with --name"
+            f"{files[0]}: no model name can be derived from this file name; give one with --name, of at most {MAX_NAME_LENGTH} "
+            "characters a-z, 0-9, '.', '_' and '-'"
         )
     return name
 
 
-def _ways_on(config: TrainingConfig) -> str:
-    """What to do about a run that is finished; empty when nothing was published."""
-    model = config.models_dir / config.name
-    published = artifact.versions(model)
-    if not published:
-        return ""
-    newest = model / str(published[-1])
-    return f": it is finished, and {newest} is its newest version; --init-from {newest} trains that further, --fresh begins anew"
-
-
 def _parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
-    """The flags given, as strings by field: one for each field of TrainingConfig, which checks them.
+    """The given flags by field, as strings. There is a flag for each field of TrainingConfig, which validates them.
 
-    Not by pydantic-settings, which joins a list's values with commas and drops all but the last of a repeated flag.
+    pydantic-settings' own parser is not used: it joins a list's values with commas, and of a repeated flag it keeps only the last.
     """
     parser = argparse.ArgumentParser(
         prog="python -m trainer [train]",
-        description="Train a model on text files and publish it as a version. Options not given take the recipe's value.",
+        description="Train a model on text files and publish it as a version. Options that are not given have the recipe's value.",
         epilog="`python -m trainer evaluate --help`: score a published version.",
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume", action="store_true", default=argparse.SUPPRESS, help="go on with the interrupted run of that name"
-    )
-    again.add_argument("--fresh", action="store_true", default=argparse.SUPPRESS, help="give up an interrupted run and begin anew")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="continue the interrupted run of that name")
+    mode.add_argument("--fresh", action="store_true", help="discard an interrupted run of that name and start again")
     for name, field in TrainingConfig.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        of_recipe = ", ".join(f"{recipe}: {options[name]}" for recipe, options in RECIPES.items() if name in options)
+        recipes = ", ".join(f"{recipe}: {options[name]}" for recipe, options in RECIPES.items() if name in options)
         has_default = not field.default_factory and field.default is not None
-        default = f" ({of_recipe})" if of_recipe else f" (default: {field.default})" if has_default else ""
+        default = f" ({recipes})" if recipes else f" (default: {field.default})" if has_default else ""
         several: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "FILE"} if name == "corpus" else {}
-        parser.add_argument(flag, default=argparse.SUPPRESS, help=f"{field.description}{default}", **several)
+        parser.add_argument("--" + name.replace("_", "-"), help=f"{field.description}{default}", **several)
     return vars(parser.parse_args(arguments))

@@ -1,59 +1,153 @@
-"""What is checked before a run starts, so that it fails at once and not after hours. Knows no TensorFlow."""
+"""The checks before a run starts, so that it fails at once and not after hours. Does not import TensorFlow."""
 
 import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
 
 from trainer import artifact
 from trainer.artifact import GATES, ArtifactError, Version, VersionConfig
-from trainer.checkpoints import State
+from trainer.batches import split
+from trainer.checkpoints import SavedState
+from trainer.cluster import Rank
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
-from trainer.machine import Position, TooLarge, count_rows, count_steps, read_memory
-from trainer.options import Options, RunConflict
+from trainer.errors import CorpusError, NotInstalled, RunConflict, TooLarge
+from trainer.options import Options
+from trainer.resources import read_memory
+from trainer.scoring import count_rows, count_steps
 
+PACKAGES = ("filelock", "keras", "matplotlib", "tensorboard", "tensorflow")  # the extra `trainer`
+PYTHON, NEWEST_PYTHON = sys.version_info[:2], (3, 13)  # the newest that TensorFlow has a release for
 RUNTIME = 600 << 20  # bytes that Python takes with TensorFlow imported and a network's functions traced
 
 
+def check_packages() -> None:
+    """Raises NotInstalled."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if "tensorflow" in missing and PYTHON > NEWEST_PYTHON:
+        here, newest = (".".join(map(str, version)) for version in (PYTHON, NEWEST_PYTHON))
+        raise NotInstalled(
+            f"training needs TensorFlow, which has no release for Python {here}; use Python 3.11 to {newest}, "
+            f"as in `make train PYTHON=python{newest}`"
+        )
+    if missing:
+        raise NotInstalled(
+            f"{', '.join(missing)} not installed; `make setup` installs everything that training and serving need, "
+            "`make train TEXT=my.txt NAME=mine` installs only what training needs and then trains"
+        )
+
+
+def check_writable(model: Path) -> None:
+    """Raises OSError if no version can be written to the folder."""
+    with tempfile.TemporaryDirectory(prefix=artifact.DRAFT, dir=model):
+        pass
+
+
+def check_run(options: Options, text: Corpus, worker: Rank, saved: SavedState | None, init: Version | None) -> None:
+    """Raises RunConflict, CorpusError or TooLarge unless the run can start, or with `saved` resume."""
+    config, characters = options.config, text.vocabulary.characters
+    if saved is not None:
+        check_resumable(config, text, saved, worker)
+    else:
+        check_corpus(options, text, init)
+    trained_on, _ = split(text.ids, config.held_out)
+    check_length(len(trained_on), worker.world_size * config.batch_size, config.seq_length)
+    check_memory(config, characters)
+    check_disk(config, characters)
+
+
+def check_resumable(config: TrainingConfig, text: Corpus, saved: SavedState, worker: Rank) -> None:
+    """Raises RunConflict unless the saved run had the same number of workers and the same text."""
+    names, workers = ", ".join(map(str, config.corpus)), saved.progress["workers"]
+    if workers != worker.world_size:
+        raise RunConflict(f"the interrupted run was started with {workers} workers; there are {worker.world_size} now")
+    if saved.progress["corpus"] != text.sha256:
+        raise RunConflict(f"{names}: not the text that the interrupted run was trained on")
+    if len(saved.tensors["weights/embedding"]) != len(text.vocabulary):
+        raise RunConflict(
+            f"{names}: the interrupted run was started by an earlier release, which read the byte-order mark as a character; "
+            "start again with --fresh"
+        )
+
+
+def check_corpus(options: Options, text: Corpus, init: Version | None) -> None:
+    """Raises RunConflict if a new run would use a default corpus or name that was probably not meant."""
+    if init is not None and "corpus" not in options.given and init.config.sha256.corpus != text.sha256:
+        raise RunConflict(f"{init.path}: its corpus does not come with this package; give a text to train on with --corpus FILE")
+    if "name" in options.given:
+        return
+    model = options.config.models_dir / options.config.name
+    newest = _newest_config(model)
+    if newest is not None and newest.sha256.corpus != text.sha256:  # a running server would switch to the new version
+        raise RunConflict(
+            f"{model} was trained on another text; give --name {model.name} to publish its next version, or another --name for "
+            "a new model"
+        )
+
+
+def _newest_config(model: Path) -> VersionConfig | None:
+    """The config.json of the newest valid version."""
+    for number in reversed(artifact.versions(model)):
+        try:
+            return artifact.read_config(model / str(number))
+        except ArtifactError:
+            continue
+    return None
+
+
+def check_length(characters: int, rows: int, seq_length: int) -> None:
+    """Raises CorpusError if the training part does not fill one batch of `rows`."""
+    needed = rows * (seq_length + 1)
+    if characters < needed:
+        raise CorpusError(
+            f"there are {characters:,} characters to train on, {needed - characters:,} short of one batch: {rows} rows of "
+            f"{seq_length + 1} characters are {needed:,}; give more text, or a smaller --batch-size, --seq-length or --held-out"
+        )
+
+
 def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
-    """Raises TooLarge, before hours or the machine are lost, when a run can't fit into memory."""
+    """Raises TooLarge if the run does not fit into memory."""
     needed, available = estimate_memory(config, vocabulary), read_memory()
     if needed > available:
         raise TooLarge(
             f"{config.layers} x {config.units:,} units with batches of {config.batch_size} x {config.seq_length} characters, "
-            f"{len(vocabulary):,} distinct, need at least {needed / 2**30:,.1f} GiB of memory, of which there are "
-            f"{available / 2**30:,.1f}; take fewer --units or --layers, or a smaller --batch-size or --seq-length"
+            f"{len(vocabulary):,} distinct, need at least {needed / 2**30:,.1f} GiB of memory; {available / 2**30:,.1f} GiB are "
+            "available; use fewer --units or --layers, or a smaller --batch-size or --seq-length"
         )
 
 
 def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
-    """Raises TooLarge, before hours are lost, when what a run saves can't fit the disk."""
+    """Raises TooLarge if what the run saves does not fit on the disk."""
     weights = 4 * config.architecture(vocabulary).parameter_count
     state = weights * (3 + (config.averaging > 0))
     needed, free = 2 * state + (config.epochs + 1) * weights, shutil.disk_usage(config.work_dir).free
-    free += sum(file.stat().st_size for file in config.work_dir.glob("*.safetensors"))  # there already, or to be replaced
+    free += sum(file.stat().st_size for file in config.work_dir.glob("*.safetensors"))  # these are counted in `needed`
     if needed > free:
         raise TooLarge(
-            f"{config.work_dir}: {config.epochs} checkpoints and what a run goes on from need {needed / 2**20:,.0f} MiB, "
-            f"{free / 2**20:,.0f} are free; make room, or take fewer --epochs or another --models-dir"
+            f"{config.work_dir}: the saved state and {config.epochs} checkpoints need {needed / 2**20:,.0f} MiB, "
+            f"{free / 2**20:,.0f} MiB are free; free some space, or use fewer --epochs or another --models-dir"
         )
 
 
 def estimate_memory(config: TrainingConfig, vocabulary: list[str]) -> int:
     """Bytes that a run needs at least: TensorFlow, the weights, and the largest of a step, a save and scoring.
 
-    Kept throughout for each weight: itself, Adam's two moments, its average, and its copy in the network that samples.
+    Each weight is held with Adam's two moments, its moving average, and a second weight in the cells that draw samples.
     """
     weights = config.architecture(vocabulary).parameter_count
-    learnt = 3 + (config.averaging > 0)  # what a save writes: once as arrays, once as the file's bytes
-    step = 2 * weights + _count_step_values(config, len(vocabulary))  # gradients, and the weights that dropout leaves
+    saved = 3 + (config.averaging > 0)  # values per weight in a save, which holds them twice: as arrays and as the file's bytes
+    step = 2 * weights + _count_step_values(config, len(vocabulary))  # gradients, and the weights after dropout
     scoring = _count_scoring_values(config, len(vocabulary)) if config.held_out else 0
-    return RUNTIME + 4 * ((learnt + 1) * weights + max(step, 2 * learnt * weights, scoring))
+    return RUNTIME + 4 * ((saved + 1) * weights + max(step, 2 * saved * weights, scoring))
 
 
 def _count_step_values(config: TrainingConfig, characters: int) -> int:
-    """Values other than weights that a training step holds at its peak.
+    """The values, besides weights, that a training step holds at its peak.
 
-    For each unit of each layer: gates and two more for the way back, the outputs twice. For one layer at a time: the
-    gradients of what its gates are sums of, in three layouts. The logits, their gradient, and a copy in another layout.
+    For each unit of each layer: the gates, two more values for the backward pass, the outputs twice. For one layer at a time: the
+    gradients of the gates' sums in three layouts. The logits, their gradient, and a copy in another layout.
     """
     gates = GATES[config.cell]
     units = config.units * (config.layers * (gates + 4) + 3 * gates + 2)
@@ -61,47 +155,6 @@ def _count_step_values(config: TrainingConfig, characters: int) -> int:
 
 
 def _count_scoring_values(config: TrainingConfig, characters: int) -> int:
-    """Values that scoring holds at its peak: what a layer's steps keep, its outputs twice, the logits in two layouts."""
+    """The values that scoring holds at its peak: a layer's gates and outputs for all steps, and the logits in two layouts."""
     gates, rows = GATES[config.cell], count_rows(characters)
     return rows * count_steps(rows, characters) * (config.units * (gates + 4) + 2 * characters)
-
-
-def check_resumable(config: TrainingConfig, text: Corpus, state: State, position: Position) -> None:
-    """Raises RunConflict unless `state` can be continued here, on this text."""
-    named = ", ".join(map(str, config.corpus))
-    if state.progress["workers"] != position.workers:
-        raise RunConflict(
-            f"the interrupted run was begun with {state.progress['workers']} workers; there are {position.workers} now"
-        )
-    if state.progress["corpus"] != text.sha256:
-        raise RunConflict(f"{named}: not the text that the interrupted run was trained on")
-    if len(state.tensors["weights/embedding"]) != len(text.vocabulary):
-        raise RunConflict(
-            f"{named}: an earlier release began the interrupted run, and read the byte-order mark as a character; "
-            "begin anew with --fresh"
-        )
-
-
-def check_start(options: Options, text: Corpus, init: Version | None) -> None:
-    """Raises RunConflict where a new run would do what nobody asked for: train on, or publish as, something not named."""
-    if init is not None and "corpus" not in options.given and init.config.sha256.corpus != text.sha256:
-        raise RunConflict(f"{init.path}: its corpus does not come with this package; say what to train on with --corpus FILE")
-    if "name" in options.given:
-        return
-    # A running server swaps to what is published.
-    model, newest = options.config.models_dir / options.config.name, _newest_config(options)
-    if newest is not None and newest.sha256.corpus != text.sha256:
-        raise RunConflict(
-            f"{model} was trained on another text; --name {model.name} publishes its next version, another --name a new model"
-        )
-
-
-def _newest_config(options: Options) -> VersionConfig | None:
-    """Of the newest version that can be read."""
-    model = options.config.models_dir / options.config.name
-    for number in reversed(artifact.versions(model)):
-        try:
-            return artifact.read_config(model / str(number))
-        except ArtifactError:
-            continue
-    return None

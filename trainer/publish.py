@@ -1,4 +1,4 @@
-"""What a finished run publishes: its best epoch, with exact scores, its history, its curves, and a sample."""
+"""Publishes a finished run: its best epoch's weights with exact scores, its history and loss curve, and a sample."""
 
 import json
 import platform
@@ -9,70 +9,58 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import __version__, artifact, checkpoints, network, report
+from trainer import __version__, artifact, checkpoints, report
 from trainer.artifact import ArtifactError, PublishedScores, Tensors, Version
-from trainer.corpus import Corpus
-from trainer.report import EpochRow
+from trainer.history import best_epoch
+from trainer.sampling import opening
 from trainer.served import served_scores
 
 if TYPE_CHECKING:
     from trainer.loop import Run
 
 SAMPLE_CHARACTERS = 1000
-ELSEWHERE = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding"}  # options beside `training`
-OF_NO_EFFECT = {"save_every"}  # on what is learnt
-
-
-def best_epoch(history: list[EpochRow]) -> int:
-    """The epoch with the lowest held-out full_pass; the last where nothing was held out."""
-    scores = [(score, row["epoch"]) for row in history if (score := row["held_out"]["full_pass"]) is not None]
-    return min(scores)[1] if scores else history[-1]["epoch"]
+# Options that config.json does not list under `training`: it has them elsewhere, or they do not change what is learnt.
+NOT_IN_TRAINING = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding", "save_every"}
 
 
 def publish(run: "Run") -> Version:
-    """Publishes the run's best epoch with exact scores, the history, its curves, and a sample."""
-    config, text, history = run.config, run.text, run.history
+    """Publishes the run's best epoch."""
+    config, text, history = run.config, run.text, run.state.history
     best = best_epoch(history)
     weights = checkpoints.load(checkpoints.path(config.work_dir, best))
-    network.load(run.single, weights)
-    sample = run.sampler.sample(cut_opening(text), SAMPLE_CHARACTERS, 1.0, config.seed)
-    options = config.model_dump(mode="json", exclude=ELSEWHERE | OF_NO_EFFECT) | {"init_from": run.init_from}
-    return artifact.publish(
-        config.models_dir,
-        {
-            "name": config.name,
-            **run.architecture.model_dump(),
-            "characters": len(text.ids),
-            "recipe": config.recipe,
-            "training": {
-                **options,
-                "corpus": [_escape(path.name) for path in config.corpus],
-                "best_epoch": best,
-                "last_loss": history[best - 1]["last_loss"],
-            },
-            "scores": _score(run, weights).model_dump(),
-            "sha256": {"corpus": text.sha256},
-            "packages": {
-                "folio": __version__,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "keras": keras.__version__,
-                "tensorflow": tf.__version__,
-            },
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    options = config.model_dump(mode="json", exclude=NOT_IN_TRAINING) | {"init_from": run.state.init_from, "best_epoch": best}
+    fields = {
+        "name": config.name,
+        **run.architecture.model_dump(),
+        "characters": len(text.ids),
+        "recipe": config.recipe,
+        "training": {
+            **options,
+            "corpus": [_escape(path.name) for path in config.corpus],
+            "last_loss": history[best - 1]["last_loss"],
         },
-        weights,
-        {
-            "training.json": json.dumps({**options, "best_epoch": best, "history": history}, indent=1).encode(),
-            "loss.png": report.loss_curve(history, best, f"{config.name}, recipe {config.recipe}"),
-            "sample.txt": sample.encode(),
-            "events.out.tfevents": report.summary_file(history, len(run.examples)),
+        "scores": _score(run, weights).model_dump(),
+        "sha256": {"corpus": text.sha256},
+        "packages": {
+            "folio": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
         },
-    )
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    extras = {
+        "training.json": json.dumps({**options, "history": history}, indent=1).encode(),
+        "loss.png": report.loss_curve(history, best, f"{config.name}, recipe {config.recipe}"),
+        "sample.txt": run.sampler.sample(weights, opening(text), SAMPLE_CHARACTERS, 1.0, config.seed).encode(),
+        "events.out.tfevents": report.summary_file(history, len(run.batches)),
+    }
+    return artifact.publish(config.models_dir, fields, weights, extras)
 
 
 def _score(run: "Run", weights: Tensors) -> PublishedScores:
-    """Exact scores as trained and as served, where something was held out."""
+    """Exact scores as trained and as served. Without held-out text, none."""
     if len(run.held_out) < 2:
         return PublishedScores()
     trained = run.evaluator.scores(weights, run.held_out)
@@ -81,7 +69,7 @@ def _score(run: "Run", weights: Tensors) -> PublishedScores:
 
 
 def find_published(run: "Run") -> Version | None:
-    """The newest version if it is this run's: a run killed between publishing and noting it would publish again."""
+    """The newest version, if this run published it."""
     model = run.config.models_dir / run.config.name
     numbers = artifact.versions(model)
     if not numbers:
@@ -90,16 +78,11 @@ def find_published(run: "Run") -> Version | None:
         newest = artifact.read(model / str(numbers[-1]))
     except ArtifactError:
         return None
-    weights = checkpoints.load(checkpoints.path(run.config.work_dir, best_epoch(run.history)))
+    weights = checkpoints.load(checkpoints.path(run.config.work_dir, best_epoch(run.state.history)))
     same = weights.keys() == newest.tensors.keys() and all(np.array_equal(weights[name], newest.tensors[name]) for name in weights)
     return newest if same else None
 
 
-def cut_opening(text: Corpus, longest: int = 40) -> str:
-    """The text's first line with its line break, at most `longest` characters: a start string that any corpus has."""
-    return text.vocabulary.decode(text.ids[:longest].tolist()).splitlines(keepends=True)[0]
-
-
 def _escape(name: str) -> str:
-    """A file's name as text, those of its bytes that are not UTF-8 escaped."""
+    """A file name, with bytes that are not UTF-8 escaped."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,18 +1,18 @@
-"""The fast recurrence for CPUs: a network of GRUs or LSTMs run forward, with a gradient of its own.
+"""A fast recurrence for CPUs: GRU and LSTM networks with a gradient of their own.
 
-It takes the weights of Keras's layers and gives their results, in another way: a layer of Keras's runs a generic while loop
-and lets the tape record each step. Here
-- the input product leaves the loop: one for all steps. Where there are fewer characters than the embedding has elements,
-  the first layer's is a table of all characters' products, of which one-hot characters pick theirs;
-- a kernel's gradient is one product over all steps instead of one a step;
-- states lie in columns, [units, rows], and a kernel is a product's left operand: what a product packs anew at each step is
-  the small state, not the kernel; and gates are cut apart without copying;
-- a large batch runs in parts that know nothing of each other, so that cores need not wait for each other at each operation,
-  and a step's gates are one call of XLA's, forward and backward;
-- the large products may be bfloat16's, where the CPU has them: operands are rounded to it, summed in float32, and the sum
-  rounded to it. So are the layers' outputs and their gradients. Weights, gates, states and logits are float32.
+It takes the weights of Keras's layers and computes the same results faster. Keras's layers run a generic while loop, and the
+gradient tape records each step. Here
+- the input product is outside the loop: one product for all steps. If the vocabulary is smaller than the embedding, the first
+  layer's input product is a table of all characters' products, and one-hot characters select its columns;
+- the gradient of a kernel is one product over all steps instead of one product per step;
+- states are columns, [units, rows], and a kernel is the left operand of a product. So each step packs the small state anew, not
+  the kernel, and the gates are split without copying;
+- a large batch is split into shards of rows. They are independent, so the cores do not wait for each other at each operation. XLA
+  compiles the gates of a step to one call, forward and backward;
+- the large products can be in bfloat16 on CPUs that have it: operands are rounded to it, summed in float32, and the sum is rounded
+  to it. The layers' outputs and their gradients are rounded too. Weights, gates, states and logits are float32.
 
-Knows tensors and their published names (see `trainer.artifact`), nothing of Keras.
+It knows tensors by their published names (see `trainer.artifact`), but not Keras.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +21,10 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from trainer.machine import count_parts
+from trainer.resources import count_row_shards
 
 Columns: TypeAlias = tf.Tensor  # a value of each unit for each row, [units, rows]
-States = list[tuple[tf.Tensor, ...]]  # for each layer (h,), or an LSTM's (h, c), each float32 [batch, units]
+States = list[tuple[tf.Tensor, ...]]  # for each layer (h,), or (h, c) of an LSTM, each float32 [batch, units]
 
 
 def forward(
@@ -35,23 +35,24 @@ def forward(
     output_masks: Sequence[tf.Tensor] | None = None,
     operands: tf.DType = tf.float32,
 ) -> tuple[tf.Tensor, States]:
-    """(logits, states after the last step) of a network with these weights, differentiable in weights.
+    """(logits, states after the last step) of a network with these weights. Differentiable with respect to the weights.
 
-    characters: int32 [batch, steps]. output_masks: each layer's outputs are multiplied by its mask, [batch, units], at every
-    step (dropout). operands: the type the products round their operands to. Logits: float32 [batch, steps, vocabulary].
+    characters: int32 [batch, steps]. output_masks: for each layer a mask [batch, units] that its outputs are multiplied by at
+    every step (dropout). operands: the type that the products round their operands to. Logits: float32 [batch, steps, vocabulary].
     """
-    parts = count_parts(characters.shape[0] or 1)
+    shards = count_row_shards(characters.shape[0] or 1)
     logits, after = [], []
-    for part in range(parts):
+    for shard in range(shards):
 
-        def cut(rows: tf.Tensor, part: int = part) -> tf.Tensor:
-            return tf.transpose(tf.split(rows, parts)[part])
+        def cut(rows: tf.Tensor, shard: int = shard) -> tf.Tensor:
+            return tf.transpose(tf.split(rows, shards)[shard])
 
         masks = None if output_masks is None else [cut(mask) for mask in output_masks]
         columns = [tuple(cut(value) for value in state) for state in states]
-        part_logits, part_after = _forward(CELLS[cell], weights, columns, cut(characters), masks, operands, compiled=parts > 1)
-        logits.append(tf.transpose(part_logits, (2, 0, 1)))
-        after.append(part_after)
+        compiled = shards > 1
+        shard_logits, shard_after = _forward(CELLS[cell], weights, columns, cut(characters), masks, operands, compiled=compiled)
+        logits.append(tf.transpose(shard_logits, (2, 0, 1)))
+        after.append(shard_after)
     layers = zip(*after, strict=True)
     joined = [tuple(tf.transpose(tf.concat(values, 1)) for values in zip(*layer, strict=True)) for layer in layers]
     return tf.concat(logits, 0), joined
@@ -67,7 +68,7 @@ def _forward(
     *,
     compiled: bool,
 ) -> tuple[tf.Tensor, States]:
-    """`forward` of a part: characters int32 [steps, rows], states and masks Columns, logits [steps, vocabulary, rows]."""
+    """`forward` of a shard: characters int32 [steps, rows], states and masks Columns, logits [steps, vocabulary, rows]."""
     embedding, kernel = weights["embedding"], weights["rnn.0.kernel"]
     if embedding.shape[0] <= embedding.shape[1]:
         kernel, x = _multiply(embedding, kernel, operands), tf.one_hot(characters, embedding.shape[0], axis=1, dtype=operands)
@@ -84,19 +85,19 @@ def _forward(
 
 
 class GRU:
-    """Gates in Keras's order z, r, h, the reset applied after the product (`reset_after=True`):
+    """Gates in Keras's order z, r, h. The reset gate is applied after the product (`reset_after=True`):
 
     z = sigmoid(x_z + g_z), r = sigmoid(x_r + g_r), c = tanh(x_h + r * g_h), h' = z * h + (1 - z) * c,
     with g = h @ kernel, and biases.
     """
 
     STATE = 1  # parts of a state: h
-    KEPT = 5  # values kept of a step for the way back: z, r, g_h, c, h - c
-    OF_X = (0, 1, 3)  # which of what has a bias, z, r, g_h and x_h, is x's; the first three are g's
+    KEPT = 5  # values of a step that the backward pass needs: z, r, g_h, c, h - c
+    OF_X = (0, 1, 3)  # of the values with a bias, z, r, g_h and x_h, those that get a part of x; the first three get a part of g
 
     @staticmethod
     def biases(bias: tf.Tensor) -> tf.Tensor:
-        """Keras's bias [2, 3 * units], input and recurrent, as [4 * units, 1]: of z, r, g_h and x_h."""
+        """Keras's bias [2, 3 * units], input and recurrent, as [4 * units, 1]: for z, r, g_h and x_h."""
         (x_z, x_r, x_h), (g_z, g_r, g_h) = (tf.split(part, 3) for part in tf.unstack(bias))
         return tf.concat([x_z + g_z, x_r + g_r, g_h, x_h], 0)[:, None]
 
@@ -104,7 +105,7 @@ class GRU:
     def step(
         x: Sequence[Columns], g: Sequence[Columns], bias: Sequence[Columns], h: Columns
     ) -> tuple[list[Columns], list[Columns]]:
-        """(state after, what the way back needs)."""
+        """(state after, values that the backward pass needs)."""
         z, r = tf.sigmoid(x[0] + g[0] + bias[0]), tf.sigmoid(x[1] + g[1] + bias[1])
         g_h = g[2] + bias[2]
         c = tf.tanh(x[2] + bias[3] + r * g_h)
@@ -112,7 +113,7 @@ class GRU:
 
     @staticmethod
     def back(kept: Sequence[Columns], d_h: Columns) -> tuple[list[Columns], list[Columns]]:
-        """(gradients of what has a bias, the part of the state's gradient that does not flow through g)."""
+        """(gradients of the values with a bias, the part of the state's gradient that does not flow through g)."""
         z, r, g_h, c, h_c = kept
         d_c = d_h * (1 - z) * (1 - c * c)
         return [d_h * h_c * z * (1 - z), d_c * g_h * r * (1 - r), d_c * r, d_c], [d_h * z]
@@ -134,7 +135,7 @@ class LSTM:
     def step(
         x: Sequence[Columns], g: Sequence[Columns], bias: Sequence[Columns], _h: Columns, c: Columns
     ) -> tuple[list[Columns], list[Columns]]:
-        """(state after, what the way back needs)."""
+        """(state after, values that the backward pass needs)."""
         i, f, candidate, o = (sum(parts) for parts in zip(x, g, bias, strict=True))
         i, f, candidate, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(candidate), tf.sigmoid(o)
         after = f * c + i * candidate
@@ -143,7 +144,7 @@ class LSTM:
 
     @staticmethod
     def back(kept: Sequence[Columns], d_h: Columns, d_c: Columns) -> tuple[list[Columns], list[Columns]]:
-        """(gradients of what has a bias, the part of the state's gradient that does not flow through g)."""
+        """(gradients of the values with a bias, the part of the state's gradient that does not flow through g)."""
         i, f, candidate, o, c, reached = kept
         d_c += d_h * o * (1 - reached * reached)
         d_gates = [d_c * candidate * i * (1 - i), d_c * c * f * (1 - f), d_c * i * (1 - candidate * candidate)]
@@ -155,7 +156,7 @@ CELLS: dict[str, type[GRU] | type[LSTM]] = {"gru": GRU, "lstm": LSTM}
 
 @cache
 def _gates(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(forward, backward) of one step between its products. Cached, so that XLA compiles them once for all layers and parts."""
+    """(forward, backward) of one step without its products. Cached, so that XLA compiles them once for all layers and shards."""
 
     def step(x: Columns, g: Columns, bias: tf.Tensor, state: Sequence[Columns]) -> Any:
         units = state[0].shape[0]
@@ -176,62 +177,76 @@ def _gates(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) 
 def _scan(cell: type[GRU] | type[LSTM], operands: tf.DType, *, compiled: bool) -> Callable[..., Any]:
     """(x, kernel, recurrent kernel, bias, *state) -> (outputs after each step, *state after the last), differentiable.
 
-    x: operands [steps, in, rows]; kernels: [in, gates * units] and [units, gates * units]; bias: see the cell's `biases`;
-    state: Columns. Outputs: operands [steps, units, rows]. compiled: whether XLA computes the gates.
+    x: operands [steps, in, rows]. kernels: [in, gates * units] and [units, gates * units]. bias: see the cell's `biases`.
+    state: Columns. Outputs: operands [steps, units, rows]. compiled: whether XLA compiles the gates.
     """
-
     step, step_back = _gates(cell, operands, compiled=compiled)  # type: ignore[arg-type]  # mypy: a class is not hashable
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def scan(x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, *state: Columns) -> Any:
-        steps, (units, columns), rows = tf.shape(x)[0], recurrent_kernel.shape, state[0].shape[1]
         rounded = tf.cast(recurrent_kernel, operands)
-        transposed = tf.transpose(rounded)
         products = tf.matmul(tf.transpose(tf.cast(kernel, operands))[None], x)
-
-        def new_array(size: Any, height: int, dtype: tf.DType) -> Any:
-            return tf.TensorArray(dtype, size, element_shape=[height, rows], clear_after_read=False)
-
-        def forward(t: tf.Tensor, h: Columns, state: Any, outputs: Any, kept: Any) -> Any:
-            h, state, keep = step(products[t], tf.matmul(transposed, h), bias, state)
-            return (
-                t + 1,
-                h,
-                state,
-                outputs.write(t + 1, h),
-                [array.write(t, value) for array, value in zip(kept, keep, strict=True)],
-            )
-
-        h = tf.cast(state[0], operands)
-        outputs = new_array(steps + 1, units, operands).write(0, h)
-        kept = [new_array(steps, units, tf.float32) for _ in range(cell.KEPT)]
-        _, _, last, outputs, kept = tf.while_loop(
-            lambda t, *_: t < steps, forward, (0, h, list(state), outputs, kept), maximum_iterations=steps
-        )
-        outputs = outputs.stack()
+        outputs, last, kept = _scan_forward(step, cell.KEPT, products, tf.transpose(rounded), bias, list(state))
 
         def gradient(d_outputs: tf.Tensor, *d_last: Columns) -> Any:
-            def backward(t: tf.Tensor, through: Columns, direct: Any, d: Any) -> Any:
-                d_t, direct = step_back([array.read(t) for array in kept], d_outputs[t], through, direct)
-                return t - 1, tf.matmul(rounded, d_t[:columns]), direct, d.write(t, d_t)
-
-            d = new_array(steps, bias.shape[0], operands)
-            _, through, direct, d = tf.while_loop(
-                lambda t, *_: t >= 0, backward, (steps - 1, tf.zeros_like(h), list(d_last), d), maximum_iterations=steps
-            )
-            d = d.stack()
-            d_products, d_side = tf.concat([_cut(d, units, 1)[i] for i in cell.OF_X], 1), _side_by_side(d)
-            d_x = tf.matmul(tf.cast(kernel, operands)[None], d_products)
-            gates, x_side = _cut(d_side, units), _side_by_side(x)
+            d, d_state = _scan_backward(step_back, kept, rounded, bias.shape[0], d_outputs, list(d_last))
+            units, d_side, x_side = rounded.shape[0], _side_by_side(d), _side_by_side(x)
+            d_x = tf.matmul(tf.cast(kernel, operands)[None], tf.concat([_cut(d, units, 1)[i] for i in cell.OF_X], 1))
+            gates = _cut(d_side, units)
             d_kernel = tf.concat([_multiply(x_side, gates[i], operands, transpose_b=True) for i in cell.OF_X], 1)
-            d_recurrent = _multiply(_side_by_side(outputs[:-1]), d_side[:columns], operands, transpose_b=True)
-            # A product with ones: reduce_sum would add up in the operands' type.
+            d_g = d_side[: rounded.shape[1]]
+            d_recurrent = _multiply(_side_by_side(outputs[:-1]), d_g, operands, transpose_b=True)
+            # A product with ones, because reduce_sum would sum in the operands' type.
             d_bias = _multiply(d_side, tf.ones((tf.shape(d_side)[1], 1)), operands)
-            return d_x, d_kernel, d_recurrent, d_bias, direct[0] + tf.cast(through, tf.float32), *direct[1:]
+            return d_x, d_kernel, d_recurrent, d_bias, *d_state
 
         return (outputs[1:], *last), gradient
 
     return scan  # type: ignore[no-any-return]
+
+
+def _scan_forward(
+    step: Callable[..., Any], kept_count: int, products: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, state: list[Columns]
+) -> tuple[tf.Tensor, list[Columns], list[Any]]:
+    """(outputs [1 + steps, units, rows], state after the last step, arrays of the values that the backward pass needs).
+
+    products: the input products of all steps. kernel: the transposed recurrent kernel. The first output is the state before.
+    """
+    steps, (units, rows), operands = tf.shape(products)[0], state[0].shape, kernel.dtype
+
+    def body(t: tf.Tensor, h: Columns, state: Any, outputs: Any, kept: Any) -> Any:
+        h, state, keep = step(products[t], tf.matmul(kernel, h), bias, state)
+        kept = [array.write(t, value) for array, value in zip(kept, keep, strict=True)]
+        return t + 1, h, state, outputs.write(t + 1, h), kept
+
+    h = tf.cast(state[0], operands)
+    outputs = _new_array(operands, steps + 1, units, rows).write(0, h)
+    kept = [_new_array(tf.float32, steps, units, rows) for _ in range(kept_count)]
+    loop = (0, h, state, outputs, kept)
+    _, _, state, outputs, kept = tf.while_loop(lambda t, *_: t < steps, body, loop, maximum_iterations=steps)
+    return outputs.stack(), state, kept
+
+
+def _scan_backward(
+    step_back: Callable[..., Any], kept: list[Any], kernel: tf.Tensor, height: int, d_outputs: tf.Tensor, d_last: list[Columns]
+) -> tuple[tf.Tensor, list[Columns]]:
+    """(gradients of the values with a bias at all steps [steps, height, rows], gradients of the first state).
+
+    kernel: the recurrent kernel. d_outputs, d_last: the gradients of the outputs and of the last state.
+    """
+    (units, columns), steps, rows = kernel.shape, tf.shape(d_outputs)[0], d_last[0].shape[1]
+
+    def body(t: tf.Tensor, through: Columns, direct: Any, d: Any) -> Any:
+        d_t, direct = step_back([array.read(t) for array in kept], d_outputs[t], through, direct)
+        return t - 1, tf.matmul(kernel, d_t[:columns]), direct, d.write(t, d_t)
+
+    loop = (steps - 1, tf.zeros((units, rows), kernel.dtype), d_last, _new_array(kernel.dtype, steps, height, rows))
+    _, through, direct, d = tf.while_loop(lambda t, *_: t >= 0, body, loop, maximum_iterations=steps)
+    return d.stack(), [direct[0] + tf.cast(through, tf.float32), *direct[1:]]
+
+
+def _new_array(dtype: tf.DType, size: Any, height: int, rows: int) -> Any:
+    return tf.TensorArray(dtype, size, element_shape=[height, rows], clear_after_read=False)
 
 
 def _cut(gates: tf.Tensor, units: int, axis: int = 0) -> list[tf.Tensor]:
@@ -239,9 +254,9 @@ def _cut(gates: tf.Tensor, units: int, axis: int = 0) -> list[tf.Tensor]:
 
 
 def _dense(kernel: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """kernel's transpose @ x at each step in float32, [steps, out, rows], for kernel [in, out] and x [steps, in, rows].
+    """kernel's transpose @ x at each step: [in, out], [steps, in, rows] -> float32 [steps, out, rows].
 
-    The gradients' operands are rounded to x's type.
+    The operands of its gradients are rounded to x's type.
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -262,5 +277,5 @@ def _side_by_side(x: tf.Tensor) -> tf.Tensor:
 
 
 def _multiply(a: tf.Tensor, b: tf.Tensor, operands: tf.DType, **transpose: bool) -> tf.Tensor:
-    """a @ b as float32, operands and product rounded to `operands`."""
+    """a @ b as float32. The operands and the product are rounded to `operands`."""
     return tf.cast(tf.matmul(tf.cast(a, operands), tf.cast(b, operands), **transpose), tf.float32)

@@ -1,85 +1,80 @@
-"""Held-out nats per character: which predictions of a text are scored, and from which state. Knows no network, no TensorFlow.
+"""Held-out nats per character: which predictions of a text are scored, and from which state. Does not know networks or TensorFlow.
 
-Always two scores. `full_pass`: the state is carried over the whole text from its first character on. `cold_256`: windows of
-256 characters, each from a zero state (nanoGPT's protocol). A last window that is not full is left out, unless it is the only one.
+There are always two scores. `full_pass` carries the state over the whole text. `cold_256` reads windows of 256 characters, each
+from a zero state, as nanoGPT does. It drops an incomplete last window, unless that is the only one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.artifact import Scores
-from trainer.machine import count_rows, count_steps
 
 COLD = 256  # characters in a window
-WARM_UP = 1024  # characters a row reads before those it scores
+WARM_UP = 1024  # characters that a row reads before those that it scores
+MAX_ROWS = 64  # scored in parallel
+MAX_STEPS = 128  # characters of each row in one call
+MAX_LOGITS = 1 << 24  # in one call: 64 MiB, whatever the vocabulary's size
 
 Characters = NDArray[np.int32]  # [rows, steps]
 Nats = Callable[[Characters, Characters], NDArray[np.float32]]
-"""(The next characters of each row, those that follow them) -> nats of the latter [rows, steps]. Carries the states on."""
+"""(characters to read, characters to predict) -> nats of each prediction, [rows, steps]. Keeps the states between calls."""
+Begin = Callable[[int], Nats]  # takes a number of rows and starts each from a zero state
 
 
-@dataclass(frozen=True)
-class Row:
-    """A stretch of the text read from a zero state: reading begins at `start`, predictions first..end - 1 are scored."""
+def count_rows(vocabulary: int) -> int:
+    """The number of rows scored in parallel with a vocabulary of this size."""
+    return max(1, min(MAX_ROWS, MAX_LOGITS // vocabulary))
+
+
+def count_steps(rows: int, vocabulary: int) -> int:
+    """The number of characters of each row that one call scores."""
+    return max(1, min(MAX_STEPS, MAX_LOGITS // (rows * vocabulary)))
+
+
+class Row(NamedTuple):
+    """A part of the text, read from a zero state at `start`. Predictions first..end - 1 are scored."""
 
     start: int
     first: int
     end: int
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """Scores texts by one network."""
+def score(ids: NDArray[Any], begin: Begin, vocabulary: int, rows: int, stop: Event | None = None) -> Scores:
+    """Both scores of a text of at least two characters. vocabulary: its size. Raises KeyboardInterrupt once `stop` is set.
 
-    begin: Callable[[int], Nats]  # for a number of rows, each with a zero state
-    vocabulary: int
-    stop: Event | None = None  # once it is set, scoring raises KeyboardInterrupt
+    For full_pass, the text is cut into `rows` parts, which are read in parallel. Each part except the first warms up its state
+    on the 1024 characters before it.
+    """
+    predictions = len(ids) - 1
+    length, window = -(-predictions // rows), min(COLD, predictions)
+    parts = (Row(max(0, at - WARM_UP), at, min(at + length, predictions)) for at in range(0, predictions, length))
+    windows = (Row(at, at, at + window) for at in range(0, predictions - window + 1, window))
+    full_pass, cold = (_mean(ids, begin, vocabulary, part, stop) for part in (parts, windows))
+    return Scores(full_pass=full_pass, cold_256=cold)
 
-    def scores(self, ids: NDArray[Any], rows: int) -> Scores:
-        """Both scores of a text of at least two characters; rows: see `full_pass`."""
-        return Scores(full_pass=self.full_pass(ids, rows), cold_256=self.cold(ids))
 
-    def full_pass(self, ids: NDArray[Any], rows: int) -> float:
-        """Nats per character with the state carried, the text cut into `rows` stretches that are read side by side.
+def _mean(ids: NDArray[Any], begin: Begin, vocabulary: int, rows: Iterator[Row], stop: Event | None) -> float:
+    total, scored = 0.0, 0
+    while group := list(islice(rows, count_rows(vocabulary))):
+        total += _sum(ids, begin(len(group)), count_steps(len(group), vocabulary), group, stop)
+        scored += sum(row.end - row.first for row in group)
+    return total / scored
 
-        Each stretch but the first starts from the state that the 1024 characters before it give.
-        """
-        predictions = len(ids) - 1
-        length = -(-predictions // rows)
-        firsts = range(0, predictions, length)
-        return self._mean(ids, (Row(max(0, first - WARM_UP), first, min(first + length, predictions)) for first in firsts))
 
-    def cold(self, ids: NDArray[Any]) -> float:
-        """Nats per character over windows of 256, each read from a zero state."""
-        predictions = len(ids) - 1
-        length = min(COLD, predictions)
-        firsts = range(0, predictions - length + 1, length)
-        return self._mean(ids, (Row(first, first, first + length) for first in firsts))
-
-    def _mean(self, ids: NDArray[Any], rows: Iterable[Row]) -> float:
-        total, scored, rows = 0.0, 0, iter(rows)
-        while group := list(islice(rows, count_rows(self.vocabulary))):
-            total += self._sum(ids, group)
-            scored += sum(row.end - row.first for row in group)
-        return total / scored
-
-    def _sum(self, ids: NDArray[Any], rows: Sequence[Row]) -> float:
-        """Nats of the predictions that `rows` score, added up in float64."""
-        steps = max(row.end - row.start for row in rows)
-        starts = np.array([row.start for row in rows])
-        firsts, ends = np.array([row.first for row in rows]), np.array([row.end for row in rows])
-        nats_of, stride, total = self.begin(len(rows)), count_steps(len(rows), self.vocabulary), 0.0
-        for at in range(0, steps, stride):
-            if self.stop is not None and self.stop.is_set():
-                raise KeyboardInterrupt
-            places = starts[:, None] + np.arange(at, min(at + stride, steps))
-            read, following = ids[np.minimum(np.stack([places, places + 1]), len(ids) - 1)].astype(np.int32)
-            scored = (places >= firsts[:, None]) & (places < ends[:, None])
-            total += float(nats_of(read, following)[scored].sum(dtype=np.float64))
-        return total
+def _sum(ids: NDArray[Any], nats_of: Nats, stride: int, rows: Sequence[Row], stop: Event | None) -> float:
+    """The nats of all predictions that the rows score, added up in float64. stride: characters of each row in one call."""
+    starts, firsts, ends = np.array(rows).T
+    total, steps = 0.0, int((ends - starts).max())
+    for at in range(0, steps, stride):
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
+        positions = starts[:, None] + np.arange(at, min(at + stride, steps))
+        read, following = ids[np.minimum(np.stack([positions, positions + 1]), len(ids) - 1)].astype(np.int32)
+        scored = (positions >= firsts[:, None]) & (positions < ends[:, None])
+        total += float(nats_of(read, following)[scored].sum(dtype=np.float64))
+    return total

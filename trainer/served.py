@@ -1,6 +1,6 @@
-"""The held-out scores of a network as it is served: on CPUs by the exact step, whose kernels and states are int8.
+"""The held-out scores of a network as served. On CPUs the service computes in int8. `trainer.scoring` defines the scores.
 
-The one module of the trainer that knows the service. `trainer.scoring` says what the scores are.
+This is the only module of the trainer that knows the service.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,17 @@ from service.generation.exact import ExactBackend
 from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Architecture, PublishedScores, Scores, Tensors
-from trainer.machine import SCORED_ROWS, count_rows
-from trainer.scoring import Characters, Nats, Scorer
+from trainer.scoring import MAX_ROWS, Characters, Nats, count_rows, score
 
 TOLERANCE = 0.002  # nats per character between the scores as trained and as served
 
 
-def find_library(say: Callable[[str], None]) -> Library | None:
-    """The service's compiled step, or None where it can't be had: then `say` is told why."""
+def find_library(log: Callable[[str], None]) -> Library | None:
+    """The service's compiled step. Where it can't be built, logs the reason and returns None."""
     try:
         return load_library()
     except Unsupported as error:
-        say(f"{error}. NumPy scores the network as served: the same arithmetic, but slower")
+        log(f"{error}. NumPy computes the scores as served instead: the arithmetic is the same, but it is slower")
         return None
 
 
@@ -37,16 +36,16 @@ def served_scores(
 ) -> Scores:
     """Both scores of a text of at least two characters. Raises KeyboardInterrupt once `stop` is set.
 
-    Without a library NumPy computes the same step, and 64 rows read a stretch of the text each, after the 1024 characters
-    before it: one row would take about a millisecond a character.
+    Without a library, NumPy computes the same step. It takes about a millisecond per character of a row, so 64 rows read a part
+    of the text each, after the 1024 characters before that part.
     """
     vocabulary = len(architecture.vocabulary)
     backend = ExactBackend(architecture, tensors, count_rows(vocabulary), library)
-    return Scorer(partial(_begin, backend), vocabulary, stop).scores(ids, rows=SCORED_ROWS if library is None else 1)
+    return score(ids, partial(_begin, backend), vocabulary, MAX_ROWS if library is None else 1, stop)
 
 
 def compare(scores: PublishedScores) -> str | None:
-    """A warning where the scores as trained and as served are further apart than usual."""
+    """A warning if the scores as trained and as served differ by more than TOLERANCE."""
     trained, served = scores, scores.as_served or Scores()
     pairs = {name: (getattr(trained, name), getattr(served, name)) for name in Scores.model_fields}
     known = {name: pair for name, pair in pairs.items() if None not in pair}
@@ -57,13 +56,13 @@ def compare(scores: PublishedScores) -> str | None:
 
 
 def _begin(backend: ExactBackend, rows: int) -> Nats:
-    slots, sampling, keep = np.arange(rows, dtype=np.int32), [Sampling()] * rows, np.full(rows, -1, np.int32)
-    starts = dict.fromkeys(range(rows))  # zero states, in the first call
+    slots, sampling, snapshot_at = np.arange(rows, dtype=np.int32), [Sampling()] * rows, np.full(rows, -1, np.int32)
+    starts = dict.fromkeys(range(rows))  # zero states, for the first call only
 
     def nats(read: Characters, following: Characters) -> NDArray[np.float32]:
         nonlocal starts
         forced = following.T
-        batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, keep)
+        batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, snapshot_at)
         starts = {}
         return -backend.score(batch).T
 

@@ -1,18 +1,18 @@
-"""A vocabulary as a Hugging Face tokenizer, one token a character, for load and evaluation tools that want one."""
+"""A vocabulary as a Hugging Face tokenizer with one token per character. Some load and evaluation tools need one."""
 
 import json
 from collections.abc import Sequence
 
 
 def tokenizer_json(characters: Sequence[str]) -> bytes:
-    """tokenizer.json of the `tokenizers` library. A character that is not in the vocabulary becomes a space, or the first one."""
+    """tokenizer.json of the `tokenizers` library. An unknown character becomes a space, or else the first character."""
     unknown = " " if " " in characters else characters[0]
     return _as_json(
         {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [],  # one that ends texts would be left out when ids are decoded
+            "added_tokens": [],  # decoding would drop an end-of-text token
             "normalizer": None,
             "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
             "post_processor": None,
@@ -23,7 +23,7 @@ def tokenizer_json(characters: Sequence[str]) -> bytes:
 
 
 def tokenizer_config_json(characters: Sequence[str]) -> bytes:
-    """tokenizer_config.json of the `transformers` library, which wants it beside the other."""
+    """tokenizer_config.json of the `transformers` library, which needs it in addition to tokenizer.json."""
     end = "\n" if "\n" in characters else characters[0]
     return _as_json(
         {

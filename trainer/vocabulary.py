@@ -1,4 +1,4 @@
-"""Characters <-> ids. Knows nothing of files, networks or TensorFlow."""
+"""Characters <-> ids. Does not know files, networks or TensorFlow."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,9 +12,9 @@ def code_points(text: str) -> NDArray[np.uint32]:
 
 
 class UnknownCharacters(ValueError):
-    """A text holds characters that the vocabulary lacks.
+    """A text has characters that are not in the vocabulary.
 
-    `places` lists each as (position in the text, character), in the text's order.
+    `places` lists each as (position in the text, character), ordered by position.
     """
 
     def __init__(self, places: Sequence[tuple[int, str]]) -> None:
@@ -27,14 +27,10 @@ class UnknownCharacters(ValueError):
 
 
 class Vocabulary:
-    """The characters a model knows; a character's id is its index.
-
-    Made from a text, the characters stand in code-point order, so that
-    `Vocabulary.of(text).characters == sorted(set(text))`.
+    """The characters that a model knows. A character's id is its index.
 
     Example:
-        >>> vocabulary = Vocabulary.of("hello")
-        >>> vocabulary.encode("hole")
+        >>> Vocabulary("ehlo").encode("hole")
         array([1, 3, 2, 0], dtype=int32)
     """
 
@@ -49,28 +45,24 @@ class Vocabulary:
         points = code_points("".join(characters))
         if ((points >= 0xD800) & (points <= 0xDFFF)).any():
             raise ValueError("a vocabulary holds characters, not halves of surrogate pairs")
-        # One row per code point up to the highest known, and one more (-1) that stands for all above it.
+        # An entry per code point up to the highest known one. The last entry, -1, is for all code points above that.
         self._ids = np.full(int(points.max()) + 2, -1, np.int32)
         self._ids[points] = np.arange(len(points), dtype=np.int32)
-
-    @classmethod
-    def of(cls, text: Iterable[str]) -> "Vocabulary":
-        return cls(sorted(set(text)))
 
     def __len__(self) -> int:
         return len(self.characters)
 
     def look_up(self, text: str) -> NDArray[np.int32]:
-        """Ids of `text`, shape [len(text)]; -1 for each character that the vocabulary lacks."""
+        """The ids of `text`, shape [len(text)]. Unknown characters have the id -1."""
         ids: NDArray[np.int32] = self._ids[np.minimum(code_points(text), len(self._ids) - 1)]
         return ids
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """Ids of `text`, shape [len(text)]; raises UnknownCharacters with every place."""
+        """The ids of `text`, shape [len(text)]. Raises UnknownCharacters with all their positions."""
         ids = self.look_up(text)
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):
-            raise UnknownCharacters([(int(place), text[place]) for place in unknown])
+            raise UnknownCharacters([(int(position), text[position]) for position in unknown])
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:

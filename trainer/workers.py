@@ -1,7 +1,7 @@
-"""The processes that train one network together: usually one, several where TF_CONFIG names a cluster.
+"""The processes that train one network together. Usually there is one; TF_CONFIG can name more.
 
-Each holds all the weights and reads rows of its own; TensorFlow's collectives (`tf.distribute.MultiWorkerMirroredStrategy`)
-average the gradients, so that all take the same step. Worker 0, the chief, saves and publishes.
+Each worker holds all weights and reads its own rows. TensorFlow's collectives (`tf.distribute.MultiWorkerMirroredStrategy`)
+average the gradients, so all workers take the same step. Worker 0, the chief, saves and publishes.
 """
 
 import zlib
@@ -11,61 +11,61 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.cluster import ALONE, Rank
+from trainer.errors import WorkerLost, WorkersDisagree
+
 COLLECTIVES_FAILED = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError
 
 
-class WorkerLost(Exception):
-    """Another worker is gone; the message is TensorFlow's."""
-
-
-class WorkersDisagree(Exception):
-    """This worker's options, text, position or weights differ from worker 0's."""
-
-
 class Workers:
-    """All workers, seen from this one. `mean` only inside `run`; all workers must make the same calls in the same order."""
+    """The communication with the other workers. All workers must make the same calls in the same order."""
 
-    def __init__(self, count: int = 1, index: int = 0) -> None:
-        """Waits until all `count` workers of TF_CONFIG are there. Nothing in this process may have used TensorFlow before."""
-        self.count, self.index = count, index
-        cluster = tf.distribute.MultiWorkerMirroredStrategy if self.count > 1 else tf.distribute.get_strategy
+    def __init__(self, worker: Rank = ALONE) -> None:
+        """Waits until all workers of TF_CONFIG are connected. This process must not have used TensorFlow before."""
+        self.worker, self.world_size, self.rank = worker, worker.world_size, worker.rank
+        cluster = tf.distribute.MultiWorkerMirroredStrategy if self.world_size > 1 else tf.distribute.get_strategy
         self._strategy = cluster()
         self._gather = tf.function(lambda tensor: self.run(_gather, tensor), autograph=False)
         self._sum = tf.function(lambda tensor: self.run(_sum, tensor), autograph=False)
 
+    @property
+    def is_chief(self) -> bool:
+        return self.rank == 0
+
     @contextmanager
     def raising_worker_lost(self) -> Iterator[None]:
-        """Raises WorkerLost where TensorFlow's collectives fail. One worker has none to lose: its errors stay what they are."""
+        """Raises WorkerLost when TensorFlow's collectives fail. A single worker's errors are left as they are."""
         try:
             yield
         except COLLECTIVES_FAILED as error:
-            if self.count == 1:
+            if self.world_size == 1:
                 raise
-            raise WorkerLost(error.message.partition("\n")[0]) from error
+            reason = error.message.partition("\n")[0]
+            raise WorkerLost(f"another worker disconnected ({reason})") from error
 
     def wait_for_chief(self) -> None:
-        """Returns once the chief has called it too, so that all workers leave at the same time.
+        """Waits until the chief calls this too, so that all workers exit together.
 
-        TensorFlow logs the loss of a worker that leaves while the chief is still busy. Raises WorkerLost, but not for the
-        chief, which has done its work when it calls this.
+        Otherwise TensorFlow logs an error about each worker that exits before the chief. Raises WorkerLost, except on the chief:
+        its work is done.
         """
-        with suppress(*[WorkerLost] if self.index == 0 else []), self.raising_worker_lost():
+        with suppress(*[WorkerLost] if self.is_chief else []), self.raising_worker_lost():
             self.from_chief(0.0)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls `function`, in which `mean` may be used."""
+        """Calls `function`, which may use `mean`."""
         return self._strategy.run(function, arguments)
 
     def mean(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The mean over the workers of each tensor."""
-        if self.count == 1:
+        """The mean of each tensor over the workers. Only inside `run`."""
+        if self.world_size == 1:
             return list(tensors)
-        here = [tf.identity(tensor) for tensor in tensors]  # on this device, also what came in from outside
-        return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, here))
+        local = [tf.identity(tensor) for tensor in tensors]  # copies each tensor to this device
+        return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, local))
 
     def gather_rows(self, tensor: tf.Tensor) -> tf.Tensor:
-        """The workers' tensors one after the other, along the first axis."""
-        return tensor if self.count == 1 else self._gather(tensor)
+        """The workers' tensors, concatenated along the first axis."""
+        return tensor if self.world_size == 1 else self._gather(tensor)
 
     def check_agreement(self, parts: Iterable[bytes]) -> None:
         """Raises WorkersDisagree unless worker 0 calls it with the same bytes."""
@@ -74,13 +74,13 @@ class Workers:
             mine = zlib.crc32(part, mine)
         if mine != self.from_chief(mine):
             raise WorkersDisagree(
-                f"worker {self.index} is not where worker 0 is: start all with the same options on the same text and, "
-                "on different CPUs, the same --precision"
+                f"the state of worker {self.rank} differs from that of worker 0; start all workers with the same options and the "
+                "same text and, on different CPUs, the same --precision"
             )
 
     def from_chief(self, value: float) -> float:
-        """The chief's `value`, at all workers."""
-        return value if self.count == 1 else float(self._sum(tf.constant(0.0 if self.index else value, tf.float64)))
+        """The chief's `value`, on all workers."""
+        return value if self.world_size == 1 else float(self._sum(tf.constant(0.0 if self.rank else value, tf.float64)))
 
 
 def _gather(tensor: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,7 @@ from service.generation.native import Library
 from service.generation.quantized import QuantizedNetwork, quantize
 from service.generation.threads import ThreadCount
 from trainer.artifact import Architecture, Tensors
-from trainer.machine import cores
+from trainer.resources import cores
 
 Floats = NDArray[np.float32]
 UNKNOWN = np.float32(-9999)  # the log-probability of a character that the network does not know, as OpenAI has it

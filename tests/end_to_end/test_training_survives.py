@@ -119,8 +119,8 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(
     progress = load_progress(models / "play" / ".training")
     assert progress is not None
     assert errors.splitlines()[-1] == (
-        f"python -m trainer: error: interrupted; saved after batch {progress['batch']} of epoch {progress['epoch']}: "
-        f"go on with `python -m trainer --resume --name play --models-dir {models}`"
+        f"python -m trainer: error: interrupted; saved after batch {progress['batch']} of epoch {progress['epoch']}; "
+        f"resume with `python -m trainer --resume --name play --models-dir {models}`"
     )
 
 
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_as_it_was_begun(
     assert progress is not None
     code, _, errors = told(models, "--corpus", text, *SMALL)
     assert code == 2, "begun anew, it would lose what there is"
-    assert f"has been interrupted in epoch {progress['epoch']} of 3000: go on with --resume, or give it up with --fresh" in errors
+    assert f"was interrupted in epoch {progress['epoch']} of 3000; continue it with --resume, or discard it with --fresh" in errors
 
     for flags, variable in ((["--units", "33"], None), ([], "33")):
         with monkeypatch.context() as patch:
@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_as_it_was_begun(
                 patch.setenv("TRAINER_UNITS", variable)
             code, _, errors = told(models, "--resume", *flags)
         assert code == 2
-        assert "--units: the interrupted run was begun with 32; leave it out" in errors
+        assert "--units: the interrupted run was started with 32; remove this option" in errors
 
     other = tmp_path / "other.txt"
     other.write_text(text.read_text().upper())
@@ -163,7 +163,7 @@ def test_a_run_given_up_begins_anew_though_its_state_be_damaged(text: Path, mode
     code, _, errors = told(models, "--resume")
     assert code == 2
     assert f"{saved(models)}: damaged" in errors
-    assert errors.splitlines()[-1].endswith("begin anew with --fresh")
+    assert errors.splitlines()[-1].endswith("start again with --fresh")
     code, _, errors = told(models, "--corpus", text, *SMALL, "--fresh", "--epochs", "1", "--units", "16")
     assert code == 0, errors
     assert artifact.read(models / "play" / "1").config.units == 16
@@ -184,7 +184,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_st
     assert process.returncode == 1
     last = errors.splitlines()[-1]
     assert os.strerror(27) in last, "File too large, here"
-    assert "go on with `python -m trainer --resume" in last
+    assert "resume with `python -m trainer --resume" in last
     assert saved(models).read_bytes() == good
     assert list(saved(models).parent.glob("*.part")) == []
 
@@ -197,5 +197,5 @@ def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_st
 def test_too_little_room_is_said_before_anything_is_trained(tmp_path: Path, text: Path, told: Told) -> None:
     code, output, errors = told(tmp_path, "--corpus", text, *SMALL, "--epochs", "1000000000000")
     assert code == 2
-    assert "checkpoints and what a run goes on from need" in errors
+    assert "the saved state and 1000000000000 checkpoints need" in errors
     assert "batch" not in output

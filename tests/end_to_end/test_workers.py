@@ -84,7 +84,8 @@ def test_a_worker_that_was_killed_and_started_again_goes_on_from_the_last_saved_
     progress = load_progress(folder)
     assert progress is not None, "killed too late to tell anything"
     assert chief.returncode == 75
-    assert f"another worker is gone; saved after batch {progress['batch']} of epoch {progress['epoch']}: go on with" in errors
+    assert "another worker disconnected (" in errors
+    assert f"; saved after batch {progress['batch']} of epoch {progress['epoch']}; resume with" in errors
 
     ended(start_two(start, tmp_path, *together(text), "--resume"))
     undisturbed, killed = (artifact.read(models / "play" / "1") for models in (two[0], tmp_path))
@@ -97,9 +98,9 @@ def test_workers_whose_weights_do_not_agree_stop(tmp_path: Path, text: Path, sta
     chief, other = start_two(start, tmp_path, *together(text), other=["--seed", "1"])
     _, errors = other.communicate(timeout=300)
     assert other.returncode == 1
-    assert "worker 1 is not where worker 0 is: start all with the same options on the same text" in errors
+    assert "the state of worker 1 differs from that of worker 0; start all workers with the same options" in errors
     _, errors = chief.communicate(timeout=300)
-    assert (chief.returncode, "another worker is gone" in errors) == (75, True)
+    assert (chief.returncode, "another worker disconnected (" in errors) == (75, True)
 
 
 def test_a_cluster_that_is_none_is_explained(

@@ -18,6 +18,7 @@ def test_a_version_is_read_as_it_was_published(tmp_path: Path, architecture: Arc
     published = artifact.publish(tmp_path, config(architecture, "bard", recipe="tutorial"), tensors, {"sample.txt": b"text"})
     assert published.path == tmp_path / "bard" / "1"
     assert (published.path / "sample.txt").read_bytes() == b"text"
+    assert list(json.loads((published.path / artifact.CONFIG).read_text()))[:3] == ["format", "name", "version"]
     read = artifact.read(published.path)
     assert read.config == published.config
     assert read.config.vocabulary == architecture.vocabulary
@@ -67,15 +68,15 @@ def edit(path: Path, **fields: Any) -> None:
         ({"format": 2}, "format 2 is unknown; this release reads format 1"),
         ({"format": None}, "format None is unknown"),
         ({"cell": "rnn"}, "cell: Input should be 'gru' or 'lstm'"),
-        ({"units": 23}, "parameters is .*, but these sizes make"),
+        ({"units": 23}, "parameters is .*, but a network of these sizes has"),
         ({"vocabulary": ["a", "a"]}, "each once"),
         ({"recipe": "\ud800"}, r"'recipe' holds '\\ud800', which UTF-8 can't encode"),
         ({"training": {"seeds": ["\udfff"]}}, r"'training' holds '\\udfff'"),
         ({"packages": {"\ud800": "1"}}, r"'packages' holds '\\ud800'"),
         ({"colour \ud800": "green"}, r"'colour \\ud800' holds '\\ud800'"),
         ({"vocabulary": ["\ud800"]}, r"'vocabulary' holds '\\ud800'"),
-        ({"created": "0001-01-01T00:00:00"}, "created: .*'0001-01-01T00:00:00' can't be told as a time: year 0 is out of range"),
-        ({"created": "yesterday"}, "created: .*'yesterday' can't be told as a time"),
+        ({"created": "0001-01-01T00:00:00"}, "created: .*'0001-01-01T00:00:00' is not a valid time: year 0 is out of range"),
+        ({"created": "yesterday"}, "created: .*'yesterday' is not a valid time"),
         ({"sha256": {"weights": "0" * 64, "corpus": "0" * 64}}, "weights.safetensors: SHA-256 is .*, but config.json says 0000"),
     ],
 )

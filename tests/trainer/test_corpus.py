@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from trainer import corpus
-from trainer.corpus import CorpusError, OnUnknown, Streams, Windows
-from trainer.text_files import Newlines
+from trainer.corpus import Newlines, OnUnknown
+from trainer.errors import CorpusError
 from trainer.vocabulary import Vocabulary
 
 
@@ -81,7 +81,7 @@ def test_each_files_byte_order_mark_is_dropped(
 @pytest.mark.parametrize("encoding", ["UTF-16", "UTF-16-BE", "UTF-32", "UTF-32-BE"])
 def test_another_encodings_byte_order_mark_is_named(tmp_path: Path, encoding: str) -> None:
     text = "words" if encoding in ("UTF-16", "UTF-32") else "\ufeffwords"
-    with pytest.raises(CorpusError, match=rf"0\.txt: is {encoding[:6]}, as its byte-order mark says; save it as UTF-8"):
+    with pytest.raises(CorpusError, match=rf"0\.txt: has the byte-order mark of {encoding[:6]}; save it as UTF-8"):
         read(tmp_path, text.encode(encoding))
 
 
@@ -109,7 +109,7 @@ def test_what_unknown_characters_leave_nothing_of_is_refused(tmp_path: Path) -> 
     (tmp_path / "text").write_text("é語")
     with pytest.raises(CorpusError, match="none of its characters is in the model's vocabulary"):
         corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="skip")
-    with pytest.raises(CorpusError, match="replace needs a space in the model's vocabulary, which has none; skip leaves them out"):
+    with pytest.raises(CorpusError, match="needs a space in the model's vocabulary, and there is none; use --on-unknown skip"):
         corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="replace")
     (tmp_path / "text").write_text("ab")
     assert corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="replace").unknown == 0
@@ -173,65 +173,6 @@ def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no text"):
         read(tmp_path, b"", b"")
-
-
-def test_a_text_too_short_for_a_batch_is_told_how_much_is_missing() -> None:
-    corpus.check_length(404, rows=4, seq_length=100)
-    with pytest.raises(CorpusError, match=r"403 characters to train on, 1 short of one batch: 4 rows of 101 characters are 404"):
-        corpus.check_length(403, rows=4, seq_length=100)
-
-
-def test_the_texts_end_is_held_out(tmp_path: Path) -> None:
-    text = read(tmp_path, bytes(range(33, 33 + 90)))
-    trained_on, held_out = corpus.split(text.ids, 0.1)
-    np.testing.assert_array_equal(np.concatenate([trained_on, held_out]), text.ids)
-    assert len(held_out) == 9
-    assert [len(part) for part in corpus.split(text.ids, 0.0)] == [90, 0]
-
-
-def test_targets_are_inputs_moved_by_one_and_no_window_comes_twice(tmp_path: Path) -> None:
-    text = read(tmp_path, bytes(range(33, 33 + 90)))
-    seen = []
-    for inputs, targets in Windows(text.ids, seq_length=4, batch_size=3, seed=0).epoch(1):
-        np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
-        seen += inputs[:, 0].numpy().tolist()
-    assert sorted(seen) == list(range(0, 90, 5))
-
-
-def test_streams_go_on_from_batch_to_batch_and_cover_the_text_once(tmp_path: Path) -> None:
-    text = read(tmp_path, bytes(range(33, 33 + 90)))
-    for epoch in (1, 2, 3):
-        batches = [(x.numpy(), y.numpy()) for x, y in Streams(text.ids, seq_length=4, batch_size=3, seed=0).epoch(epoch)]
-        assert len(batches) == 89 // 12
-        rows = np.concatenate([inputs for inputs, _ in batches], 1)
-        np.testing.assert_array_equal(np.concatenate([targets for _, targets in batches], 1), (rows + 1) % 90)
-        assert ((rows[:, 1:] - rows[:, :-1]) % 90 == 1).all()
-        assert len(set(rows.flatten().tolist())) == rows.size
-
-
-@pytest.mark.parametrize("order", [Streams, Windows])
-def test_each_epoch_is_cut_anew_and_a_seed_repeats_it_from_any_batch_on(tmp_path: Path, order: Any) -> None:
-    text = read(tmp_path, bytes(range(33, 33 + 90)))
-
-    def epoch(seed: int, number: int, start: int = 0) -> list[Any]:
-        batches = order(text.ids, seq_length=4, batch_size=3, seed=seed).epoch(number, start)
-        return [inputs.numpy().tolist() for inputs, _ in batches]
-
-    first, second = epoch(1, 1), epoch(1, 2)
-    assert first != second
-    assert epoch(2, 1) != first
-    for start in range(len(first) + 1):
-        assert epoch(1, 1, start) == first[start:]
-
-
-@pytest.mark.parametrize("order", [Streams, Windows])
-def test_workers_share_the_rows_that_one_would_have(tmp_path: Path, order: Any) -> None:
-    text = read(tmp_path, bytes(range(33, 33 + 90)))
-    alone = order(text.ids, seq_length=4, batch_size=6, seed=5)
-    shared = [order(text.ids, seq_length=4, batch_size=2, seed=5, workers=3, worker=worker) for worker in range(3)]
-    assert {len(part) for part in shared} == {len(alone)}
-    for (whole, _), *parts in zip(alone.epoch(1), *(part.epoch(1) for part in shared), strict=True):
-        np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in parts]), whole)
 
 
 def test_a_text_is_encoded_in_a_vocabulary_that_is_given(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support import random_tensors
-from trainer import evaluation, machine, network
+from trainer import network, scoring
 from trainer.artifact import Architecture
 from trainer.evaluation import Evaluator
 
@@ -68,7 +68,7 @@ def test_a_text_too_short_for_a_window_is_one(evaluator: Evaluator, nats: Nats, 
 def test_side_by_side_it_is_the_same_but_for_what_a_state_keeps_longer(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, characters: int, rows: int
 ) -> None:
-    monkeypatch.setattr(evaluation, "SCORED_ROWS", rows)
+    monkeypatch.setattr(scoring, "MAX_ROWS", rows)
     ids = text(characters)
     forgets = {name: 0.5 * tensor for name, tensor in WEIGHTS.items()}  # as a trained network does; these random ones never do
     side_by_side = evaluator.scores(forgets, ids, exact=False)
@@ -81,7 +81,7 @@ def test_scores_do_not_depend_on_how_much_is_scored_at_a_time(evaluator: Evaluat
     ids = text(520)
     whole = [evaluator.scores(WEIGHTS, ids, exact=exact) for exact in (True, False)]
     for logits in (64 * 5 * 13, 28 * 5):  # fewer steps, and fewer rows of one step
-        monkeypatch.setattr(machine, "SCORED_LOGITS", logits)
+        monkeypatch.setattr(scoring, "MAX_LOGITS", logits)
         for exact, found in zip((True, False), whole, strict=True):
             scores = evaluator.scores(WEIGHTS, ids, exact=exact)
             assert scores.full_pass == pytest.approx(found.full_pass, abs=1e-6)
@@ -93,3 +93,13 @@ def test_a_network_that_knows_nothing_scores_the_logarithm_of_the_vocabularys_si
     scores = evaluator.scores(nothing, text(1000))
     assert scores.full_pass == pytest.approx(log(5), abs=1e-6)
     assert scores.cold_256 == pytest.approx(log(5), abs=1e-6)
+
+
+def test_scoring_computes_no_more_logits_at_a_time_than_fit_64_mib() -> None:
+    for vocabulary in (1, 65, 2048, 20_000, 300_000, 1_112_064):
+        rows = scoring.count_rows(vocabulary)
+        steps = scoring.count_steps(rows, vocabulary)
+        assert rows >= 1
+        assert steps >= 1
+        assert 4 * rows * steps * vocabulary <= 64 * 2**20
+    assert (scoring.count_rows(2048), scoring.count_steps(64, 2048)) == (64, 128), "what it is for most texts"

@@ -10,10 +10,11 @@ import pytest
 
 from tests.support import config as fields
 from tests.support import random_tensors
-from trainer import artifact, checkpoints, corpus, loop, warm_start
+from trainer import artifact, checkpoints, corpus, loop
 from trainer.__main__ import main
 from trainer.artifact import Architecture, Version
 from trainer.config import TrainingConfig
+from trainer.state import CHARACTER_AXIS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_samples")]
 
@@ -56,7 +57,7 @@ def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, oth
     }
     places = [version.config.vocabulary.index(character) for character in mine.config.vocabulary]
     for name, tensor in mine.tensors.items():
-        axis = warm_start.CHARACTER_AXIS.get(name)
+        axis = CHARACTER_AXIS.get(name)
         found = version.tensors[name] if axis is None else version.tensors[name].take(places, axis)
         np.testing.assert_allclose(found, tensor, atol=1e-6, err_msg=name)
     new = [i for i in range(len(version.config.vocabulary)) if i not in places]
@@ -66,7 +67,7 @@ def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, oth
     np.testing.assert_allclose(version.tensors["dense.bias"][new], 0, atol=1e-6)
 
 
-def test_a_run_taken_up_needs_the_version_no_more(tmp_path: Path, other: Path, mine: Version) -> None:
+def test_a_resumed_run_does_not_need_the_version(tmp_path: Path, other: Path, mine: Version) -> None:
     def begin(models: str) -> tuple[TrainingConfig, corpus.Corpus]:
         options = {"models_dir": tmp_path / models, "batch_size": 4, "seq_length": 20, "epochs": 2, **SHAPE}
         config = TrainingConfig(corpus=[other], name="other", init_from=mine.path, **options)
@@ -77,13 +78,12 @@ def test_a_run_taken_up_needs_the_version_no_more(tmp_path: Path, other: Path, m
     assert whole is not None
 
     config, text = begin("begun")
-    loop.make_deterministic(config.seed)
     run = loop.Run(config, text)
-    run.start_from(mine)
-    for (inputs, targets), _ in zip(run.examples.epoch(1), range(3), strict=False):
-        run.train(inputs, targets)
+    run.state.start_from(mine, text.vocabulary.characters)
+    for (inputs, targets), _ in zip(run.batches.epoch(1), range(3), strict=False):
+        run.step(inputs, targets)
         run.save()
-        shutil.copytree(config.models_dir, tmp_path / f"stopped-at-{run.batch}")
+        shutil.copytree(config.models_dir, tmp_path / f"stopped-at-{run.state.batch}")
 
     shutil.rmtree(mine.path)
     for stop_at in (1, 3):
@@ -105,29 +105,29 @@ def test_another_architecture_than_the_versions_is_refused(
 ) -> None:
     assert run(tmp_path, "--corpus", other, "--init-from", mine.path, f"--{option}", value) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"--{option}: {mine.path}, which --init-from names, has" in line
+    assert f"--{option}: {mine.path}, given with --init-from, has" in line
     assert word in line
-    assert f"leave --{option} out" in line
+    assert f"remove --{option}" in line
 
 
 def test_without_a_text_the_versions_own_must_be_at_hand(tmp_path: Path, mine: Version, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--init-from", mine.path) == 2
-    assert "its corpus does not come with this package; say what to train on with --corpus FILE" in capsys.readouterr().err
+    assert "its corpus does not come with this package; give a text to train on with --corpus FILE" in capsys.readouterr().err
     assert artifact.versions(tmp_path / "models" / "mine") == [1]
     assert run(tmp_path, "--init-from", tmp_path / "absent") == 1
     assert "absent/config.json: No such file" in capsys.readouterr().err
 
 
-def test_a_finished_run_says_that_it_is_and_how_to_train_on(
+def test_resuming_a_finished_run_says_how_to_train_it_further(
     tmp_path: Path, mine: Version, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--name", "mine", "--resume") == 2
     errors = capsys.readouterr().err
-    assert f"it is finished, and {mine.path} is its newest version; --init-from {mine.path} trains that further" in errors
-    assert "--fresh begins anew" in errors
+    assert f"it finished, and its newest version is {mine.path}; train that further with --init-from {mine.path}" in errors
+    assert "start with --fresh" in errors
 
 
-def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_read(tmp_path: Path, other: Path) -> None:
+def test_a_run_of_an_earlier_release_resumes_with_the_line_endings_that_it_read(tmp_path: Path, other: Path) -> None:
     """What is saved then has neither `newlines` nor `init_from` nor the vocabulary."""
     other.write_bytes(OTHER.replace("\n", "\r\n").encode())
     options: dict[str, Any] = {
@@ -139,10 +139,9 @@ def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_
     }
     config = TrainingConfig(**options, batch_size=4, seq_length=20, units=16, embedding=8)
     config.work_dir.mkdir(parents=True)
-    loop.make_deterministic(config.seed)
     run = loop.Run(config, corpus.read(config.corpus, config.work_dir, "keep"))
-    for inputs, targets in run.examples.epoch(1):
-        run.train(inputs, targets)
+    for inputs, targets in run.batches.epoch(1):
+        run.step(inputs, targets)
     run.save()
     state = checkpoints.load_state(config.work_dir)
     assert state is not None
@@ -151,6 +150,6 @@ def test_a_run_that_an_earlier_release_began_goes_on_with_the_line_ends_that_it_
         del progress[name]
     for name in ("newlines", "init_from"):
         del progress["config"][name]
-    checkpoints.save_state(config.work_dir, checkpoints.State(state.tensors, progress))
+    checkpoints.save_state(config.work_dir, checkpoints.SavedState(state.tensors, progress))
     assert main(["--resume", "--models-dir", str(tmp_path / "models"), "--name", "other"]) == 0
     assert "\r" in artifact.read(tmp_path / "models" / "other" / "1").config.vocabulary

@@ -16,10 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.support import config as fields
 from tests.support import random_tensors
 from tests.trainer.conftest import shorten_samples
-from trainer import artifact, checkpoints, corpus, loop, network, publish, report
+from trainer import artifact, checkpoints, corpus, history, loop, publish, report
+from trainer.checkpoints import SavedState
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
+from trainer.errors import Diverged
 from trainer.evaluation import Evaluator
+from trainer.history import EpochRow, best_epoch
+from trainer.sampling import Sampler
 from trainer.served import find_library, served_scores
 
 pytestmark = pytest.mark.slow
@@ -58,6 +62,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def changed(config: TrainingConfig, **options: Any) -> TrainingConfig:
     return config.model_copy(update=options)
+
+
+def fitted(config: TrainingConfig, text: Corpus, stop: Event | None = None, saved: SavedState | None = None) -> loop.Run:
+    run = loop.Run(config, text, stop)
+    loop.fit(run, saved)
+    return run
 
 
 def published(config: TrainingConfig, text: Corpus) -> artifact.Version:
@@ -100,8 +110,8 @@ def test_the_best_epoch_is_published_and_a_run_that_gets_no_better_stops(small: 
     """A learning rate that wrecks what is learnt after a good first epoch."""
     config, text = small
     config = changed(config, epochs=30, patience=2, schedule="constant", learning_rate=1.0, averaging=0.0, warmup=0.0)
-    run = loop.fit(config, text)
-    scores = [row["held_out"]["full_pass"] or 9 for row in run.history]
+    run = fitted(config, text)
+    scores = [row["held_out"]["full_pass"] or 9 for row in run.state.history]
     best = scores.index(min(scores)) + 1
     assert len(scores) == best + 2 < 30
     version = publish.publish(run)
@@ -118,7 +128,7 @@ def test_where_nothing_is_held_out_the_last_epoch_is_published_without_a_score(s
         np.testing.assert_array_equal(version.tensors[name], tensor)
 
 
-def test_the_history_tells_of_each_epoch(finished: Finished) -> None:
+def test_the_history_has_each_epoch(finished: Finished) -> None:
     _, text, version = finished("gru")
     first, second = json.loads((version.path / "training.json").read_text())["history"]
     assert (first["epoch"], second["epoch"]) == (1, 2)
@@ -147,7 +157,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Sma
     config, text = small
 
     def weights(seed: int) -> dict[str, np.ndarray]:
-        loop.fit(changed(config, seed=seed, epochs=1, held_out=0.0), text)
+        fitted(changed(config, seed=seed, epochs=1, held_out=0.0), text)
         return checkpoints.load(config.work_dir / "ckpt_1.safetensors")
 
     first, again, other = weights(5), weights(5), weights(6)
@@ -159,15 +169,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Sma
 def test_the_state_is_carried_within_an_epoch_and_reset_at_its_start(small: Small) -> None:
     config, text = small
     run = loop.Run(config, text)
-    (first, second, *_) = run.examples.epoch(1)
-    assert not any(value.numpy().any() for state in run.states for value in state)
-    run.train(*first)
-    after_one = run.states
-    run.train(*second)
+    (first, second, *_) = run.batches.epoch(1)
+    assert not any(value.numpy().any() for state in run.state.recurrent for value in state)
+    run.step(*first)
+    after_one = run.state.recurrent
+    run.step(*second)
     assert after_one[0][0].numpy().any()
-    assert not np.array_equal(after_one[0][0], run.states[0][0])
-    run.end_epoch()
-    assert not any(value.numpy().any() for state in run.states for value in state)
+    assert not np.array_equal(after_one[0][0], run.state.recurrent[0][0])
+    run.end_epoch(run.evaluate(), run.sample())
+    assert not any(value.numpy().any() for state in run.state.recurrent for value in state)
 
 
 DEEP: dict[str, Any] = {"layers": 2, "scheduled_sampling": 0.3}
@@ -178,21 +188,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> loop.Run:
     """A run with those options that was trained in one go; it has published nothing."""
     with pytest.MonkeyPatch.context() as patch:
         shorten_samples(patch)
-        return loop.fit(*prepare(tmp_path_factory.mktemp("whole"), **DEEP))
+        return fitted(*prepare(tmp_path_factory.mktemp("whole"), **DEEP))
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[int, checkpoints.State | None]:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SavedState | None]:
     """What the same run saves within an epoch, at its end, and in the next, by the number of batches that are done."""
     with pytest.MonkeyPatch.context() as patch:
         shorten_samples(patch)
         config, text = prepare(tmp_path_factory.mktemp("saved"), **DEEP)
-        loop.make_deterministic(config.seed)
         run, states = loop.Run(config, text), {}
         for done in range(1, 11):
-            run.train(*next(iter(run.examples.epoch(run.epoch, run.batch))))
-            if run.batch == len(run.examples):
-                run.end_epoch()
+            run.step(*next(iter(run.batches.epoch(run.state.epoch, run.state.batch))))
+            if run.state.batch == len(run.batches):
+                run.end_epoch(run.evaluate(), run.sample())
             if done in (1, 9, 10):
                 run.save()
                 states[done] = checkpoints.load_state(config.work_dir)
@@ -200,22 +209,20 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[int, checkpoints.Sta
 
 
 def assert_same(resumed: loop.Run, whole: loop.Run) -> None:
-    for name, weight in whole.weights.items():
-        np.testing.assert_array_equal(resumed.weights[name].numpy(), weight.numpy(), err_msg=name)
-        np.testing.assert_array_equal(resumed.averages[name].numpy(), whole.averages[name].numpy())
-    assert [untimed(row) for row in resumed.history] == [untimed(row) for row in whole.history]
+    for name, weight in whole.state.weights.items():
+        np.testing.assert_array_equal(resumed.state.weights[name].numpy(), weight.numpy(), err_msg=name)
+        np.testing.assert_array_equal(resumed.state.ema_weights[name].numpy(), whole.state.ema_weights[name].numpy())
+    assert [untimed(row) for row in resumed.state.history] == [untimed(row) for row in whole.state.history]
 
 
 @pytest.mark.parametrize("stop_at", [1, 9, 10], ids=["within an epoch", "at its end", "in the next"])
-def test_a_run_is_taken_up_bit_for_bit(
-    small: Small, whole: loop.Run, saved: dict[int, checkpoints.State | None], stop_at: int
-) -> None:
+def test_a_run_resumes_bit_for_bit(small: Small, whole: loop.Run, saved: dict[int, SavedState | None], stop_at: int) -> None:
     config, text = small
-    assert len(whole.examples) == 9
+    assert len(whole.batches) == 9
     state = saved[stop_at]
     assert state is not None
     assert (state.progress["epoch"], state.progress["batch"]) == divmod(stop_at + 9, 9)
-    assert_same(loop.fit(changed(config, **DEEP), text, state=state), whole)
+    assert_same(fitted(changed(config, **DEEP), text, saved=state), whole)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -235,11 +242,11 @@ def test_a_run_interrupted_while_it_is_scored_has_saved_its_last_batch(
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "scores", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            loop.fit(config, text, stop)
+            fitted(config, text, stop)
     progress = checkpoints.load_progress(config.work_dir)
     assert progress is not None
-    assert (progress["epoch"], progress["batch"]) == (epoch, len(whole.examples))
-    assert_same(loop.fit(config, text, state=checkpoints.load_state(config.work_dir)), whole)
+    assert (progress["epoch"], progress["batch"]) == (epoch, len(whole.batches))
+    assert_same(fitted(config, text, saved=checkpoints.load_state(config.work_dir)), whole)
 
 
 def test_a_run_interrupted_while_it_is_scored_as_served_publishes_when_it_is_resumed(
@@ -257,26 +264,28 @@ def test_a_run_interrupted_while_it_is_scored_as_served_publishes_when_it_is_res
         with pytest.raises(KeyboardInterrupt):
             loop.train(config, text, stop)
     assert artifact.versions(config.models_dir / "small") == []
-    resumed = loop.train(config, text, state=checkpoints.load_state(config.work_dir))
+    resumed = loop.train(config, text, saved=checkpoints.load_state(config.work_dir))
     assert resumed is not None
     assert resumed.config.scores.as_served is not None
 
 
-def untimed(row: report.EpochRow) -> dict[str, object]:
+def untimed(row: EpochRow) -> dict[str, object]:
     return {name: value for name, value in row.items() if name not in ("seconds", "characters_per_second")}
 
 
-def test_a_run_killed_between_publishing_and_noting_it_publishes_once(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_between_publishing_and_deleting_its_state_publishes_once(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, text = small
 
     def killed(_: Path) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "finish", killed)
+        patch.setattr(checkpoints, "delete_state", killed)
         with pytest.raises(SystemExit):
             loop.train(config, text)
-    version = loop.train(config, text, state=checkpoints.load_state(config.work_dir))
+    version = loop.train(config, text, saved=checkpoints.load_state(config.work_dir))
     assert version is not None
     assert artifact.versions(config.models_dir / "small") == [1] == [version.config.version]
     assert checkpoints.load_progress(config.work_dir) is None
@@ -286,45 +295,45 @@ def test_a_run_killed_between_publishing_and_noting_it_publishes_once(small: Sma
 
 
 @pytest.mark.parametrize("others", [3, 1], ids=["more layers", "fewer"])
-def test_a_run_taken_up_at_its_end_publishes_beside_a_newer_version_of_another_shape(
+def test_a_run_resumed_at_its_end_publishes_beside_a_newer_version_of_another_shape(
     small: Small, whole: loop.Run, others: int
 ) -> None:
     """One with fewer layers, though their weights be the very same, is another network too."""
     config, text = small
     config = changed(config, **DEEP)
     shutil.copytree(whole.config.work_dir, config.work_dir, dirs_exist_ok=True)
-    learnt = checkpoints.load(checkpoints.path(config.work_dir, publish.best_epoch(whole.history)))
+    learnt = checkpoints.load(checkpoints.path(config.work_dir, best_epoch(whole.state.history)))
     shape = changed(config, layers=others).architecture(text.vocabulary.characters)
     tensors = {**random_tensors(shape), **learnt}
     artifact.publish(config.models_dir, fields(shape, "small"), {name: tensors[name] for name in shape.tensor_shapes}, {})
-    version = loop.train(config, text, state=checkpoints.load_state(config.work_dir))
+    version = loop.train(config, text, saved=checkpoints.load_state(config.work_dir))
     assert version is not None
     assert version.config.version == 2
     assert version.config.layers == 2
 
 
-def test_a_run_that_diverges_stops_with_a_word_and_keeps_the_last_good_state(small: Small) -> None:
+def test_a_run_that_diverges_fails_and_keeps_the_last_good_state(small: Small) -> None:
     """A step that ruins the weights shows in the loss of the next: what is saved in between must not be ruined too."""
     config, text = small
     good = changed(config, schedule="constant", save_every=2, learning_rate=0.01)
     run = loop.Run(good, text)
-    for inputs, targets in itertools.islice(run.examples.epoch(1), 2):
-        run.train(inputs, targets)
+    for inputs, targets in itertools.islice(run.batches.epoch(1), 2):
+        run.step(inputs, targets)
     for save_every in (2, 100):
         run.save()
         state = checkpoints.load_state(config.work_dir)
-        with pytest.raises(loop.Diverged, match=r"is not a number a.* batch \d+ of epoch 1$"):
-            loop.fit(changed(good, learning_rate=3e38, clip_norm=0.0, save_every=save_every), text, state=state)
+        with pytest.raises(Diverged, match=r"is not a number a.* batch \d+ of epoch 1$"):
+            fitted(changed(good, learning_rate=3e38, clip_norm=0.0, save_every=save_every), text, saved=state)
         kept = checkpoints.load_state(config.work_dir)
         assert kept is not None
         assert all(np.isfinite(tensor).all() for tensor in kept.tensors.values())
-        loop.fit(good, text, state=kept)  # a smaller one, given anew, counts
+        fitted(good, text, saved=kept)  # a smaller one, given anew, counts
 
 
 def test_an_epochs_curve_has_at_most_fifty_points() -> None:
-    assert loop._thin([1.0]) == [1.0]
-    assert loop._thin([float(i) for i in range(100)])[:2] == [0.5, 2.5]
-    assert len(loop._thin([1.0] * 10_001)) <= 50
+    assert history.thin([1.0]) == [1.0]
+    assert history.thin([float(i) for i in range(100)])[:2] == [0.5, 2.5]
+    assert len(history.thin([1.0] * 10_001)) <= 50
 
 
 class Terminal(io.StringIO):
@@ -334,7 +343,7 @@ class Terminal(io.StringIO):
 
 def test_progress_shows_losses_speed_and_time_left() -> None:
     log, terminal = io.StringIO(), Terminal()
-    row: report.EpochRow = {
+    row: EpochRow = {
         "epoch": 1,
         "last_loss": 2.2,
         "mean_loss": 2.25,
@@ -346,7 +355,7 @@ def test_progress_shows_losses_speed_and_time_left() -> None:
         "samples": {"0.5": "ROMEO:\n"},
     }
     for stream in (log, terminal):
-        progress = report.Progress(epochs=2, steps=150, characters=6400, stream=stream)
+        progress = report.ProgressLine(epochs=2, batches=150, characters=6400, stream=stream)
         for epoch in (1, 2):
             for batch in range(1, 151):
                 progress.step(epoch, batch, 2.5)
@@ -366,9 +375,7 @@ def test_progress_shows_losses_speed_and_time_left() -> None:
     assert terminal.getvalue().count("\n") == 2
 
 
-def test_a_published_network_of_batch_size_one_continues_the_sample(finished: Finished) -> None:
-    config, text, version = finished("gru")
-    single = network.build(artifact.read(version.path).config, batch_size=1)
-    network.load(single, version.tensors)
+def test_the_published_weights_continue_the_sample(finished: Finished) -> None:
+    config, _, version = finished("gru")
     sample = (version.path / "sample.txt").read_text()
-    assert report.Sampler(single, text.vocabulary).sample(sample[:40], 100, 1.0, seed=config.seed) == sample[:140]
+    assert Sampler(version.config).sample(version.tensors, sample[:40], 100, 1.0, seed=config.seed) == sample[:140]

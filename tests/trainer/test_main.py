@@ -21,7 +21,8 @@ from trainer import artifact, checkpoints, corpus, served
 from trainer.__main__ import main
 from trainer.artifact import Architecture, ArtifactError
 from trainer.config import TrainingConfig
-from trainer.options import RunConflict, read_options
+from trainer.errors import RunConflict, WorkerLost
+from trainer.options import read_options
 
 SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--epochs", "1"]
 
@@ -82,7 +83,7 @@ def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_p
         (["--layers", "1000000000"], "--layers: Input should be less than or equal to"),
         (["--corpus", "/dev/null"], "/dev/null: is not a regular file"),
         (["--name", "../up"], "--name: String should match pattern"),
-        (["--units", "100000", "--layers", "3"], "3 x 100,000 units .* need at least .* GiB of memory, of which there are"),
+        (["--units", "100000", "--layers", "3"], "3 x 100,000 units .* need at least .* GiB of memory; .* GiB are available"),
         (["--seq-length", "20000"], "short of one batch"),
     ],
 )
@@ -121,8 +122,8 @@ def test_help_says_what_each_command_does_and_what_each_option_is(
         main(["--help"])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    assert "Train a model on text files and publish it as a version. Options not given take the recipe's value." in said
-    assert "clip the gradient's global norm to this; 0: no clipping (best: 1.0, tutorial: 0.0)" in said
+    assert "Train a model on text files and publish it as a version. Options that are not given have the recipe's value." in said
+    assert "maximum global norm of the gradient; 0: no clipping (best: 1.0, tutorial: 0.0)" in said
     assert "`python -m trainer evaluate --help`: score a published version." in said
 
 
@@ -137,21 +138,21 @@ def test_a_run_that_cannot_start_leaves_the_last_ones_checkpoints(tmp_path: Path
 def test_packages_that_only_training_needs_are_named_when_they_are_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainer.__main__.find_spec", lambda name: None if name == "tensorflow" else name)
+    monkeypatch.setattr("trainer.preflight.find_spec", lambda name: None if name == "tensorflow" else name)
     assert main(["--epochs", "1"]) == 2
     errors = capsys.readouterr().err
-    assert "error: tensorflow not installed; `make setup` brings" in errors
-    assert "`make train TEXT=my.txt NAME=mine` installs that alone" in errors
+    assert "error: tensorflow not installed; `make setup` installs everything" in errors
+    assert "`make train TEXT=my.txt NAME=mine` installs only what training needs" in errors
 
 
 def test_a_python_that_tensorflow_has_no_release_for_is_named_with_one_that_it_has(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainer.__main__.find_spec", lambda name: None if name == "tensorflow" else name)
-    monkeypatch.setattr("trainer.__main__.PYTHON", (3, 14))
+    monkeypatch.setattr("trainer.preflight.find_spec", lambda name: None if name == "tensorflow" else name)
+    monkeypatch.setattr("trainer.preflight.PYTHON", (3, 14))
     assert main(["--epochs", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "TensorFlow, which has no release for Python 3.14: use Python 3.11 to 3.13" in line
+    assert "TensorFlow, which has no release for Python 3.14; use Python 3.11 to 3.13" in line
     assert "`make train PYTHON=python3.13`" in line
 
 
@@ -161,7 +162,7 @@ def test_text_that_is_not_utf8_is_exit_code_2(tmp_path: Path, capsys: pytest.Cap
     assert "byte 0xe9 at offset 3" in capsys.readouterr().err
 
 
-def test_a_second_run_for_the_same_model_is_told_to_wait(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_for_the_same_model_is_refused(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = tmp_path / "models" / "dao" / ".training"
     work.mkdir(parents=True)
     with FileLock(work / "lock"):
@@ -204,10 +205,10 @@ def test_a_run_trained_to_the_end_says_so_and_auto_asks_for_no_other_precision(
     with monkeypatch.context() as patch:
         fail_to_publish(patch, FULL)
         assert run(tmp_path, "--name", "dao", "--resume") == 1
-    place = "after the last epoch, not yet published"
-    assert f"No space left on device; saved {place}: go on with `python -m trainer --resume" in capsys.readouterr().err
+    place = "after the last epoch, before publishing"
+    assert f"No space left on device; saved {place}; resume with `python -m trainer --resume" in capsys.readouterr().err
     assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 2
-    assert f"a run of 'dao' has been interrupted {place}: go on with --resume" in capsys.readouterr().err
+    assert f"a run of 'dao' was interrupted {place}; continue it with --resume" in capsys.readouterr().err
     flags = ["--precision", "auto"] if asked == "flag" else []
     if asked == "variable":
         monkeypatch.setenv("TRAINER_PRECISION", "auto")
@@ -217,26 +218,30 @@ def test_a_run_trained_to_the_end_says_so_and_auto_asks_for_no_other_precision(
 @pytest.mark.parametrize(
     ("batch", "place"), [(5, "in epoch 3 of 30"), (0, "after epoch 2")], ids=["within an epoch", "between two"]
 )
-def test_an_interrupted_runs_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int, place: str) -> None:
+def test_the_position_of_an_interrupted_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int, place: str
+) -> None:
     folder = tmp_path / "models" / "dao" / ".training"
     folder.mkdir(parents=True)
-    checkpoints.save_state(folder, checkpoints.State({}, {"epoch": 3, "batch": batch, "config": {"epochs": 30}}))
+    checkpoints.save_state(folder, checkpoints.SavedState({}, {"epoch": 3, "batch": batch, "config": {"epochs": 30}}))
     assert run(tmp_path, "--name", "dao") == 2
-    assert f"a run of 'dao' has been interrupted {place}: go on with --resume" in capsys.readouterr().err
+    assert f"a run of 'dao' was interrupted {place}; continue it with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_is_advised_once(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_diverges_suggests_a_smaller_learning_rate(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wild = ["--learning-rate", "3e38", "--clip-norm", "0", "--schedule", "constant", "--precision", "f32"]
     assert run(tmp_path, "--corpus", text, *SMALL, *wild) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("of epoch 1; nothing had been saved yet: begin anew, with a smaller --learning-rate")
+    assert last.endswith("of epoch 1; nothing was saved yet; start again, with a smaller --learning-rate")
     assert last.count("--learning-rate") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unpublished")
-def test_memory_that_runs_out_on_the_way_leaves_a_word_of_what_was_saved(
+def test_a_run_that_ends_out_of_memory_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import tensorflow as tf
@@ -245,35 +250,31 @@ def test_memory_that_runs_out_on_the_way_leaves_a_word_of_what_was_saved(
     assert run(tmp_path, "--name", "dao", "--resume") == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "too small for this network and batch: OOM when allocating tensor; saved after the last epoch" in last
-    assert "go on with `python -m trainer --resume" in last
+    assert "resume with `python -m trainer --resume" in last
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unpublished")
-def test_a_worker_left_alone_is_told_that_every_worker_must_go_on(
+def test_a_lost_worker_is_reported_with_how_to_resume_all_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainer.workers import WorkerLost
-
-    fail_to_publish(monkeypatch, WorkerLost("Connection reset by peer"))
+    fail_to_publish(monkeypatch, WorkerLost("another worker disconnected (Connection reset by peer)"))
     assert run(tmp_path, "--name", "dao", "--resume") == 75
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "another worker is gone; saved after the last epoch" in last
-    assert last.endswith("` on every worker (Connection reset by peer)")
+    assert "another worker disconnected (Connection reset by peer); saved after the last epoch" in last
+    assert last.endswith("` on every worker")
 
 
-def test_a_worker_left_alone_before_anything_was_saved_is_told_to_begin_anew(
+def test_a_worker_lost_before_anything_was_saved_means_starting_again(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainer.workers import WorkerLost
-
     def train(*_: object) -> None:
-        raise WorkerLost("Connection reset by peer")
+        raise WorkerLost("another worker disconnected (Connection reset by peer)")
 
     monkeypatch.setattr("trainer.loop.train", train)
     assert run(tmp_path, "--corpus", text, *SMALL) == 75
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("gone; nothing had been saved yet: begin anew on every worker (Connection reset by peer)")
+    assert last.endswith("(Connection reset by peer); nothing was saved yet; start again on every worker")
 
 
 @pytest.mark.slow
@@ -390,11 +391,11 @@ def test_evaluate_knows_what_a_model_of_the_reference_held_out(tmp_path: Path, c
         (["--model", "."], "no version in it"),
         (["--model", "tiny", "--text", "absent"], "absent: No such file"),
         (["--model", "tiny", "--text", "unknown"], "unknown: not in the model's vocabulary: '%' at position 1"),
-        (["--model", "tiny", "--text", "unknown"], "--on-unknown skip leaves them out, replace reads spaces instead"),
-        (["--model", "tiny", "--text", "unknown", "--on-unknown", "skip"], "one character leaves nothing to predict"),
+        (["--model", "tiny", "--text", "unknown"], "--on-unknown skip drops them, replace reads spaces instead"),
+        (["--model", "tiny", "--text", "unknown", "--on-unknown", "skip"], "has one character; scoring needs at least two"),
         (["--model", "tiny", "--text", "strange", "--on-unknown", "skip"], "none of its characters is in the model's vocabulary"),
-        (["--model", "tiny", "--text", "short"], "one character leaves nothing to predict"),
-        (["--model", "tiny"], "its corpus does not come with this package; say what to score with --text FILE"),
+        (["--model", "tiny", "--text", "short"], "has one character; scoring needs at least two"),
+        (["--model", "tiny"], "its corpus does not come with this package; give a text to score with --text FILE"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(
@@ -438,16 +439,14 @@ def test_evaluate_skips_or_replaces_unknown_characters_and_counts_them(
 
 
 @pytest.mark.slow
-def test_evaluate_reads_line_ends_as_the_version_was_trained(
-    tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_reads_line_endings_as_in_training(tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "crlf").write_bytes(b"to be\r\nor not\r\n")
     (tmp_path / "lf").write_bytes(b"to be\nor not\n")
     publish("tiny")
     of_crlf, errors = evaluated(capsys, "--model", tmp_path / "tiny", "--text", tmp_path / "crlf")
     of_lf, _ = evaluated(capsys, "--model", tmp_path / "tiny", "--text", tmp_path / "lf")
     assert of_crlf == of_lf | {"text": str(tmp_path / "crlf")}
-    assert "2 line ends were CRLF or CR and are read as LF" in errors
+    assert "converted 2 line endings from CRLF or CR to LF" in errors
     assert main(["evaluate", "--model", str(tmp_path / "tiny"), "--text", str(tmp_path / "crlf"), "--newlines", "keep"]) == 2
 
     shape = Architecture(cell="gru", layers=1, units=8, embedding=4, vocabulary=sorted("\r\n abcdefghijklmnopqrstuvwxyz"))
@@ -509,7 +508,7 @@ def test_a_text_does_not_take_another_texts_model_unless_it_is_named(
     path = text.rename(tmp_path / "shakespeare.txt")
     assert run(tmp_path, "--corpus", path, *SMALL, *(["--resume"] if resumed else [])) == 2
     errors = capsys.readouterr().err
-    assert ("no interrupted run" if resumed else "models/shakespeare was trained on another text; --name shakespeare") in errors
+    assert ("no interrupted run" if resumed else "was trained on another text; give --name shakespeare") in errors
     assert artifact.versions(tmp_path / "models" / "shakespeare") == [1]
 
 
@@ -534,7 +533,7 @@ def test_a_windows_text_with_a_mark_gives_the_model_of_a_plain_one(
     models, said = first_run
     assert "published" in said
     assert "CRLF" not in said
-    assert "40 line ends were CRLF or CR and are read as LF; --newlines keep leaves them" in capsys.readouterr().out
+    assert "converted 40 line endings from CRLF or CR to LF; --newlines keep keeps them" in capsys.readouterr().out
     plain, converted = artifact.read(models / "dao" / "1"), artifact.read(tmp_path / "models" / "windows" / "1")
     assert converted.config.vocabulary == plain.config.vocabulary
     assert converted.config.training["newlines"] == "universal"

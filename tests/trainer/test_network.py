@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.trainer.conftest import tensors
 from trainer import network
 from trainer.artifact import Architecture
 
@@ -10,9 +11,9 @@ from trainer.artifact import Architecture
 def test_tensors_have_their_published_names_and_shapes(cell: str, layers: int) -> None:
     architecture = Architecture(cell=cell, layers=layers, units=6, embedding=4, vocabulary=list("abcde"))
     model = network.build(architecture, batch_size=2)
-    tensors = network.tensors(model)
-    assert {name: tensor.shape for name, tensor in tensors.items()} == architecture.tensor_shapes
-    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
+    weights = tensors(model)
+    assert {name: tensor.shape for name, tensor in weights.items()} == architecture.tensor_shapes
+    assert {tensor.dtype for tensor in weights.values()} == {np.dtype(np.float32)}
     assert architecture.parameter_count == model.count_params()
 
 
@@ -20,7 +21,7 @@ def test_tensors_have_their_published_names_and_shapes(cell: str, layers: int) -
 def test_weights_go_from_one_batch_size_to_another(cell: str) -> None:
     architecture = Architecture(cell=cell, layers=2, units=6, embedding=4, vocabulary=list("abcde"))
     many, single = network.build(architecture, batch_size=3), network.build(architecture, batch_size=1)
-    network.load(single, network.tensors(many))
+    network.load(single, tensors(many))
     ids = np.array([[0, 1, 2, 3, 4]], np.int32)
     np.testing.assert_allclose(single(ids), many(np.repeat(ids, 3, 0))[:1], atol=1e-6)
 

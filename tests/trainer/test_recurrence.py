@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainer.conftest import tensors
 from trainer import network, recurrence
 from trainer.artifact import Architecture
-from trainer.machine import PART_ROWS, PARTS, count_parts
+from trainer.resources import MIN_SHARD_ROWS, ROW_SHARDS, count_row_shards
 
 
 def architecture(cell: str, layers: int = 1, embedding: int = 12) -> Architecture:
@@ -20,12 +21,14 @@ def variables(shape: Architecture) -> dict[str, tf.Variable]:
     rng, model = np.random.default_rng(0), network.build(shape, batch_size=1)
     return {
         name: tf.Variable(tensor + rng.normal(scale=0.2, size=tensor.shape).astype(np.float32))
-        for name, tensor in network.tensors(model).items()
+        for name, tensor in tensors(model).items()
     }
 
 
 IDS = np.random.default_rng(0).integers(0, 7, (3, 4, 8)).astype(np.int32)
-MANY_IDS = np.random.default_rng(0).integers(0, 7, (3, PARTS * PART_ROWS, 8)).astype(np.int32)  # for a batch that runs in parts
+MANY_IDS = (
+    np.random.default_rng(0).integers(0, 7, (3, ROW_SHARDS * MIN_SHARD_ROWS, 8)).astype(np.int32)
+)  # for a batch that runs in parts
 
 
 def three_calls(
@@ -64,7 +67,7 @@ def test_logits_states_and_gradients_are_those_of_kerass_layers(cell: str, layer
 @pytest.mark.parametrize("dropped", [False, True])
 def test_so_are_those_of_a_batch_that_runs_in_parts(cell: str, dropped: bool) -> None:
     shape, rows = architecture(cell, layers=2), MANY_IDS.shape[1]
-    assert count_parts(rows) > 1
+    assert count_row_shards(rows) > 1
     outputs = [np.random.default_rng(i).integers(0, 2, (rows, 40)).astype(np.float32) for i in range(2)] if dropped else None
     expected = three_calls(network.forward_by_keras(shape), shape, outputs, MANY_IDS)
     assert_same(expected, three_calls(partial(recurrence.forward, cell), shape, outputs, MANY_IDS))

@@ -13,7 +13,7 @@ from service.generation.backends import Unsupported, load_library
 from service.generation.native import Library
 from service.generation.quantized import quantize
 from tests.support import random_tensors
-from trainer import machine, served
+from trainer import scoring, served
 from trainer.artifact import Architecture, PublishedScores, Scores, Tensors
 from trainer.served import compare, find_library, served_scores
 
@@ -80,21 +80,21 @@ def test_scores_do_not_depend_on_how_much_is_scored_at_a_time(
 ) -> None:
     tensors = random_tensors(SHAPE)
     whole = served_scores(SHAPE, tensors, IDS, library)
-    monkeypatch.setattr(machine, "SCORED_LOGITS", logits)  # fewer steps, and fewer rows of one step
+    monkeypatch.setattr(scoring, "MAX_LOGITS", logits)  # fewer steps, and fewer rows of one step
     in_parts = served_scores(SHAPE, tensors, IDS, library)
     assert in_parts.full_pass == pytest.approx(whole.full_pass, abs=1e-9)
     assert in_parts.cold_256 == pytest.approx(whole.cold_256, abs=1e-9)
 
 
 @LIBRARIES
-def test_scoring_ends_when_it_is_told_to(library: Library | None) -> None:
+def test_scoring_ends_when_stop_is_set(library: Library | None) -> None:
     stop = Event()
     stop.set()
     with pytest.raises(KeyboardInterrupt):
         served_scores(SHAPE, random_tensors(SHAPE), IDS, library, stop)
 
 
-def test_a_library_that_cannot_be_had_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_built_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> Library:
         raise Unsupported("there is no C compiler")
 

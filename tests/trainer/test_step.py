@@ -35,9 +35,9 @@ def run(steps: int, **options: Any) -> Outcome:
     config = TrainingConfig(**PLAIN | options)
     keras.utils.set_random_seed(1)
     architecture = config.architecture(VOCABULARY)
-    weights = {name: v.value for name, v in network.variables(network.build(architecture, 1)).items()}
+    weights = network.initial_weights(architecture)
     averages = {name: tf.Variable(weight) for name, weight in weights.items()}
-    optimizer = step.optimizer_of(config, weights, batches=steps)
+    optimizer = step.make_optimizer(config, weights, batches=steps)
     take = step.training_step(config, architecture, weights, averages, optimizer, batches=steps, workers=Workers())
     states, found = network.zero_states(architecture, 4), []
     for number in range(steps):
@@ -71,7 +71,7 @@ def test_a_gradient_is_clipped_to_its_length_over_all_weights() -> None:
     for clip_norm in (0.0, 1e-3):
         config = TrainingConfig(**PLAIN | {"clip_norm": clip_norm})
         weights = {"a": tf.Variable(tf.zeros(3)), "b.bias": tf.Variable(tf.zeros(2))}
-        optimizer = step.optimizer_of(config, weights, batches=1)
+        optimizer = step.make_optimizer(config, weights, batches=1)
         optimizer.apply([tf.constant([3.0, 0.0, 0.0]), tf.constant([0.0, 4.0])], list(weights.values()))
         moments.append(np.concatenate([v.numpy() for v in optimizer.variables if "momentum" in v.path]) * 10)
     np.testing.assert_allclose(moments[0], [3, 0, 0, 0, 4], rtol=1e-5)
@@ -80,10 +80,10 @@ def test_a_gradient_is_clipped_to_its_length_over_all_weights() -> None:
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
     config = TrainingConfig(**PLAIN | {"schedule": "cosine", "warmup": 0.1, "learning_rate": 0.5})
-    rate = step.optimizer_of(config, {"a": tf.Variable(tf.zeros(1))}, batches=100)._learning_rate
+    rate = step.make_optimizer(config, {"a": tf.Variable(tf.zeros(1))}, batches=100)._learning_rate
     assert [float(rate(at)) for at in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
     for batches in (1, 2, 10):  # however short a run
-        step.optimizer_of(config.model_copy(update={"warmup": 0.99}), {"a": tf.Variable(tf.zeros(1))}, batches=batches)
+        step.make_optimizer(config.model_copy(update={"warmup": 0.99}), {"a": tf.Variable(tf.zeros(1))}, batches=batches)
 
 
 def test_averages_follow_the_weights() -> None:
@@ -114,7 +114,7 @@ def test_masks_leave_out_their_share_and_keep_the_mean() -> None:
         assert np.mean(mask.numpy() == 0) == pytest.approx(rate, abs=0.06)
         assert not np.array_equal(mask, drawn[1][name])
     assert not np.array_equal(drawn[0]["rnn.0.recurrent_kernel"], drawn[0]["rnn.1.recurrent_kernel"])
-    outputs, others = dropout.output_masks(config, tf.constant(0)), dropout.output_masks(config, tf.constant(0), worker=1)
+    outputs, others = dropout.output_masks(config, tf.constant(0)), dropout.output_masks(config, tf.constant(0), rank=1)
     assert outputs is not None
     assert others is not None
     assert [mask.shape for mask in outputs] == [(64, 100)] * 2

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import corpus, network, step
+from tests.trainer.conftest import tensors
+from trainer import batches, corpus, network, step
+from trainer.batches import ShuffledBatches, split
 from trainer.config import TrainingConfig
-from trainer.corpus import Corpus, Windows
+from trainer.corpus import Corpus
 from trainer.workers import Workers
 
 
@@ -26,9 +28,9 @@ def text(config: TrainingConfig, tmp_path_factory: pytest.TempPathFactory) -> Co
 
 
 @pytest.fixture(scope="module")
-def windows(config: TrainingConfig, text: Corpus) -> Windows:
+def windows(config: TrainingConfig, text: Corpus) -> ShuffledBatches:
     assert config.examples == "windows"
-    return Windows(corpus.split(text.ids, config.held_out)[0], config.seq_length, config.batch_size, config.seed)
+    return ShuffledBatches(split(text.ids, config.held_out)[0], config.seq_length, config.batch_size, config.seed)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +52,13 @@ def test_first_citizen_has_its_ids(text: Corpus) -> None:
     assert text.ids[:13].tolist() == first_citizen
 
 
-def test_the_text_is_cut_into_its_examples_and_steps(windows: Windows) -> None:
-    assert windows.count == 11_043
+def test_the_text_is_cut_into_its_examples_and_steps(windows: ShuffledBatches) -> None:
+    assert windows.windows == 11_043
     assert len(windows) == 172
-    assert corpus.SHUFFLE_BUFFER == 10_000
+    assert batches.SHUFFLE_BUFFER == 10_000
 
 
-def test_batches_have_their_shapes(windows: Windows) -> None:
+def test_batches_have_their_shapes(windows: ShuffledBatches) -> None:
     inputs, targets = next(iter(windows.epoch(1)))
     assert inputs.shape == targets.shape == (64, 100)
     np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
@@ -77,7 +79,7 @@ def test_the_gru_is_the_tutorials(model: keras.Model) -> None:
     assert isinstance(gru.cell.recurrent_initializer, keras.initializers.GlorotUniform)
 
 
-def test_an_untrained_network_is_as_good_as_a_guess(config: TrainingConfig, model: keras.Model, windows: Windows) -> None:
+def test_an_untrained_network_is_as_good_as_a_guess(config: TrainingConfig, model: keras.Model, windows: ShuffledBatches) -> None:
     inputs, targets = next(iter(windows.epoch(1)))
     architecture = config.architecture(list(map(chr, range(65))))
     weights = {name: variable.value for name, variable in network.variables(model).items()}
@@ -91,7 +93,7 @@ def test_an_untrained_network_is_as_good_as_a_guess(config: TrainingConfig, mode
 def test_training_options_are_the_tutorials(config: TrainingConfig) -> None:
     assert (config.epochs, config.batch_size, config.seq_length) == (10, 64, 100)
     assert (config.cell, config.layers, config.units, config.embedding) == ("gru", 1, 1024, 256)
-    optimizer, plain = step.optimizer_of(config, {"a": tf.Variable(tf.zeros(1))}, batches=1720), keras.optimizers.Adam()
+    optimizer, plain = step.make_optimizer(config, {"a": tf.Variable(tf.zeros(1))}, batches=1720), keras.optimizers.Adam()
     assert optimizer.get_config() == plain.get_config() | {"name": optimizer.name}
     assert config.learning_rate == pytest.approx(float(plain.learning_rate))
     assert not any((config.weight_drop, config.output_dropout, config.embedding_dropout, config.averaging, config.held_out))
@@ -110,7 +112,7 @@ def test_the_network_compiles_and_fits_as_a_plain_keras_model(text: Corpus) -> N
     keras.utils.set_random_seed(0)
     options = TrainingConfig(units=32, embedding=16, batch_size=8, seq_length=20)
     model = network.build(options.architecture(text.vocabulary.characters), options.batch_size)
-    batches = Windows(text.ids[:8_000], seq_length=20, batch_size=8, seed=0).epoch(1)
+    batches = ShuffledBatches(text.ids[:8_000], seq_length=20, batch_size=8, seed=0).epoch(1)
     model.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(batches, epochs=2, shuffle=False, verbose=0).history
     assert history["loss"][1] < history["loss"][0] < log(65)
@@ -126,9 +128,9 @@ def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: L
     config = TrainingConfig(recipe="tutorial", units=16, embedding=8, cell=cell, batch_size=4, precision="f32")
     architecture = config.architecture(text.vocabulary.characters)
     by_fit, by_loop = network.build(architecture, 4), network.build(architecture, 4)
-    network.load(by_loop, network.tensors(by_fit))
-    before = network.tensors(by_fit)
-    batches = list(Windows(text.ids[:1000], seq_length=10, batch_size=4, seed=0).epoch(1))
+    network.load(by_loop, tensors(by_fit))
+    before = tensors(by_fit)
+    batches = list(ShuffledBatches(text.ids[:1000], seq_length=10, batch_size=4, seed=0).epoch(1))
 
     by_fit.compile(keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     stacked = tuple(np.stack(part) for part in zip(*batches, strict=True))
@@ -141,7 +143,7 @@ def test_fit_and_the_trainers_own_loop_take_the_same_steps(text: Corpus, cell: L
     for number, (inputs, targets) in enumerate(batches):
         _, _, states = take(tf.constant(number), tf.constant(0.0), states, inputs, targets)
 
-    for name, tensor in network.tensors(by_fit).items():
+    for name, tensor in tensors(by_fit).items():
         moved = np.abs(tensor - before[name]).max()
         assert moved > 0
-        np.testing.assert_allclose(network.tensors(by_loop)[name], tensor, atol=1e-4 * moved, rtol=0, err_msg=name)
+        np.testing.assert_allclose(tensors(by_loop)[name], tensor, atol=1e-4 * moved, rtol=0, err_msg=name)

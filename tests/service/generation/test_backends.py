@@ -21,8 +21,9 @@ from service.generation.sampling import Sampling
 from service.generation.tensorflow_backend import TensorFlowBackend
 from service.models_folder import candidates
 from tests.support import VOCABULARY, random_tensors, reference_logits, run_core
-from trainer import artifact, network, report
+from trainer import artifact, network
 from trainer.artifact import Architecture, Tensors
+from trainer.sampling import Sampler
 from trainer.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.slow
@@ -128,9 +129,7 @@ SAMPLINGS = [
 def test_on_tensorflow_the_text_is_the_tutorials(cell: str, layers: int) -> None:
     architecture = made(cell, layers)
     vocabulary, tensors = Vocabulary(VOCABULARY), random_tensors(architecture)
-    single = network.build(architecture, batch_size=1)
-    network.load(single, tensors)
-    expected = report.Sampler(single, vocabulary).sample("ROMEO: ", characters=300, temperature=0.8, seed=12)
+    expected = Sampler(architecture).sample(tensors, "ROMEO: ", characters=300, temperature=0.8, seed=12)
     assert len(set(expected)) > 20
     asked = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8))
     assert generate(TensorFlowBackend(architecture, tensors, 1), vocabulary, [asked]) == [expected]
