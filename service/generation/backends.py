@@ -1,4 +1,4 @@
-"""Which backend runs a version: chosen, opened and warmed."""
+"""Chooses, opens and warms up the backend that runs a version."""
 
 import logging
 from functools import cache
@@ -22,14 +22,14 @@ BackendName = Literal["native", "reference", "tensorflow"]
 
 
 class Unsupported(Exception):
-    """This machine cannot run the backend; the message says why."""
+    """This machine cannot run the backend. The message gives the reason."""
 
 
 @cache
 def load_library() -> Library:
-    """The kernel, built first if necessary. Raises Unsupported."""
+    """Loads the kernel and builds it first if necessary. Raises Unsupported."""
     if find() is None:
-        log.info("the kernel has not been built for this version yet: building it takes some ten seconds")
+        log.info("building the kernel, which takes about ten seconds: this version of it has not been built yet")
     try:
         return Library(find_or_build())
     except (NoCompiler, OSError) as error:
@@ -39,10 +39,8 @@ def load_library() -> Library:
 
 @cache
 def choose() -> BackendName:
-    """`tensorflow` where it is installed and sees a GPU, else `native`, or `reference` where the kernel cannot be built.
-
-    A GPU's device node is looked for first: importing TensorFlow costs seconds and hundreds of MB.
-    """
+    """`tensorflow` if it is installed and finds a GPU; else `native`, or `reference` if the kernel cannot be built."""
+    # TensorFlow is imported only if a GPU's device node exists: the import takes seconds and hundreds of MB.
     if find_spec("tensorflow") and any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")):
         import tensorflow as tf
 
@@ -57,7 +55,7 @@ def choose() -> BackendName:
 
 
 def open_backend(version: Version, name: BackendName, *, slots: int) -> Backend:
-    """The backend `name` for a version, warmed. Raises Unsupported."""
+    """Opens and warms up the backend `name` for a version, with `slots` slots. Raises Unsupported."""
     backend: Backend
     if name == "tensorflow":
         try:
@@ -67,9 +65,9 @@ def open_backend(version: Version, name: BackendName, *, slots: int) -> Backend:
         backend = TensorFlowBackend(version.config, version.tensors, slots)
     else:
         backend = ExactBackend(version.config, version.tensors, slots, load_library() if name == "native" else None)
-    # So that whatever a first request needs, alone or among others, has been built and run once. Only graphs differ by request.
+    # Warms up one row and a full batch, so that no first request waits for it. Only TensorFlow has graphs that differ by request.
     kinds = product((-1, 0), (Sampling(), Sampling(top_k=1))) if name == "tensorflow" else [(-1, Sampling())]
-    for rows, (keep, sampling) in product((1, slots), kinds):
+    for rows, (snapshot_at, sampling) in product((1, slots), kinds):
         backend.decode(
             Batch(
                 slots=np.arange(rows, dtype=np.int32),
@@ -78,7 +76,7 @@ def open_backend(version: Version, name: BackendName, *, slots: int) -> Backend:
                 forced=np.full((2, rows), -1, np.int32),
                 uniforms=np.zeros((2, rows), np.float32),
                 sampling=[sampling] * rows,
-                snapshot_at=np.full(rows, keep, np.int32),
+                snapshot_at=np.full(rows, snapshot_at, np.int32),
             )
         )
     return backend

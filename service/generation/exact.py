@@ -1,4 +1,4 @@
-"""The backends of the exact step, `native` and `reference`: slots, states and log-probabilities around the step itself."""
+"""The backends of the exact step, `native` and `reference`. They keep the slots' states and compute log-probabilities."""
 
 from dataclasses import replace
 from typing import cast
@@ -15,11 +15,11 @@ from trainer.artifact import Architecture, Tensors
 from trainer.resources import cores
 
 Floats = NDArray[np.float32]
-UNKNOWN = np.float32(-9999)  # the log-probability of a character that the network does not know, as OpenAI has it
+UNKNOWN = np.float32(-9999)  # the log-probability of an id outside the vocabulary, as in OpenAI's API
 
 
 class ExactBackend:
-    """See `service.generation.backend.Backend`. Both give the same bits, on every machine."""
+    """See `service.generation.backend.Backend`. Both backends give the same bits, on every machine."""
 
     precision: Precision = "int8"
     arithmetic = "exact"
@@ -27,7 +27,7 @@ class ExactBackend:
     def __init__(
         self, architecture: Architecture, tensors: Tensors, slots: int, library: Library | None, instructions: str | None = None
     ) -> None:
-        """library: the built kernel; without one the step is computed by NumPy. instructions: see `Library.open`."""
+        """library: the built kernel; None computes the step in NumPy. instructions: see `Library.open`, which may raise."""
         self.name = "reference" if library is None else "native"
         self.slots = slots
         self._network = quantize(architecture, tensors)
@@ -36,12 +36,12 @@ class ExactBackend:
         self._threads = ThreadCount(self._native.threads if self._native else 1)
 
     def decode(self, batch: Batch) -> Decoded:
-        chosen, kept, logits = self._advance(batch)
-        found = {int(row): kept[row].copy() for row in np.flatnonzero(batch.snapshot_at >= 0)}
-        return Decoded(chosen, found, None if logits is None else log_probabilities(logits, chosen))
+        chosen, snapshots, logits = self._advance(batch)
+        by_row = {int(row): snapshots[row].copy() for row in np.flatnonzero(batch.snapshot_at >= 0)}
+        return Decoded(chosen, by_row, None if logits is None else log_probabilities(logits, chosen))
 
     def score(self, batch: Batch) -> Floats:
-        """Advances the batch's slots like `decode`. Returns the chosen characters' log-probabilities alone, [K, B].
+        """Advances the batch's slots like `decode`, but returns only the chosen characters' log-probabilities [K, B].
 
         No row may have an automaton. Faster than `decode`: ranking all of a large vocabulary takes longer than the step.
         """
@@ -49,60 +49,52 @@ class ExactBackend:
         return chosen_log_probabilities(cast("Floats", logits), chosen)
 
     def _advance(self, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-        """(Chosen; the states to keep; logits, where they are wanted). Updates the slots' states."""
+        """Advances the batch's slots. Raises ValueError if a row lacks the history that its sampling needs.
+
+        Returns (chosen ids [K, B], snapshots [B, vectors, units], logits [K, B, vocabulary] if log-probabilities are requested).
+        A snapshot is undefined for a row without `snapshot_at`.
+        """
         if any(row.needs_history and b not in batch.histories for b, row in enumerate(batch.sampling)):
             raise ValueError("a row with penalties or an automaton has no history")
         states = self._states[batch.slots]
         for row, start in batch.starts.items():
             states[row] = 0 if start is None else start
-        found = self._compute(batch, states)
-        self._states[batch.slots] = states
-        return found
-
-    def _compute(self, batch: Batch, states: Floats) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-        """See `_advance`. Updates `states` [rows, vectors, units]."""
         if self._native is None:
-            return advance_by_reference(self._network, batch, states)
-        with self._threads.timed(*batch.forced.shape) as threads:
-            wanted = np.full(len(batch.slots), batch.log_probabilities)
-            arguments = (
-                batch.inputs,
-                batch.forced,
-                batch.uniforms,
-                batch.sampling,
-                batch.histories,
-                batch.snapshot_at,
-                wanted,
-                threads,
-            )
-            return self._native.advance(states, *arguments)
+            result = advance_by_reference(self._network, batch, states)
+        else:
+            wants_logits = np.full(len(batch.slots), batch.log_probabilities)
+            inputs = states, batch.inputs, batch.forced, batch.uniforms, batch.sampling, batch.histories
+            with self._threads.timed(*batch.forced.shape) as threads:
+                result = self._native.advance(*inputs, batch.snapshot_at, wants_logits, threads)
+        self._states[batch.slots] = states
+        return result
 
 
 def advance_by_reference(
     network: QuantizedNetwork, batch: Batch, states: Floats
 ) -> tuple[NDArray[np.int32], Floats, Floats | None]:
     """See `NativeNetwork.advance`."""
-    drawing = (batch.uniforms, batch.sampling, batch.histories)
-    chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, *drawing)
-    kept = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.snapshot_at)])
+    options = batch.uniforms, batch.sampling, batch.histories
+    chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, *options)
+    snapshots = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.snapshot_at)])
     states[...] = path[-1]
-    return chosen, kept, logits if batch.log_probabilities else None
+    return chosen, snapshots, logits if batch.log_probabilities else None
 
 
 def log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> LogProbabilities:
-    """Of logits [steps, rows, vocabulary] and the characters chosen from them [steps, rows]; UNKNOWN for others."""
+    """From logits [K, B, vocabulary] and the chosen ids [K, B]. UNKNOWN for an id outside the vocabulary."""
     shifted = logits - logits.max(-1, keepdims=True)
     values = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     count = min(MAX_TOP_LOGPROBS, values.shape[-1])
-    likeliest = np.argsort(-values, axis=-1, kind="stable")[..., :count].astype(np.int32)
+    top_ids = np.argsort(-values, axis=-1, kind="stable")[..., :count].astype(np.int32)
     known = (chosen >= 0) & (chosen < values.shape[-1])
-    places = np.where(known, chosen, 0)[..., None].astype(np.int64)
-    own = np.where(known, np.take_along_axis(values, places, -1)[..., 0], UNKNOWN)
-    return LogProbabilities(own, likeliest, np.take_along_axis(values, likeliest.astype(np.int64), -1))
+    ids = np.where(known, chosen, 0)[..., None].astype(np.int64)
+    own = np.where(known, np.take_along_axis(values, ids, -1)[..., 0], UNKNOWN)
+    return LogProbabilities(own, top_ids, np.take_along_axis(values, top_ids.astype(np.int64), -1))
 
 
 def chosen_log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> Floats:
-    """`log_probabilities(logits, chosen).chosen`, the same bits. Overwrites the logits: there may be many."""
+    """The same bits as `log_probabilities(logits, chosen).chosen`. Overwrites the logits, to save memory."""
     logits -= logits.max(-1, keepdims=True)
     own = np.take_along_axis(logits, chosen[..., None].astype(np.int64), -1)[..., 0]
     totals: Floats = np.exp(logits, out=logits).sum(-1)

@@ -1,8 +1,9 @@
-"""The step in C (kernel/), called by ctypes, which releases the GIL. Knows arrays only."""
+"""The step in C (kernel/), called through ctypes, which releases the GIL during a call."""
 
 import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_void_p
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ class _Row(Structure):
         ("frequency", c_float),
         ("repetition", c_float),
         ("top_k", c_int32),
-        ("keep", c_int32),
+        ("snapshot_at", c_int32),
         ("wants_logits", c_int32),
-        ("place", c_int32),
+        ("automaton_state", c_int32),
         ("alphabet", c_int32),
         ("bias", c_void_p),
         ("counts", c_void_p),
@@ -47,7 +48,7 @@ class _Call(Structure):
         ("rows", c_int32),
         ("steps", c_int32),
         ("threads", c_int32),
-        *((name, c_void_p) for name in ("states", "inputs", "forced", "uniforms", "row", "chosen", "kept", "logits")),
+        *((name, c_void_p) for name in ("states", "inputs", "forced", "uniforms", "row", "chosen", "snapshots", "logits")),
     ]
 
 
@@ -55,7 +56,7 @@ class Library:
     """The built kernel."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError where it can't be loaded."""
+        """Raises OSError if the library cannot be loaded."""
         self._library = library = ctypes.CDLL(str(path))
         library.folio_instructions.restype = library.folio_name.restype = c_char_p
         library.folio_open.restype = c_void_p
@@ -67,15 +68,14 @@ class Library:
 
     @property
     def instructions(self) -> list[str]:
-        """The instruction sets that this machine has, the best first."""
-        names, i = [], 0
-        while name := self._library.folio_instructions(i):
-            names.append(name.decode())
-            i += 1
-        return names
+        """The instruction sets that this machine supports, the fastest first."""
+        return [name.decode() for name in takewhile(bool, map(self._library.folio_instructions, count()))]
 
     def open(self, network: QuantizedNetwork, max_rows: int, threads: int, instructions: str | None = None) -> "NativeNetwork":
-        """Packs the network for the instruction set. Raises ValueError for one that this machine lacks, MemoryError."""
+        """Packs a network for an instruction set (None: the fastest). max_rows: the largest batch.
+
+        Raises ValueError if this machine does not support the instruction set, and MemoryError.
+        """
         if instructions is not None and instructions not in self.instructions:
             raise ValueError(f"this machine has no {instructions}; it has {', '.join(self.instructions)}")
         kernels = [kernel for layer in network.layers for kernel in (layer.recurrent, layer.input)] + [network.output]
@@ -95,12 +95,12 @@ class Library:
             (_Kernel * len(kernels))(*map(_Kernel.of, kernels)),
         )
         if not handle:
-            raise MemoryError("no memory for the network")
+            raise MemoryError("not enough memory for the network")
         return NativeNetwork(self._library, handle, network)
 
 
 class NativeNetwork:
-    """An open network, closed when it is deleted. One call at a time."""
+    """An open network, closed when this object is deleted. Only one thread at a time may call it."""
 
     def __init__(self, library: Any, handle: int, network: QuantizedNetwork) -> None:
         self._library, self._handle = library, handle
@@ -119,22 +119,23 @@ class NativeNetwork:
         uniforms: Floats,
         samplings: Sequence[Sampling],
         histories: Mapping[int, History],
-        keep: NDArray[np.int32],
+        snapshot_at: NDArray[np.int32],
         wants_logits: NDArray[np.bool_],
         threads: int,
     ) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-        """(Chosen characters [steps, rows]; states after `keep` steps, where that is not -1; logits of the rows that want them).
+        """Advances `states` [rows, vectors, units] in place. The other arguments are those of `Batch`, by row or by step and row.
 
-        states [rows, vectors, units] is updated. See `service.generation.reference.advance`.
+        Returns (chosen ids [steps, rows], states after `snapshot_at` steps [rows, vectors, units], logits [steps, rows, vocabulary]
+        if a row wants them). Snapshots and logits are undefined for rows that did not request them.
         """
         steps, rows = forced.shape
         arrays = [np.ascontiguousarray(a, t) for a, t in ((inputs, np.int32), (forced, np.int32), (uniforms, np.float32))]
         table = (_Row * rows)()
         for b, row in enumerate(table):
             _fill(row, samplings[b], histories.get(b))
-            row.keep, row.wants_logits = int(keep[b]), int(wants_logits[b])
+            row.snapshot_at, row.wants_logits = int(snapshot_at[b]), int(wants_logits[b])
         chosen = np.empty((steps, rows), np.int32)
-        kept = np.empty((rows, *self._state_shape), np.float32) if (keep >= 0).any() else None
+        snapshots = np.empty((rows, *self._state_shape), np.float32)
         logits = np.empty((steps, rows, self._vocabulary), np.float32) if wants_logits.any() else None
         call = _Call(
             rows,
@@ -144,18 +145,18 @@ class NativeNetwork:
             *(array.ctypes.data for array in arrays),
             ctypes.addressof(table),
             chosen.ctypes.data,
-            None if kept is None else kept.ctypes.data,
+            snapshots.ctypes.data,
             None if logits is None else logits.ctypes.data,
         )
         self._library.folio_advance(self._handle, byref(call))
         for b, history in histories.items():
-            history.state = table[b].place
-        return chosen, states if kept is None else kept, logits
+            history.state = table[b].automaton_state
+        return chosen, snapshots, logits
 
 
 def _fill(row: _Row, sampling: Sampling, history: History | None) -> None:
-    """Fills in how a row's characters are drawn. The arrays belong to `sampling` and `history`, which the caller keeps."""
-    row.inverse_temperature = 1 / min(max(sampling.temperature, 1e-30), 1e30)
+    """Fills in a row's sampling options. The row points to arrays of `sampling` and `history`, which must outlive it."""
+    row.inverse_temperature = sampling.inverse_temperature
     row.top_p, row.min_p, row.top_k = max(sampling.top_p, 1e-30), sampling.min_p, sampling.top_k or 0
     bias = sampling.exclusive_bias
     row.bias = None if bias is None else bias.ctypes.data
@@ -163,5 +164,5 @@ def _fill(row: _Row, sampling: Sampling, history: History | None) -> None:
         row.presence, row.frequency = sampling.presence_penalty, sampling.frequency_penalty
         row.repetition, row.counts = sampling.repetition_penalty, history.counts.ctypes.data
     if history is not None and sampling.automaton is not None:
-        row.place, row.alphabet = history.state, sampling.automaton.next.shape[1]
+        row.automaton_state, row.alphabet = history.state, sampling.automaton.next.shape[1]
         row.next = sampling.automaton.next.ctypes.data

@@ -1,4 +1,4 @@
-"""The states that prompts left behind, so that a prompt that comes again need not be read again."""
+"""Caches the network's state after a prompt, so that an equal prompt is not read again."""
 
 from collections import OrderedDict
 
@@ -9,7 +9,7 @@ from service.generation.backend import State
 
 
 class PromptCache:
-    """The most recently used prompts' states, as many as `limit` bytes hold, the prompts themselves counted."""
+    """States by prompt, least recently used evicted first. Prompts and states together take at most `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -21,7 +21,7 @@ class PromptCache:
         return len(self._states)
 
     def get(self, prompt: NDArray[np.int32]) -> State | None:
-        """The state that has all of the prompt but its last character behind it, if it is here."""
+        """The state after all characters of the prompt but the last, or None if it is not cached."""
         key = prompt.tobytes()
         self._lookups.append(key in self._states)
         if key in self._states:
@@ -29,17 +29,17 @@ class PromptCache:
         return self._states.get(key)
 
     def drain_lookups(self) -> list[bool]:
-        """For each `get` since the last call, whether the state was found."""
+        """For each `get` since the last call of this method, whether the state was found."""
         lookups, self._lookups = self._lookups, []
         return lookups
 
     def put(self, prompt: NDArray[np.int32], state: State) -> None:
-        """Keeps a state, unless it alone is more than the limit; who has not been used for longest makes room."""
+        """Stores a state and evicts the least recently used entries. A state larger than the whole cache is not stored."""
         key = prompt.tobytes()
         if key in self._states or len(key) + state.nbytes > self.limit:
             return
         self._states[key] = state
         self.size += len(key) + state.nbytes
         while self.size > self.limit:
-            old, dropped = self._states.popitem(last=False)
-            self.size -= len(old) + dropped.nbytes
+            old, evicted = self._states.popitem(last=False)
+            self.size -= len(old) + evicted.nbytes

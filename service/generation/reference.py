@@ -1,7 +1,7 @@
-"""The step in NumPy float32: the specification that other backends match bit for bit, and the fallback where none was built.
+"""The exact step in NumPy: the specification that the kernel matches bit for bit, and the fallback where it cannot be built.
 
-Why it is exact: int8 kernels times int8 states are integer sums, the same in any order. All else is float32 by IEEE 754's add,
-subtract, multiply and divide, in the order written here: nothing fused, no estimates of reciprocals, no library's exp.
+Products of int8 kernels and int8 states are integer sums, which are the same in any order. Everything else is float32 by IEEE 754
+add, subtract, multiply and divide in the order written here: no fused multiply-add, no reciprocal estimates, no library exp.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from service.generation.quantized import Kernel, QuantizedNetwork
 from service.generation.sampling import History, Sampling
 
-Floats = NDArray[Any]  # always float32; the types of NumPy's operations would not follow that
+Floats = NDArray[Any]  # always float32, which NumPy's types do not express
 f32 = np.float32
 
-LANES = 16  # probabilities are summed in groups of so many
-SMALLEST = f32(-80)  # a weight below exp of this, relative to the likeliest, is 0
-TO_INTEGER = f32(1.5 * 2**23)  # added and subtracted, it rounds to the nearest integer, ties to even
+LANES = 16  # probabilities are summed in groups of this size
+SMALLEST = f32(-80)  # a weight below exp(-80) times the largest one is set to 0
+TO_INTEGER = f32(1.5 * 2**23)  # adding and subtracting it rounds to the nearest integer, ties to even
 EXP = [f32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)]
 
 
 def exp(x: Floats) -> Floats:
-    """e^x for x clamped to [-87, 88]: Cephes' expf, after Moshier. x = n ln 2 + r, and e^r by a polynomial."""
+    """e^x, x clamped to [-87, 88], as in expf of Cephes (Moshier): x = n ln 2 + r, with a polynomial for e^r."""
     x = np.clip(x, f32(-87), f32(88))
     n = round_to_integer(x * f32(1.44269504))
-    r: Floats = x - n * f32(0.693359375)  # ln 2 in two parts: the first times n is exact
+    r: Floats = x - n * f32(0.693359375)  # ln 2 is split in two: n times the first part is exact
     r = r - n * f32(-2.12194440e-4)
     p: Floats = np.full_like(r, EXP[0])
     for c in EXP[1:]:
@@ -41,7 +41,7 @@ def round_to_integer(x: Floats) -> Floats:
 
 
 def product(h: Floats, kernel: Kernel) -> Floats:
-    """States [rows, units] in (-1, 1) times a kernel. Only here are they rounded; as carried on they stay float32."""
+    """States [rows, units] in (-1, 1) times a kernel. Rounds the states for this product only; the carried state stays float32."""
     sums: Floats = round_to_integer(h * f32(127)).astype(kernel.floats.dtype) @ kernel.floats
     scaled: Floats = sums.astype(f32) * kernel.scale
     return scaled + kernel.bias
@@ -50,7 +50,7 @@ def product(h: Floats, kernel: Kernel) -> Floats:
 def gru(x: Floats, a: Floats, h: Floats) -> Floats:
     """h' = z h + (1 - z) tanh(x_h + r a_h) with z, r = sigmoid(x + a); x, a: [rows, 3 units], gates z r h (Keras, reset_after).
 
-    With ez = e^-z and so on, and tanh(y) = (1 - et) / (1 + et) for et = e^-2y, one division suffices. 40 keeps it finite.
+    With ez = e^-z and tanh(y) = (1 - et) / (1 + et) for et = e^-2y, one division is enough. The limit of 40 avoids infinities.
     """
     (xz, xr, xh), (az, ar, ah) = np.split(x, 3, 1), np.split(a, 3, 1)
     ez, er = exp(np.minimum(-(az + xz), f32(40))), exp(-(ar + xr))
@@ -61,7 +61,7 @@ def gru(x: Floats, a: Floats, h: Floats) -> Floats:
 
 
 def lstm(x: Floats, a: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:  # noqa: ARG001 - h is in a
-    """c' = f c + i tanh(g), h' = o tanh(c') with i, f, o = sigmoid; x, a: [rows, 4 units], gates i f g o (Keras)."""
+    """c' = f c + i tanh(g), h' = o tanh(c') with i, f, o = sigmoid(x + a); x, a: [rows, 4 units], gates i f g o (Keras)."""
     i, f, g, o = np.split(a + x, 4, 1)
     ei, ef, eg = exp(np.minimum(-i, f32(40))), exp(np.minimum(-f, f32(40))), exp(np.minimum(f32(-2) * g, f32(40)))
     c = c / (f32(1) + ef) + (f32(1) - eg) / ((f32(1) + ei) * (f32(1) + eg))
@@ -72,9 +72,9 @@ def lstm(x: Floats, a: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:  
 def step(
     network: QuantizedNetwork, states: Floats, characters: NDArray[np.int32], paused: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """(States after, logits [rows, vocabulary]) of states [rows, state vectors, units] that read a character each.
+    """Reads one character a row. Returns (the next states [rows, vectors, units], logits [rows, vocabulary]).
 
-    The rows that are paused read nothing.
+    Paused rows keep their states.
     """
     after, below = states.copy(), np.empty(0, f32)
     vectors = len(states[0]) // len(network.layers)
@@ -92,10 +92,9 @@ def step(
 
 
 def draw(logits: Floats, uniform: np.float32, sampling: Sampling, history: History | None) -> int:
-    """The character of one row's logits [vocabulary] that inverts the CDF at the uniform; see `Sampling` for the order."""
+    """Samples an id from one row's logits [vocabulary] by inverting the CDF at `uniform`. See `Sampling` for the order."""
     allowed, logits = drawable(len(logits), sampling, history), adjust(logits, sampling, history)
-    likeliest = logits[allowed].max()
-    x = np.where(allowed, logits - likeliest, f32(-1)) * inverse_temperature(sampling)
+    x = np.where(allowed, logits - logits[allowed].max(), f32(-1)) * f32(sampling.inverse_temperature)
     weights = np.where(allowed & (x >= SMALLEST), exp(x), f32(0))
     if sampling.top_k is not None or sampling.top_p < 1 or sampling.min_p > 0:
         weights = keep_likely(weights, sampling)
@@ -103,7 +102,7 @@ def draw(logits: Floats, uniform: np.float32, sampling: Sampling, history: Histo
 
 
 def adjust(logits: Floats, sampling: Sampling, history: History | None) -> Floats:
-    """The logits with bias and penalties."""
+    """Applies bias and penalties to the logits [vocabulary]."""
     if sampling.bias is not None:
         logits = logits + sampling.bias
     if history is None or not sampling.penalizes:
@@ -116,7 +115,7 @@ def adjust(logits: Floats, sampling: Sampling, history: History | None) -> Float
 
 
 def drawable(vocabulary: int, sampling: Sampling, history: History | None) -> NDArray[np.bool_]:
-    """Which characters of the vocabulary may come next."""
+    """Which characters of the vocabulary are allowed next: [vocabulary]."""
     allowed = np.full(vocabulary, True) if sampling.allowed is None else sampling.allowed
     if history is not None and sampling.automaton is not None:
         allowed = allowed & (sampling.automaton.next[history.state, :vocabulary] >= 0)
@@ -124,16 +123,17 @@ def drawable(vocabulary: int, sampling: Sampling, history: History | None) -> ND
 
 
 def draw_unknown(logits: Floats, uniform: np.float32, sampling: Sampling, history: History | None) -> int:
-    """One of the characters that only the automaton knows, each as likely; -1 where it allows none."""
-    following = None if sampling.automaton is None or history is None else sampling.automaton.next[history.state]
-    if following is None or not (following[len(logits) :] >= 0).any():
+    """Samples one of the characters that only the automaton knows, with equal probability. -1 if it allows none."""
+    if sampling.automaton is None or history is None:
         return -1
-    allowed = np.flatnonzero(following[len(logits) :] >= 0)
+    allowed = np.flatnonzero(sampling.automaton.next[history.state, len(logits) :] >= 0)
+    if not len(allowed):
+        return -1
     return len(logits) + int(allowed[min(int(uniform * f32(len(allowed))), len(allowed) - 1)])
 
 
 def keep_likely(weights: Floats, sampling: Sampling) -> Floats:
-    """The weights, those that top_k, top_p and min_p leave out, in this order, set to 0. Of equal ones lower ids come first."""
+    """Sets the weights to 0 that top_k, top_p and min_p exclude, in this order. Equal weights are ordered by id."""
     order = np.argsort(-weights, kind="stable")
     if sampling.top_k is not None:
         order = order[: sampling.top_k]
@@ -149,9 +149,9 @@ def keep_likely(weights: Floats, sampling: Sampling) -> Floats:
 
 
 def invert(weights: Floats, uniform: np.float32) -> int:
-    """The first character at which the sum of weights exceeds the uniform's part of their total.
+    """The first id at which the cumulative weight exceeds `uniform` times the total.
 
-    The sums are of groups of 16, each summed as a tree, so that many can be summed at once; then within one group.
+    Weights are summed in groups of 16, each as a tree, so that SIMD code can sum them. Then one group is summed in order.
     """
     groups = np.pad(weights, (0, -len(weights) % LANES)).reshape(-1, LANES)
     totals = groups
@@ -159,17 +159,12 @@ def invert(weights: Floats, uniform: np.float32) -> int:
         totals = totals[:, ::2] + totals[:, 1::2]
     sums = np.cumsum(totals[:, 0], dtype=f32)
     target = uniform * sums[-1]
-    last = int(np.flatnonzero(totals[:, 0])[-1])  # rounding may make the target the total
+    last = int(np.flatnonzero(totals[:, 0])[-1])  # rounding may raise the target to the total
     group = min(int((sums <= target).sum()), last)
     start = sums[group - 1] if group else f32(0)
     within = np.cumsum(np.concatenate([[start], groups[group]]), dtype=f32)[1:]
-    place = min(int((within <= target).sum()), int(np.flatnonzero(groups[group])[-1]))
-    return group * LANES + place
-
-
-def inverse_temperature(sampling: Sampling) -> np.float32:
-    """1 / temperature, at most 1e30: there only the likeliest keeps a weight, as temperature 0 asks."""
-    return f32(1 / min(max(sampling.temperature, 1e-30), 1e30))
+    lane = min(int((within <= target).sum()), int(np.flatnonzero(groups[group])[-1]))
+    return group * LANES + lane
 
 
 def advance(
@@ -181,32 +176,32 @@ def advance(
     samplings: Sequence[Sampling],
     histories: Mapping[int, History],
 ) -> tuple[NDArray[np.int32], list[Floats], Floats]:
-    """(Chosen characters [steps, rows]; states before each step and after the last; logits [steps, rows, vocabulary]).
+    """Advances all rows. The arguments are those of `Batch`; `histories` is updated, `states` [rows, vectors, units] is not.
 
-    A row whose automaton allows no character that the network knows is paused for the step. histories: of the rows that need
-    one, updated.
+    Returns (chosen ids [steps, rows], states before each step and after the last, logits [steps, rows, vocabulary]). A row whose
+    automaton allows no character of the vocabulary is paused for the step.
     """
     chosen, logits, path, inputs = np.empty_like(forced), [], [states], inputs.copy()
     for k in range(len(forced)):
         paused = np.zeros(len(inputs), np.bool_)
         for b, history in histories.items():
             paused[b] = forced[k, b] < 0 and not drawable(network.vocabulary, samplings[b], history).any()
-        after, found = step(network, path[-1], inputs, paused)
+        after, row_logits = step(network, path[-1], inputs, paused)
         for b, sampling in enumerate(samplings):
             chosen[k, b] = forced[k, b]
             if forced[k, b] < 0:
                 draw_one = draw_unknown if paused[b] else draw
-                chosen[k, b] = draw_one(found[b], uniforms[k, b], sampling, histories.get(b))
+                chosen[k, b] = draw_one(row_logits[b], uniforms[k, b], sampling, histories.get(b))
                 remember(histories.get(b), sampling, chosen[k, b])
             if not paused[b]:
                 inputs[b] = chosen[k, b]
         path.append(after)
-        logits.append(found)
+        logits.append(row_logits)
     return chosen, path, np.stack(logits)
 
 
 def remember(history: History | None, sampling: Sampling, character: int) -> None:
-    """Counts a drawn character and moves the automaton on."""
+    """Updates the counts and the automaton's state with a sampled id."""
     if history is None or character < 0:
         return
     if sampling.penalizes and character < history.counts.shape[1]:

@@ -1,22 +1,21 @@
-"""How characters are drawn: what a request may ask for, and that as the arrays a backend's graph takes."""
+"""How characters are sampled: a request's options, and the state that some of them need."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-EXCLUDED = np.float32(-3e38)  # the logit of a character that must not be drawn
+EXCLUDED = np.float32(-3e38)  # the logit of a character that must not be sampled
 
 
 @dataclass(frozen=True, eq=False)
 class Automaton:
-    """Which characters may come next: `next[state, character]` is the state after it, -1 where it is not allowed.
+    """Restricts which characters may come next. `next[state, character]` is the next state, or -1 if the character is not allowed.
 
-    The characters are those of the vocabulary, then any number of others, which the network does not know. Where none of the
-    vocabulary's is allowed, one of the others is drawn, each as likely, and the network does not see it. Where nothing is
-    allowed the text has ended: the draw gives -1.
+    The first columns are the vocabulary. Further columns are characters that the network does not know. If a state allows no
+    character of the vocabulary, one of the others is sampled, with equal probability, and the network does not read it. If a
+    state allows nothing, the text has ended and the chosen id is -1.
     """
 
     next: NDArray[np.int32]  # [states, characters]
@@ -24,18 +23,19 @@ class Automaton:
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """How the next character is drawn from the network's logits. The defaults draw from softmax(logits).
+    """How the next character is sampled from the network's logits. The defaults sample from softmax(logits).
 
-    In this order:
+    The options apply in this order:
     1. `bias` is added to the logits.
-    2. repetition_penalty divides the positive logits of characters that the prompt or the text has, and multiplies the others
-       (Keskar et al. 2019). Then frequency_penalty, times how often the text has it, and presence_penalty, if the text has it,
-       are subtracted. The text is what was generated; the prompt is not part of it. So OpenAI and vLLM define them.
-    3. Characters that are not in `allowed`, or that the automaton does not allow, are left out.
-    4. The logits are divided by the temperature. 0 takes the likeliest character.
-    5. top_k keeps the k likeliest characters; of equally likely ones those of lower id.
-    6. top_p keeps the fewest likeliest of these whose probabilities reach it (Holtzman et al. 2020); 0 keeps one.
-    7. min_p keeps those of these that are at least min_p times as likely as the likeliest (Nguyen et al. 2024).
+    2. For characters of the prompt or the generated text, repetition_penalty divides positive logits and multiplies the others
+       (Keskar et al. 2019). Then frequency_penalty times a character's count in the generated text is subtracted, and
+       presence_penalty if that count is not 0. OpenAI and vLLM define them the same way.
+    3. Characters that `allowed` or the automaton does not allow are excluded.
+    4. The logits are divided by the temperature. Temperature 0 chooses the most likely character.
+    5. top_k keeps the k most likely characters. Equal probabilities are ordered by id, the lowest first.
+    6. top_p keeps the smallest set of the most likely remaining characters whose share of the probability reaches top_p
+       (Holtzman et al. 2020). 0 keeps one character.
+    7. min_p keeps the remaining characters with at least min_p times the highest probability (Nguyen et al. 2024).
     """
 
     temperature: float = 1.0
@@ -63,8 +63,13 @@ class Sampling:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {expected}")
 
     @property
+    def inverse_temperature(self) -> float:
+        """1 / temperature, from 1e-30 to 1e30. At 1e30 only the most likely character keeps a weight."""
+        return 1 / min(max(self.temperature, 1e-30), 1e30)
+
+    @property
     def restricted(self) -> bool:
-        """Some characters may be left out."""
+        """Whether allowed, top_k, top_p or min_p may exclude characters."""
         return self.allowed is not None or self.top_k is not None or self.top_p < 1 or self.min_p > 0
 
     @cached_property
@@ -73,12 +78,12 @@ class Sampling:
 
     @cached_property
     def needs_history(self) -> bool:
-        """A draw depends on the characters before it, besides through the network's state."""
+        """Whether a row needs a `History`."""
         return self.penalizes or self.automaton is not None
 
     @cached_property
     def exclusive_bias(self) -> NDArray[np.float32] | None:
-        """The bias [vocabulary], EXCLUDED where a character is not allowed; None where there is neither."""
+        """The bias [vocabulary], EXCLUDED where a character is not allowed. None if there is neither."""
         if self.allowed is None:
             return self.bias
         bias = np.zeros(len(self.allowed), np.float32) if self.bias is None else self.bias
@@ -87,46 +92,14 @@ class Sampling:
 
 @dataclass(eq=False)
 class History:
-    """What penalties and an automaton remember of a row. Each call updates it."""
+    """The state of a row's penalties and automaton. Each iteration updates it."""
 
     counts: NDArray[np.int32]  # [2, vocabulary]: occurrences in the prompt, and in the generated text
     state: int = 0  # of the automaton
 
     @classmethod
     def of(cls, prompt: NDArray[np.int32], vocabulary: int) -> "History":
-        """After a prompt, given by its ids, before anything was drawn."""
+        """The history of a row that has read a prompt [characters] and sampled nothing."""
         counts = np.zeros((2, vocabulary), np.int32)
         counts[0] = np.bincount(prompt, minlength=vocabulary)
         return cls(counts)
-
-
-@dataclass(frozen=True)
-class SamplingArrays:
-    """The samplings of B rows. `bias` is added to the logits; the last three keep everything where nothing was asked."""
-
-    inverse_temperatures: NDArray[np.float32]  # [B, 1]
-    bias: NDArray[np.float32]  # [B, vocabulary]: 0, or the least float32 where a character is not allowed
-    top_k: NDArray[np.int32]  # [B, 1]
-    top_p: NDArray[np.float32]  # [B, 1]
-    min_p: NDArray[np.float32]  # [B, 1]
-
-    @classmethod
-    def of(cls, rows: Sequence[Sampling], vocabulary: int) -> "SamplingArrays":
-        bias = np.zeros((len(rows), vocabulary), np.float32)
-        for b, row in enumerate(rows):
-            if row.allowed is not None:
-                bias[b, ~row.allowed] = np.finfo(np.float32).min
-        return cls(
-            inverse_temperatures(rows),
-            bias,
-            np.array([[vocabulary if row.top_k is None else min(row.top_k, vocabulary)] for row in rows], np.int32),
-            # 2, which no sum of probabilities reaches: at 1 rounding could leave the least likely characters out.
-            # Not below 1e-30 either: the likeliest character is to stay, and float32 would make a 0 of less.
-            np.array([[max(row.top_p, 1e-30) if row.top_p < 1 else 2] for row in rows], np.float32),
-            np.array([[row.min_p] for row in rows], np.float32),
-        )
-
-
-def inverse_temperatures(rows: Sequence[Sampling]) -> NDArray[np.float32]:
-    """1 / temperature [B, 1], at most 1e30: there only the likeliest character keeps a weight, as temperature 0 asks."""
-    return np.array([[1 / min(max(row.temperature, 1e-30), 1e30)] for row in rows], np.float32)

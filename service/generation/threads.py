@@ -1,47 +1,48 @@
-"""How many threads a call takes: what has been measured to be fastest, never slower than one.
+"""Chooses how many threads an iteration uses, from measured times.
 
-More threads lose where another program keeps a core busy: all wait for the slowest at each step. So both ways are timed, and the
-slower one is tried again now and then.
+At each step all threads wait for the slowest one. So several threads can be slower than one where another program keeps a core
+busy. Both numbers are timed, and the slower one is tried again at intervals.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-AGAIN = 32  # calls of a size between two trials of the slower way
-KEPT = 0.7  # of what was measured before, at each call
+TRIAL_INTERVAL = 32  # iterations of a batch size between trials of the slower number
+DECAY = 0.7  # of the earlier sums, at each iteration
 
 
 class ThreadCount:
-    """Chooses between one thread and `most`, for each size of batch by itself."""
+    """Chooses between one thread and `most`, separately for each batch size, rounded to a power of two."""
 
     def __init__(self, most: int) -> None:
         self._choices = sorted({1, most})
-        # (Seconds, steps) by the batch size's power of two and the threads. So a long call counts for more than a short one, most
-        # of which is its beginning.
+        # (Seconds, steps) by batch size and threads. Sums weight a long iteration more than a short one, where overhead dominates.
         self._sums: dict[tuple[int, int], tuple[float, float]] = {}
-        self._calls: dict[int, int] = {}
+        self._iterations: dict[int, int] = {}
 
     @contextmanager
     def timed(self, steps: int, rows: int) -> Iterator[int]:
-        """The number of threads for a call, which is timed."""
+        """Yields the number of threads for an iteration and records how long it takes."""
         size = rows.bit_length()
         threads = self.choose(size)
         start = time.perf_counter()
         yield threads
-        self.measured(size, threads, steps, time.perf_counter() - start)
+        self.record(size, threads, steps, time.perf_counter() - start)
 
     def choose(self, size: int) -> int:
-        calls = self._calls[size] = self._calls.get(size, -1) + 1
+        """size: the number of rows in binary digits."""
+        iterations = self._iterations[size] = self._iterations.get(size, -1) + 1
         best = min(self._choices, key=lambda threads: self._step_seconds(size, threads))
         others = [threads for threads in self._choices if threads != best]
-        return others[0] if others and calls % AGAIN == AGAIN - 1 else best
+        return others[0] if others and iterations % TRIAL_INTERVAL == TRIAL_INTERVAL - 1 else best
 
-    def measured(self, size: int, threads: int, steps: int, seconds: float) -> None:
-        spent, done = self._sums.get((size, threads), (0.0, 0.0))
-        self._sums[size, threads] = KEPT * spent + seconds, KEPT * done + steps
+    def record(self, size: int, threads: int, steps: int, seconds: float) -> None:
+        """Records how long an iteration took."""
+        sum_seconds, sum_steps = self._sums.get((size, threads), (0.0, 0.0))
+        self._sums[size, threads] = DECAY * sum_seconds + seconds, DECAY * sum_steps + steps
 
     def _step_seconds(self, size: int, threads: int) -> float:
-        """0 where nothing was measured, so that it is tried."""
+        """Seconds of a step. 0 if nothing was measured, so that this number is tried."""
         seconds, steps = self._sums.get((size, threads), (0.0, 1.0))
         return seconds / steps

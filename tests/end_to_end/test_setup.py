@@ -148,7 +148,7 @@ def test_without_any_way_to_a_compiler_the_rest_is_set_up(tmp_path: Path, bare: 
     service = wheel(tmp_path / "wheels", "alpha", "1.0")
     done = set_up(tmp_path, service, ".venv/kernel", compiler=lock, **bare)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "so the service takes the slower NumPy step" in done.stderr
+    assert "so the service uses the slower NumPy step" in done.stderr
     assert (tmp_path / ".venv" / "serves").exists()
     assert not (tmp_path / ".venv" / "kernel").exists(), "the next `make` tries again"
 

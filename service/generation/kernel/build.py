@@ -1,7 +1,7 @@
-"""Builds the kernel, once for each instruction set, into one library: python -m service.generation.kernel.build.
+"""Compiles the kernel for each instruction set and links one library: python -m service.generation.kernel.build.
 
-Any C compiler will do. Where none works, `--else-download requirements/compiler.txt` gets one, the package `ziglang`, for this
-build alone. A library's name holds a digest of its sources, so one that is out of date is not found.
+Any C compiler works. If none does, `--else-download requirements/compiler.txt` downloads one, the package `ziglang`, for this build
+only. A library's name contains a digest of its sources, so an outdated library is not found.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = ("network.h", "network.c", "step.c")
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")  # nothing is to be fused
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")  # no fused multiply-add
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 INSTRUCTIONS = {
     "x86_64": {
@@ -34,17 +34,17 @@ INSTRUCTIONS = {
     },
     "aarch64": {"dotprod": ("-march=armv8.2-a+dotprod",), "portable": ()},
 }
-"""Each instruction set's flags. The code of `portable` runs on any machine."""
-OF_ZIG = {"-march=armv8.2-a+dotprod": "-mcpu=generic+v8_2a+dotprod"}
-"""What zig calls a flag that it has under another name."""
+"""Compiler flags by instruction set. `portable` runs on every machine."""
+ZIG_FLAGS = {"-march=armv8.2-a+dotprod": "-mcpu=generic+v8_2a+dotprod"}
+"""Flags that have another name in zig."""
 
 
 class NoCompiler(Exception):
-    """There is no C compiler, or it failed; the message says which."""
+    """There is no C compiler, or all failed. The message gives the reason."""
 
 
 def find_or_build() -> Path:
-    """The library for these sources, built now if there is none. Raises NoCompiler."""
+    """The library for these sources. Builds it if there is none. Raises NoCompiler."""
     return find() or build_by_any(compilers())[0]
 
 
@@ -58,25 +58,25 @@ def file_name(machine: str | None = None) -> str:
 
 
 def compilers() -> list[list[str]]:
-    """The commands of the C compilers here, the preferred one first: $CC alone where it is set."""
+    """Commands of the installed C compilers, the preferred one first. Only $CC if it is set."""
     if chosen := os.environ.get("CC"):
         return [chosen.split()]
     found = [[path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))]
     if sys.platform == "darwin" and subprocess.run(["/usr/bin/xcode-select", "-p"], capture_output=True, check=False).returncode:
-        found = []  # without Apple's tools, `cc` opens a window that offers to install them
+        found = []  # without Apple's tools, `cc` opens a dialog that offers to install them
     package = find_spec("ziglang")
     return found + [zig(Path(folder)) for folder in (package and package.submodule_search_locations) or ()]
 
 
 def zig(package: Path, target: str | None = None) -> list[str]:
-    """The command of zig's C compiler, from the folder of the package ziglang. target: this machine, unless given."""
+    """The command of zig's C compiler. package: the folder of the package ziglang. target: a zig target (default: this machine)."""
     systems = {"linux": "linux-gnu" if platform.libc_ver()[0] == "glibc" else "linux-musl", "darwin": "macos"}
-    # Without a target it would compile for this very processor.
+    # Without a target, zig compiles for the exact processor of this machine.
     return [str(package / "zig"), "cc", "-target", target or f"{machine_name()}-{systems.get(sys.platform, sys.platform)}"]
 
 
 def build_by_any(candidates: Iterable[Sequence[str]]) -> tuple[Path, Sequence[str]]:
-    """(The library, its compiler): the first that succeeds, in the first folder that can be written. Raises NoCompiler."""
+    """Builds with the first compiler that succeeds, in the first writable folder: (library, compiler). Raises NoCompiler."""
     folder = next((place for place in _places() if _is_writable(place)), None) or Path(tempfile.mkdtemp(prefix="folio-"))
     failures = []
     for compiler in candidates:
@@ -88,7 +88,7 @@ def build_by_any(candidates: Iterable[Sequence[str]]) -> tuple[Path, Sequence[st
 
 
 def build(folder: Path, compiler: Sequence[str], machine: str | None = None, flags: Sequence[str] = ()) -> Path:
-    """Builds the library into `folder`: whole or not at all. flags: added to all others. Raises NoCompiler."""
+    """Builds the library in `folder`, completely or not at all. flags: added to all commands. Raises NoCompiler."""
     machine = machine or machine_name()
     sets: dict[str, tuple[str, ...]] = INSTRUCTIONS.get(machine, {"portable": ()})
     is_zig = Path(compiler[0]).name == "zig"
@@ -98,7 +98,7 @@ def build(folder: Path, compiler: Sequence[str], machine: str | None = None, fla
         def compile_one(name: str) -> None:
             source = "network.c" if name == "network" else "step.c"
             own = () if name == "network" else (*sets[name], f"-DINSTRUCTIONS={name}")
-            own = tuple(OF_ZIG.get(flag, flag) for flag in own) if is_zig else own
+            own = tuple(ZIG_FLAGS.get(flag, flag) for flag in own) if is_zig else own
             _run([*compiler, *FLAGS, *flags, *own, "-c", str(HERE / source), "-o", str(objects[name])], scratch)
 
         list(pool.map(compile_one, objects))
@@ -109,25 +109,21 @@ def build(folder: Path, compiler: Sequence[str], machine: str | None = None, fla
 
 
 def _libraries_for_zig(machine: str) -> list[str]:
-    """Links with this process's C library: zig would build one, for most of a minute of processor time.
+    """Linker arguments that use this process's C library, because zig takes most of a minute of CPU time to build its own.
 
-    Linked with none, as for another machine, the library takes what its process has. Of a function that glibc has in several
-    versions that is the oldest: condition variables of 2001.
+    For another machine the library is linked with no C library and resolves symbols at load time. Of a function with several
+    versions in glibc it then gets the oldest, such as the condition variables of 2001.
     """
     if sys.platform != "linux" or machine != machine_name():
         return ["-nostdlib"]
-    loaded = _loaded_libc()
+    maps = Path("/proc/self/maps")
+    paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    loaded = sorted(path for path in paths if re.match(r"(libc|libpthread|ld-musl)[-.]", Path(path).name))
     return ["-nostdlib", *loaded] if loaded else []
 
 
-def _loaded_libc() -> list[str]:
-    maps = Path("/proc/self/maps")
-    paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
-    return sorted(path for path in paths if re.match(r"(libc|libpthread|ld-musl)[-.]", Path(path).name))
-
-
 def _run(command: Sequence[str], scratch: str) -> None:
-    caches = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch}  # zig's would stay in the user's home
+    caches = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch}  # by default they stay in the user's home
     try:
         done = subprocess.run(command, env=os.environ | caches, capture_output=True, text=True, check=False)  # noqa: S603 - a compiler
     except OSError as error:
@@ -158,7 +154,7 @@ def _build_by_downloading(lock: Path) -> tuple[Path, Sequence[str]]:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         _run([*pip, "--dest", folder, "-r", str(lock)], folder)
         (wheel,) = Path(folder).glob("*.whl")
-        # What C needs of the package. To unpack its other 16,000 files would take longer than the build.
+        # The files that a C build needs. Unpacking the other 16,000 would take longer than the build.
         headers = rf"any-(linux|darwin)|generic-(glibc|musl)|{machine_name()[:3]}"
         needed = re.compile(rf"ziglang/(zig$|lib/(std/std\.zig$|include/|libc/(darwin/|include/({headers}))))")
         with zipfile.ZipFile(wheel) as archive:
@@ -169,11 +165,11 @@ def _build_by_downloading(lock: Path) -> tuple[Path, Sequence[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Builds the kernel's library beside its sources.")
-    parser.add_argument("--else-download", type=Path, metavar="LOCK", help="download a compiler for this build where none works")
+    parser = argparse.ArgumentParser(description="Builds the kernel's library next to its sources.")
+    parser.add_argument("--else-download", type=Path, metavar="LOCK", help="if no compiler works, download one for this build")
     lock, start = parser.parse_args().else_download, time.monotonic()
     if found := find():
-        print(f"The kernel is built already: {found}")
+        print(f"The kernel is already built: {found}")
         return 0
     try:
         try:
@@ -181,10 +177,10 @@ def main() -> int:
         except NoCompiler as error:
             if lock is None:
                 raise
-            print(f"Downloading a compiler, 100 MB, which is removed when the kernel is built: {error}", flush=True)
+            print(f"Downloading a compiler (100 MB, removed after the build): {error}", flush=True)
             library, compiler = _build_by_downloading(lock)
     except NoCompiler as error:
-        print(f"The kernel is not built, so the service takes the slower NumPy step (reference): {error}", file=sys.stderr)
+        print(f"The kernel is not built, so the service uses the slower NumPy step (reference): {error}", file=sys.stderr)
         return 1
     print(f"Built the kernel with {compiler[0]} in {time.monotonic() - start:.0f} s: {library}")
     return 0

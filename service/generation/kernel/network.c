@@ -1,4 +1,4 @@
-// Opens a network, shares a call out over threads, and chooses the instruction set. Called from Python by ctypes: see native.py.
+// Opens a network, chooses the instruction set and runs a call on several threads. native.py calls this through ctypes.
 #define _GNU_SOURCE
 #include "network.h"
 
@@ -10,13 +10,13 @@
 #include <immintrin.h>
 #endif
 
-// ---- instruction sets, the best first
+// ---- instruction sets, the fastest first
 
 extern const Instructions folio_portable;
 #if defined(__x86_64__)
 extern const Instructions folio_amx, folio_vnni, folio_avxvnni, folio_avx2;
 
-static uint64_t enabled_state(void) {  // what the system saves when it switches threads
+static uint64_t enabled_state(void) {  // the registers that the system saves when it switches threads
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return 0;
   unsigned low, high;
@@ -50,7 +50,7 @@ static int usable(const Instructions *set) {
 #if defined(__linux__)
   return (getauxval(AT_HWCAP) >> 20) & 1;  // HWCAP_ASIMDDP
 #else
-  return 1;  // every Apple processor has it
+  return 1;  // all Apple processors have it
 #endif
 }
 static const Instructions *const SETS[] = {&folio_dotprod, &folio_portable};
@@ -62,7 +62,7 @@ static const Instructions *const SETS[] = {&folio_portable};
 
 enum { COUNT = sizeof SETS / sizeof *SETS };
 
-// The name of the i-th instruction set that this machine has, the best first; null after the last.
+// The name of the i-th instruction set that this machine supports, the fastest first; null after the last.
 const char *folio_instructions(int i) {
   for (int s = 0; s < COUNT; s++)
     if (usable(SETS[s]) && i-- == 0) return SETS[s]->name;
@@ -72,7 +72,7 @@ const char *folio_instructions(int i) {
 // ---- threads
 
 void folio_wait(Barrier *b) {
-  int parties = b->parties, turn = atomic_load(&b->turn);  // read before arriving: the next call may have others
+  int parties = b->parties, turn = atomic_load(&b->turn);  // read before arriving: later, the next call may change them
   if (parties == 1) return;
   if (atomic_fetch_add(&b->count, 1) == parties - 1) {
     atomic_store(&b->count, 0);
@@ -104,9 +104,9 @@ typedef struct {
   int thread;
 } Start;
 
-static void *work(void *given) {
-  Start start = *(Start *)given;
-  free(given);
+static void *run_worker(void *argument) {
+  Start start = *(Start *)argument;
+  free(argument);
   Network *n = start.network;
   n->instructions->begin_thread();
   for (int turn = 0;; turn++) {
@@ -121,30 +121,31 @@ static void *work(void *given) {
 
 // ---- memory
 
-static void *room(size_t bytes) {
+// Zeroed memory, aligned to a cache line, or to a huge page if it is as large. Returns null if memory is short.
+static void *allocate(size_t bytes) {
   enum { HUGE = 2 << 20 };
   size_t aligned = bytes < HUGE ? 64 : HUGE;
-  void *found = NULL;
+  void *memory = NULL;
   bytes = (bytes + aligned - 1) / aligned * aligned;
-  if (posix_memalign(&found, aligned, bytes ? bytes : aligned)) return NULL;
+  if (posix_memalign(&memory, aligned, bytes ? bytes : aligned)) return NULL;
 #if defined(MADV_HUGEPAGE)
-  if (aligned == HUGE) madvise(found, bytes, MADV_HUGEPAGE);
+  if (aligned == HUGE) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
-  memset(found, 0, bytes ? bytes : aligned);
-  return found;
+  memset(memory, 0, bytes ? bytes : aligned);
+  return memory;
 }
 
-static int up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+static int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // ---- opening
 
-// What Python hands over: a kernel as it is in quantized.py, [inputs][columns] in row order.
+// A kernel as in quantized.py: weights [inputs][columns], row-major.
 typedef struct {
   const int8_t *weights;
   const float *scale, *bias;
 } GivenKernel;
 
-// Column `column` of `given`, whose kernel has `columns` of them and `inputs` inputs, becomes column `to` of the packed kernel.
+// Packs column `column` of `given`, a kernel of [inputs][columns], as column `to` of `k`.
 static void pack_column(Kernel *k, int to, const GivenKernel *given, int inputs, int columns, int column, int unsigned_states) {
   int8_t *w = k->weights + (size_t)(to / LANES) * LANES * k->depth + to % LANES * 4;
   int32_t sum = 0;
@@ -159,16 +160,16 @@ static void pack_column(Kernel *k, int to, const GivenKernel *given, int inputs,
 }
 
 static int open_kernel(Kernel *k, int inputs, int blocks) {
-  k->depth = up(inputs, DEPTH);
+  k->depth = round_up(inputs, DEPTH);
   k->blocks = blocks;
-  k->weights = room((size_t)blocks * LANES * k->depth);
-  k->offset = room((size_t)blocks * LANES * 4);
-  k->scale = room((size_t)blocks * LANES * 4);
-  k->bias = room((size_t)blocks * LANES * 4);
+  k->weights = allocate((size_t)blocks * LANES * k->depth);
+  k->offset = allocate((size_t)blocks * LANES * 4);
+  k->scale = allocate((size_t)blocks * LANES * 4);
+  k->bias = allocate((size_t)blocks * LANES * 4);
   return !k->weights || !k->offset || !k->scale || !k->bias;
 }
 
-// A layer's kernel: the blocks of a unit block's gates side by side.
+// Packs a layer's kernel so that the gates of a unit block are adjacent blocks.
 static int pack_gates(Network *n, Kernel *k, const GivenKernel *given, int inputs) {
   if (open_kernel(k, inputs, n->padded_units / LANES * n->gates)) return 1;
   for (int gate = 0; gate < n->gates; gate++)
@@ -180,7 +181,7 @@ static int pack_gates(Network *n, Kernel *k, const GivenKernel *given, int input
 }
 
 static int pack_output(Network *n, const GivenKernel *given) {
-  if (open_kernel(&n->output, n->units, up(n->vocabulary, LANES) / LANES)) return 1;
+  if (open_kernel(&n->output, n->units, round_up(n->vocabulary, LANES) / LANES)) return 1;
   for (int c = 0; c < n->vocabulary; c++)
     pack_column(&n->output, c, given, n->units, n->vocabulary, c, n->instructions->unsigned_states);
   for (int c = n->vocabulary; c < n->output.blocks * LANES; c++) n->output.bias[c] = EXCLUDED;
@@ -191,9 +192,9 @@ static int open_input(Network *n, const float *table, const int8_t *embedded, co
   if (!table) {
     Kernel *k = &n->layer[0].input;
     if (pack_gates(n, k, given, n->embedding)) return 1;
-    n->embedded = room((size_t)n->vocabulary * k->depth);
-    n->embedded_scale = room((size_t)n->vocabulary * 4);
-    n->read = room((size_t)(n->max_rows + LANES) * k->depth);
+    n->embedded = allocate((size_t)n->vocabulary * k->depth);
+    n->embedded_scale = allocate((size_t)n->vocabulary * 4);
+    n->read = allocate((size_t)(n->max_rows + LANES) * k->depth);
     if (!n->embedded || !n->embedded_scale || !n->read) return 1;
     for (int c = 0; c < n->vocabulary; c++)
       memcpy(n->embedded + (size_t)c * k->depth, embedded + (size_t)c * n->embedding, (size_t)n->embedding);
@@ -201,7 +202,7 @@ static int open_input(Network *n, const float *table, const int8_t *embedded, co
     return 0;
   }
   int blocks = n->padded_units / LANES, columns = n->gates * n->units;
-  n->table = room((size_t)n->vocabulary * blocks * n->gates * LANES * 4);
+  n->table = allocate((size_t)n->vocabulary * blocks * n->gates * LANES * 4);
   if (!n->table) return 1;
   for (int c = 0; c < n->vocabulary; c++)
     for (int gate = 0; gate < n->gates; gate++)
@@ -213,17 +214,17 @@ static int open_input(Network *n, const float *table, const int8_t *embedded, co
 
 static int open_buffers(Network *n) {
   int rows = n->max_rows + LANES, V = n->output.blocks;
-  n->h = room((size_t)n->max_rows * n->vectors * n->padded_units * 4);
-  n->characters = room((size_t)n->max_rows * 4);
-  n->paused = room((size_t)n->max_rows);
-  n->logits = n->threads > 1 && V >= SHARED_BLOCKS ? room((size_t)n->max_rows * V * LANES * 4) : NULL;
+  n->h = allocate((size_t)n->max_rows * n->vectors * n->padded_units * 4);
+  n->characters = allocate((size_t)n->max_rows * 4);
+  n->paused = allocate((size_t)n->max_rows);
+  n->logits = n->threads > 1 && V >= SHARED_BLOCKS ? allocate((size_t)n->max_rows * V * LANES * 4) : NULL;
   int failed = !n->h || !n->characters || !n->paused || (n->threads > 1 && V >= SHARED_BLOCKS && !n->logits);
-  for (int i = 0; i < 2; i++) failed |= !(n->rounded[i] = room((size_t)n->layers * rows * n->padded_units));
-  int blocks = 2 * n->padded_units / LANES * n->gates;  // of a layer's two products
+  for (int i = 0; i < 2; i++) failed |= !(n->rounded[i] = allocate((size_t)n->layers * rows * n->padded_units));
+  int blocks = 2 * n->padded_units / LANES * n->gates;  // for both products of a layer
   for (int t = 0; t < n->threads; t++) {
-    failed |= !(n->sums[t] = room((size_t)(blocks > V ? blocks : V) * LANES * rows * 4));
-    failed |= !(n->scratch[t] = room((size_t)(up(V, LANES) + V * LANES) * 4));
-    failed |= !(n->order[t] = room((size_t)n->vocabulary * 8));
+    failed |= !(n->sums[t] = allocate((size_t)(blocks > V ? blocks : V) * LANES * rows * 4));
+    failed |= !(n->scratch[t] = allocate((size_t)(round_up(V, LANES) + V * LANES) * 4));
+    failed |= !(n->order[t] = allocate((size_t)n->vocabulary * 8));
   }
   return failed;
 }
@@ -248,15 +249,16 @@ void folio_close(Network *n) {
   free(n);
 }
 
-// A network with its threads, or null for want of memory. kernels: each layer's recurrent and input kernel, then the output's.
-// table, or else embedded, scale and the first layer's input kernel: see quantized.py. instructions: a name, or null for the best.
+// Opens a network and starts its threads. Returns null if memory is short. kernels: each layer's recurrent and input kernel, then
+// the output kernel. table: see quantized.py; if null, embedded, scale and the first input kernel are used. instructions: a name, or
+// null for the fastest set.
 Network *folio_open(int lstm, int layers, int units, int vocabulary, int embedding, int max_rows, int threads, const char *instructions,
                     const float *table, const int8_t *embedded, const float *scale, const GivenKernel *kernels) {
   Network *n = calloc(1, sizeof *n);
   if (!n) return NULL;
   for (int s = COUNT - 1; s >= 0; s--)
     if (usable(SETS[s]) && (!instructions || !strcmp(instructions, SETS[s]->name))) n->instructions = SETS[s];
-  n->lstm = lstm, n->gates = lstm ? 4 : 3, n->layers = layers, n->units = units, n->padded_units = up(units, DEPTH);
+  n->lstm = lstm, n->gates = lstm ? 4 : 3, n->layers = layers, n->units = units, n->padded_units = round_up(units, DEPTH);
   n->vectors = layers * (lstm ? 2 : 1), n->vocabulary = vocabulary, n->embedding = embedding, n->max_rows = max_rows;
   n->threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
   n->layer = calloc((size_t)layers, sizeof *n->layer);
@@ -272,7 +274,7 @@ Network *folio_open(int lstm, int layers, int units, int vocabulary, int embeddi
     Start *start = malloc(sizeof *start);
     if (!start) break;
     *start = (Start){n, t};
-    if (pthread_create(&n->worker[t], NULL, work, start)) {  // fewer will do
+    if (pthread_create(&n->worker[t], NULL, run_worker, start)) {  // continue with fewer threads
       free(start);
       n->worker[t] = 0;
       n->threads = t;
@@ -285,15 +287,15 @@ Network *folio_open(int lstm, int layers, int units, int vocabulary, int embeddi
 int folio_threads(const Network *n) { return n->threads; }
 const char *folio_name(const Network *n) { return n->instructions->name; }
 
-// Whether the vocabulary has a character that the row may draw next.
+// Whether the row may sample a character of the vocabulary next.
 int folio_knows(const Network *n, const Row *row) {
-  const int32_t *next = row->next + (size_t)row->place * row->alphabet;
+  const int32_t *next = row->next + (size_t)row->automaton_state * row->alphabet;
   for (int c = 0; c < n->vocabulary; c++)
     if (next[c] >= 0 && !(row->bias && row->bias[c] <= EXCLUDED)) return 1;
   return 0;
 }
 
-// Makes the call. Not from two threads at once.
+// Runs a call. Only one thread at a time may call this.
 void folio_advance(Network *n, const Call *call) {
   Call bounded = *call;
   if (bounded.threads > n->threads) bounded.threads = n->threads;
@@ -318,7 +320,7 @@ void folio_advance(Network *n, const Call *call) {
     pthread_cond_broadcast(&n->called);
     pthread_mutex_unlock(&n->lock);
   }
-  n->instructions->begin_thread();  // whichever thread calls
+  n->instructions->begin_thread();  // the caller's thread may differ from call to call
   n->instructions->advance(n, 0);
   for (int r = 0; r < call->rows; r++)
     for (int v = 0; v < n->vectors; v++)

@@ -1,4 +1,4 @@
-// What the parts of the kernel share: a network packed for products, and one call that advances some rows by some steps.
+// The types that the kernel's files share: a network packed for products, and a call, which advances some rows by some steps.
 #pragma once
 #include <pthread.h>
 #include <stdatomic.h>
@@ -7,45 +7,45 @@
 
 enum {
   LANES = 16,  // columns of a block; a packed kernel is [block][depth / 4][16][4]
-  DEPTH = 64,  // kernels are padded to a multiple of so many inputs
-  SHARED_BLOCKS = 64,  // a vocabulary of as many blocks is shared out over threads
+  DEPTH = 64,  // inputs of a kernel are padded to a multiple of this
+  SHARED_BLOCKS = 64,  // the output product of a vocabulary of at least this many blocks is split over the threads
   MAX_THREADS = 64,
-  SPINS = 4000,  // looks at a barrier before a thread sleeps at it: some tens of microseconds
+  SPINS = 4000,  // polls of a barrier before a thread sleeps; they take tens of microseconds
 };
 
 typedef struct {
-  int depth, blocks;  // padded inputs; blocks of 16 columns
+  int depth, blocks;  // padded number of inputs; number of blocks of 16 columns
   int8_t *weights;
-  int32_t *offset;  // of each column's integer sum, where the instruction set needs one side unsigned
+  int32_t *offset;  // by column, subtracted from its integer sum; not 0 if the instruction set needs unsigned states
   float *scale, *bias;
 } Kernel;
 
 typedef struct {
-  Kernel recurrent, input;  // the blocks of a unit block's gates are neighbours; the first layer's `input` may be in the table
+  Kernel recurrent, input;  // the gates of a unit block are adjacent blocks; the first layer has no `input` if there is a table
 } Layer;
 
-// One row of a call. A null pointer: not asked for.
+// One row of a call. A null pointer disables its option.
 typedef struct {
-  float inverse_temperature, top_p, min_p;  // top_p >= 1 and min_p 0 leave nothing out
-  float presence, frequency, repetition;    // penalties, used with `counts`
-  int32_t top_k;                            // 0: all
-  int32_t keep;                             // steps after which the state is copied to `kept`; -1: never
+  float inverse_temperature, top_p, min_p;  // top_p >= 1 and min_p 0 exclude nothing
+  float presence, frequency, repetition;    // penalties, used if there are `counts`
+  int32_t top_k;                            // 0 keeps all
+  int32_t snapshot_at;                      // steps after which the state is copied to `snapshots`, or -1
   int32_t wants_logits;
-  int32_t place, alphabet;  // state of the automaton, updated; its characters: the vocabulary's, then others
-  const float *bias;        // [vocabulary], EXCLUDED where a character must not be drawn
-  int32_t *counts;          // [2][vocabulary]: occurrences in the prompt; in the drawn text, updated
-  const int32_t *next;      // [states of the automaton][alphabet], -1 where a character is not allowed
+  int32_t automaton_state, alphabet;        // the state is updated; alphabet: the automaton's characters, the vocabulary first
+  const float *bias;    // [vocabulary], EXCLUDED where a character must not be sampled
+  int32_t *counts;      // [2][vocabulary]: occurrences in the prompt, and in the sampled text, updated
+  const int32_t *next;  // [states of the automaton][alphabet]: the next state, or -1 where a character is not allowed
 } Row;
 
 typedef struct {
   int32_t rows, steps, threads;
   float *states;  // [rows][vectors][units], updated
-  const int32_t *inputs, *forced;  // [rows]; [steps][rows], -1 where the step draws
+  const int32_t *inputs, *forced;  // [rows]; [steps][rows], -1 where the step samples
   const float *uniforms;           // [steps][rows]
   Row *row;                        // [rows]
-  int32_t *chosen;                 // [steps][rows]; -1 where the automaton allows nothing
-  float *kept;                     // [rows][vectors][units]
-  float *logits;                   // [steps][rows][vocabulary], of the rows that want them
+  int32_t *chosen;                 // [steps][rows], -1 where the automaton allows nothing
+  float *snapshots;                // [rows][vectors][units], of rows with snapshot_at
+  float *logits;                   // [steps][rows][vocabulary], of rows with wants_logits
 } Call;
 
 typedef struct {
@@ -57,10 +57,10 @@ typedef struct {
 
 typedef struct Network Network;
 
-// What differs by instruction set: the same source, compiled for each.
+// The code of one instruction set: step.c, compiled for it.
 typedef struct {
   const char *name;
-  int unsigned_states;  // products are of states + 128, so 128 times a column's sum is its offset
+  int unsigned_states;  // products use states + 128, so a column's offset is 128 times the sum of its weights
   void (*begin_thread)(void);
   void (*advance)(Network *, int thread);
 } Instructions;
@@ -69,24 +69,24 @@ struct Network {
   int lstm, gates, layers, units, padded_units, vectors, vocabulary, embedding, max_rows, threads;
   Layer *layer;
   Kernel output;
-  float *table;  // [vocabulary][unit blocks][gates][16], or null: then `embedded` and its scales
+  float *table;  // input products [vocabulary][unit blocks][gates][16]; if null, `embedded` and its scale are used
   int8_t *embedded;
   float *embedded_scale;
   const Instructions *instructions;
 
-  // The call under way. States and their roundings are padded; the roundings of the last and the next step take turns.
+  // The current call. States and rounded states are padded. Rounded states are double-buffered: one buffer is read, one written.
   const Call *call;
   float *h;               // [rows][vectors][padded units]
   int8_t *rounded[2];     // [layers][rows + 16][padded units]
   int8_t *read;           // [rows + 16][padded embedding], without a table
   int32_t *characters;    // [rows]: the next inputs
-  uint8_t *paused;        // [rows]: the next step draws a character that the network does not know, and leaves its state
-  float *logits;          // [rows][padded vocabulary], where the vocabulary is shared out over threads
+  uint8_t *paused;        // [rows]: the next step samples a character that the network does not know, and keeps the state
+  float *logits;          // [rows][padded vocabulary], if the output product is split over the threads
   int32_t *sums[MAX_THREADS];
   float *scratch[MAX_THREADS];
   int32_t *order[MAX_THREADS];
 
-  // Threads: the caller's is number 0. A worker sleeps until its turn changes.
+  // Thread 0 is the caller's. A worker sleeps until its turn changes.
   pthread_t worker[MAX_THREADS];
   Barrier states, drawn;
   atomic_int turn[MAX_THREADS];
@@ -95,7 +95,7 @@ struct Network {
   int quit;
 };
 
-static const float EXCLUDED = -3e38f;  // the logit of what must not be drawn
+static const float EXCLUDED = -3e38f;  // the logit of a character that must not be sampled
 
 int folio_knows(const Network *, const Row *);
 void folio_wait(Barrier *);

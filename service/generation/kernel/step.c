@@ -1,7 +1,8 @@
-// A call: products, gates, the output product and the draw, compiled once for each instruction set (-DINSTRUCTIONS=name).
+// The computation of a call: products, gates, output product and sampling. Compiled once for each instruction set
+// (-DINSTRUCTIONS=name).
 //
-// service/generation/reference.py is the specification: results are equal bit for bit. Integer sums are exact in any order, and the
-// float32 part is plain IEEE add, subtract, multiply and divide in the order written (compile with -ffp-contract=off).
+// service/generation/reference.py is the specification, and the results are bit-identical to its results. Integer sums are exact in
+// any order. The float32 part is IEEE add, subtract, multiply and divide in the order written, so compile with -ffp-contract=off.
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +20,7 @@
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 
-typedef float F __attribute__((vector_size(64)));  // 16 columns; each target splits them as it needs
+typedef float F __attribute__((vector_size(64)));  // 16 columns; the compiler splits them into the target's registers
 typedef int32_t I __attribute__((vector_size(64)));
 typedef int8_t B16 __attribute__((vector_size(16)));
 
@@ -30,7 +31,7 @@ static inline F most(F a, F b) { return where(a > b, a, b); }
 static inline F to_integer(F x) { return (x + 12582912.f) - 12582912.f; }
 static inline F floats(I x) { return __builtin_convertvector(x, F); }
 
-// Cephes' expf, nothing fused; see reference.exp.
+// expf of Cephes without fused operations; see reference.exp.
 static inline F exp_(F x) {
   x = least(most(x, all(-87.f)), all(88.f));
   F n = to_integer(x * 1.44269504f), r = x - n * 0.693359375f;
@@ -45,7 +46,7 @@ static inline F exp_(F x) {
   return (F)((I)p + (__builtin_convertvector(n, I) << 23));
 }
 
-// ---- products: sums[block][padded rows][16] of states [rows][depth] and blocks of a kernel
+// ---- products: sums[block][padded rows][16] of rounded states [rows][depth] and blocks of a kernel
 
 #if defined(__AMX_INT8__)
 enum { UNSIGNED = 0 };
@@ -105,21 +106,21 @@ static int padded_rows(int rows) { return rows; }
 static void configure(int rows) { (void)rows; }
 static void release(void) {}
 static void begin_thread(void) {}
-static inline int32_t four(const int8_t *q) {
+static inline int32_t load_four(const int8_t *q) {
   int32_t x;
   memcpy(&x, q, 4);
   return x;
 }
 
 #if defined(__AVX512VNNI__)
-enum { UNSIGNED = 1 };  // vpdpbusd takes one side unsigned: states + 128, which flips the sign bit
+enum { UNSIGNED = 1 };  // vpdpbusd needs one unsigned operand: states + 128, which flips the sign bit
 static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth, int32_t *sums) {
   __m512i a[4];
   for (int i = 0; i < n; i++) a[i] = _mm512_setzero_si512();
   for (int k = 0; k < depth; k += 4) {
     __m512i v = _mm512_load_si512(w + (size_t)k * LANES);
     for (int i = 0; i < n; i++)
-      a[i] = _mm512_dpbusd_epi32(a[i], _mm512_set1_epi32(four(q + (size_t)i * depth + k) ^ (int32_t)0x80808080), v);
+      a[i] = _mm512_dpbusd_epi32(a[i], _mm512_set1_epi32(load_four(q + (size_t)i * depth + k) ^ (int32_t)0x80808080), v);
   }
   for (int i = 0; i < n; i++) _mm512_store_si512(sums + (size_t)i * LANES, a[i]);
 }
@@ -133,7 +134,7 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
     const __m256i *v = (const __m256i *)(w + (size_t)k * LANES);
     __m256i v0 = _mm256_load_si256(v), v1 = _mm256_load_si256(v + 1);
     for (int i = 0; i < n; i++) {
-      __m256i x = _mm256_set1_epi32(four(q + (size_t)i * depth + k) ^ (int32_t)0x80808080);
+      __m256i x = _mm256_set1_epi32(load_four(q + (size_t)i * depth + k) ^ (int32_t)0x80808080);
       a[i][0] = _mm256_dpbusd_avx_epi32(a[i][0], x, v0);
       a[i][1] = _mm256_dpbusd_avx_epi32(a[i][1], x, v1);
     }
@@ -146,7 +147,8 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
 
 #elif defined(__AVX2__)
 enum { UNSIGNED = 0 };
-// vpmaddubsw takes one side unsigned: |w|, the sign given to the state. Two products of at most 127 x 127 fit 16 bits.
+// vpmaddubsw needs one unsigned operand: |w|, and the state takes the sign of w. The sum of two products, each at most 127 x 127,
+// fits 16 bits.
 static inline __m256i dot(__m256i sum, __m256i w, __m256i magnitude, __m256i x) {
   __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -159,7 +161,7 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
     __m256i v0 = _mm256_load_si256(v), v1 = _mm256_load_si256(v + 1);
     __m256i m0 = _mm256_abs_epi8(v0), m1 = _mm256_abs_epi8(v1);
     for (int i = 0; i < n; i++) {
-      __m256i x = _mm256_set1_epi32(four(q + (size_t)i * depth + k));
+      __m256i x = _mm256_set1_epi32(load_four(q + (size_t)i * depth + k));
       a[i][0] = dot(a[i][0], v0, m0, x);
       a[i][1] = dot(a[i][1], v1, m1, x);
     }
@@ -180,7 +182,7 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
     int8x16_t v[4];
     for (int c = 0; c < 4; c++) v[c] = vld1q_s8(w + (size_t)k * LANES + 16 * c);
     for (int i = 0; i < n; i++) {
-      int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four(q + (size_t)i * depth + k)));
+      int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(load_four(q + (size_t)i * depth + k)));
       for (int c = 0; c < 4; c++) a[i][c] = vdotq_s32(a[i][c], v[c], x);
     }
   }
@@ -202,11 +204,11 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
 #endif
 
 static void products(const int8_t *w, int blocks, const int8_t *q, int rows, int depth, int32_t *sums) {
-  for (int b = 0; b < blocks; b++)  // a block stays in the first cache while all rows pass
+  for (int b = 0; b < blocks; b++)  // a block stays in the L1 cache while all rows use it
     for (int r = 0; r < rows; r += 4) {
       const int8_t *v = w + (size_t)b * LANES * depth, *p = q + (size_t)r * depth;
       int32_t *to = sums + ((size_t)b * rows + r) * LANES;
-      switch (rows - r) {  // constants, so that the sums stay in registers
+      switch (rows - r) {  // constant row counts let the compiler keep the sums in registers
         case 1: some_rows(v, p, 1, depth, to); break;
         case 2: some_rows(v, p, 2, depth, to); break;
         case 3: some_rows(v, p, 3, depth, to); break;
@@ -216,7 +218,7 @@ static void products(const int8_t *w, int blocks, const int8_t *q, int rows, int
 }
 #endif
 
-// A block's product: its sums, less their offset, scaled.
+// A block's product: the sums minus their offset, scaled.
 static inline F scaled(const Kernel *k, int block, I sum) {
   return floats(sum - ((const I *)k->offset)[block]) * ((const F *)k->scale)[block];
 }
@@ -225,11 +227,11 @@ static inline F biased(const Kernel *k, int block, I sum) { return scaled(k, blo
 // ---- gates
 
 typedef struct {
-  const I *state, *input;  // sums of row 0 in the first gate's block; input is null where the table has it
-  int stride, input_stride;  // from gate to gate
+  const I *state, *input;  // sums of row 0 in the first gate's block; input is null if the table has the input product
+  int stride, input_stride;  // distance from one gate to the next
 } Sums;
 
-// What the layer below, or the embedding, gives a unit block's gate.
+// The input product of a gate of a unit block, with its bias.
 static inline F input_of(const Network *n, int layer, int block, int gate, int row, int character, Sums s) {
   int place = block * n->gates + gate;
   if (!s.input) return ((const F *)n->table)[((size_t)character * (n->padded_units / LANES)) * n->gates + place];
@@ -258,10 +260,11 @@ static void gates(Network *n, int layer, int block, Sums s, const int32_t *chara
   int U = n->padded_units, vectors = n->lstm ? 2 : 1, width = n->vectors * n->units;
   for (int r = 0; r < call->rows; r++) {
     float *state = n->h + ((size_t)r * n->vectors + layer * vectors) * U + LANES * block;
-    if (call->row[r].keep == step) {
+    if (call->row[r].snapshot_at == step) {
       int count = n->units - LANES * block < LANES ? n->units - LANES * block : LANES;
       for (int v = 0; v < vectors && count > 0; v++)
-        memcpy(call->kept + (size_t)r * width + (layer * vectors + v) * n->units + LANES * block, state + (size_t)v * U, 4 * (size_t)count);
+        memcpy(call->snapshots + (size_t)r * width + (layer * vectors + v) * n->units + LANES * block, state + (size_t)v * U,
+               4 * (size_t)count);
     }
     F a[4], x[4], h;
     for (int g = 0; g < n->gates && !n->paused[r]; g++) {
@@ -282,9 +285,9 @@ static void gates(Network *n, int layer, int block, Sums s, const int32_t *chara
   }
 }
 
-// ---- the draw
+// ---- sampling
 
-// Sorts ids by weight, the greatest first, equal ones by id: a merge sort, since those are already in order.
+// Sorts ids by weight in descending order. Merge sort is stable, so equal weights stay in order of their ids.
 static void sort_by_weight(int32_t *ids, int32_t *spare, int count, const float *weight) {
   for (int width = 1; width < count; width *= 2) {
     for (int from = 0; from < count; from += 2 * width) {
@@ -329,7 +332,7 @@ static inline float tree(const float *p) {
 
 static int invert(const float *weight, int blocks, float uniform, float *sums) {
   float sum = 0;
-  int last = 0, group = 0, place = LANES - 1;  // last: of the groups with a weight
+  int last = 0, group = 0, lane = LANES - 1;  // last: the last group with a weight
   for (int b = 0; b < blocks; b++) {
     float total = tree(weight + LANES * b);
     if (total > 0) last = b;
@@ -339,18 +342,18 @@ static int invert(const float *weight, int blocks, float uniform, float *sums) {
   for (int b = 0; b < blocks; b++) group += sums[b] <= target;
   if (group > last) group = last;
   const float *p = weight + LANES * group;
-  while (place > 0 && p[place] == 0) place--;
+  while (lane > 0 && p[lane] == 0) lane--;
   float within = group ? sums[group - 1] : 0;
-  for (int i = 0; i < place; i++) {
+  for (int i = 0; i < lane; i++) {
     within += p[i];
     if (within > target) return LANES * group + i;
   }
-  return LANES * group + place;
+  return LANES * group + lane;
 }
 
-// Bias and penalties, then what must not be drawn; see reference.adjust.
+// Applies bias and penalties, and excludes characters; see reference.adjust.
 static void adjust(const Network *n, float *v, const Row *row) {
-  const int32_t *next = row->next ? row->next + (size_t)row->place * row->alphabet : NULL;
+  const int32_t *next = row->next ? row->next + (size_t)row->automaton_state * row->alphabet : NULL;
   const int32_t *in_prompt = row->counts, *drawn = row->counts ? row->counts + n->vocabulary : NULL;
   for (int i = 0; i < n->vocabulary; i++) {
     float x = v[i];
@@ -365,7 +368,7 @@ static void adjust(const Network *n, float *v, const Row *row) {
   }
 }
 
-// The character of one row. v: its logits [blocks][16], overwritten; sums: room for a float a block.
+// Samples an id of the vocabulary. v: the row's logits [blocks][16], overwritten. sums: buffer of one float a block.
 static int draw(const Network *n, float *v, const Row *row, float uniform, float *sums, int32_t *order) {
   int blocks = n->output.blocks;
   F *x = (F *)v, high = all(EXCLUDED);
@@ -385,9 +388,9 @@ static void logits_of(const Network *n, const int32_t *sums, int stride, int row
   for (int b = from; b < to; b++) ((F *)out)[b] = biased(&n->output, b, ((const I *)sums)[(size_t)(b - from) * stride + row]);
 }
 
-// One of the characters that only the automaton knows, each as likely; -1 where it allows none.
+// Samples one of the characters that only the automaton knows, with equal probability. -1 if it allows none.
 static int draw_unknown(const Network *n, const Row *row, float uniform) {
-  const int32_t *next = row->next + (size_t)row->place * row->alphabet;
+  const int32_t *next = row->next + (size_t)row->automaton_state * row->alphabet;
   int count = 0;
   for (int c = n->vocabulary; c < row->alphabet; c++) count += next[c] >= 0;
   int place = (int)(uniform * (float)count);
@@ -396,7 +399,7 @@ static int draw_unknown(const Network *n, const Row *row, float uniform) {
   return -1;
 }
 
-// Draws a row's character and updates what the row remembers of its text; returns the network's next input.
+// Samples a row's character and updates its counts and automaton. Returns the network's next input.
 static int draw_next(Network *n, int step, int r, float *v, int thread, int writes) {
   const Call *c = n->call;
   Row *row = &c->row[r];
@@ -406,11 +409,11 @@ static int draw_next(Network *n, int step, int r, float *v, int thread, int writ
   int known = found >= 0 && found < n->vocabulary;
   if (writes) c->chosen[place] = found;
   if (row->counts && known) row->counts[n->vocabulary + found]++;
-  if (row->next && found >= 0) row->place = row->next[(size_t)row->place * row->alphabet + found];
+  if (row->next && found >= 0) row->automaton_state = row->next[(size_t)row->automaton_state * row->alphabet + found];
   return known ? found : n->characters[r];
 }
 
-// Concludes a row's step; returns the network's next input.
+// Ends a row's step: writes logits and the chosen character. Returns the network's next input.
 static int conclude(Network *n, int step, int r, float *v, int thread, int writes) {
   const Call *c = n->call;
   size_t place = (size_t)step * c->rows + r;
@@ -424,7 +427,7 @@ static int conclude(Network *n, int step, int r, float *v, int thread, int write
   return input;
 }
 
-// ---- a thread's part of a call: some unit blocks of every layer, then some rows (or, of a large vocabulary, blocks) of the output
+// ---- a thread's part of a call: unit blocks of every layer, then rows of the output (blocks, if the vocabulary is large)
 
 static int part(int of, int threads, int thread) { return (int)((long long)of * thread / threads); }
 
@@ -434,7 +437,7 @@ static void read_embeddings(Network *n, const int32_t *characters, int thread, i
     memcpy(n->read + (size_t)r * depth, n->embedded + (size_t)characters[r] * depth, (size_t)depth);
 }
 
-// drawn: waited for once the recurrent product, which needs no character, is there; or null.
+// drawn: the barrier to wait at after the recurrent product, which does not need the character; or null.
 static void advance_layer(Network *n, int layer, int step, int b0, int b1, const int32_t *characters, int thread, Barrier *drawn) {
   int R = n->call->rows, P = padded_rows(R), U = n->padded_units, G = n->gates, count = (b1 - b0) * G;
   size_t rows = (size_t)(n->max_rows + LANES) * U;
@@ -460,8 +463,8 @@ static void advance(Network *n, int thread) {
   const Call *c = n->call;
   int T = c->threads, R = c->rows, blocks = n->padded_units / LANES, V = n->output.blocks, U = n->padded_units;
   int b0 = part(blocks, T, thread), b1 = part(blocks, T, thread + 1), v0 = part(V, T, thread), v1 = part(V, T, thread + 1);
-  // A large vocabulary is shared out. Of a small one each thread takes some rows; a row that is alone is drawn by all of them, so
-  // that nobody has to wait; unless drawing changes what the row remembers.
+  // The output product of a large vocabulary is split over the threads. For a small one each thread computes some rows. A single
+  // row is sampled by every thread, which saves a barrier, unless sampling updates its counts or automaton.
   int shared = T > 1 && V >= SHARED_BLOCKS, alone = R == 1 && !shared && !c->row->counts && !c->row->next;
   int unit = (R + LANES - 1) / LANES >= T ? LANES : 1, groups = (R + unit - 1) / unit;
   int r0 = alone ? 0 : part(groups, T, thread) * unit, r1 = alone ? 1 : part(groups, T, thread + 1) * unit;
@@ -498,7 +501,7 @@ static void advance(Network *n, int thread) {
     }
   }
   release();
-  folio_wait(&n->drawn);  // nobody's part is under way when the call returns
+  folio_wait(&n->drawn);  // all threads have finished when the call returns
 }
 
 const Instructions JOIN(folio_, INSTRUCTIONS) = {TEXT(INSTRUCTIONS), UNSIGNED, begin_thread, advance};

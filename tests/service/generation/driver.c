@@ -76,21 +76,21 @@ static Network *open_network(Shape s, int threads, const char *set) {
 static void call_network(Network *n, int rows, int threads) {
   size_t states = (size_t)(rows * n->vectors * n->units), places = (size_t)(STEPS * rows);
   int32_t *inputs = fresh((size_t)rows * 4), *forced = fresh(places * 4), *chosen = fresh(places * 4);
-  float *kept = fresh(states * 4), *logits = fresh(places * (size_t)n->vocabulary * 4);
+  float *snapshots = fresh(states * 4), *logits = fresh(places * (size_t)n->vocabulary * 4);
   Row *row = fresh((size_t)rows * sizeof *row);
   for (int r = 0; r < rows; r++) {
     inputs[r] = (int32_t)(bits24() % (uint32_t)n->vocabulary);
-    row[r] = (Row){.inverse_temperature = around(1, 1), .top_p = r % 3 == 1 ? .9f : 1, .top_k = r % 3 == 2 ? 5 : 0, .keep = r % 3 - 1,
-                   .wants_logits = 1};
+    row[r] = (Row){.inverse_temperature = around(1, 1), .top_p = r % 3 == 1 ? .9f : 1, .top_k = r % 3 == 2 ? 5 : 0,
+                   .snapshot_at = r % 3 - 1, .wants_logits = 1};
   }
   for (size_t i = 0; i < places; i++) forced[i] = i % 5 == 2 ? (int32_t)(bits24() % (uint32_t)n->vocabulary) : -1;
   Call call = {.rows = rows, .steps = STEPS, .threads = threads, .states = some_floats((int)states, 0, 2), .inputs = inputs,
-               .forced = forced, .uniforms = some_floats((int)places, .5f, .999f), .row = row, .chosen = chosen, .kept = kept,
-               .logits = logits};
+               .forced = forced, .uniforms = some_floats((int)places, .5f, .999f), .row = row, .chosen = chosen,
+               .snapshots = snapshots, .logits = logits};
   folio_advance(n, &call);
   hash(chosen, places * 4);
   hash(call.states, states * 4);
-  hash(kept, states * 4);
+  hash(snapshots, states * 4);
   hash(logits, places * (size_t)n->vocabulary * 4);
 }
 

@@ -61,14 +61,14 @@ def check_call(n: QuantizedNetwork, native: NativeNetwork, rows: int, steps: int
     samplings = [drawn_sampling(rng, n.vocabulary) for _ in range(rows)]
     histories = {row: drawn_history(rng, n.vocabulary) for row, s in enumerate(samplings) if s.needs_history}
     expected_histories = deepcopy(histories)
-    keep, wanted = rng.integers(-1, steps, rows).astype(np.int32), rng.random(rows) < 0.5
+    snapshot_at, wanted = rng.integers(-1, steps, rows).astype(np.int32), rng.random(rows) < 0.5
     expected, path, expected_logits = reference.advance(n, states, inputs, forced, uniforms, samplings, expected_histories)
     after = states.copy()
-    chosen, kept, logits = native.advance(after, inputs, forced, uniforms, samplings, histories, keep, wanted, threads)
+    chosen, snapshots, logits = native.advance(after, inputs, forced, uniforms, samplings, histories, snapshot_at, wanted, threads)
     assert (chosen == expected).all()
     assert bits(after) == bits(path[-1])
-    for row in np.flatnonzero(keep >= 0).tolist():
-        assert bits(kept[row]) == bits(path[keep[row]][row])
+    for row in np.flatnonzero(snapshot_at >= 0).tolist():
+        assert bits(snapshots[row]) == bits(path[snapshot_at[row]][row])
     for row in np.flatnonzero(wanted).tolist():
         assert logits is not None
         assert bits(logits[:, row]) == bits(expected_logits[:, row])

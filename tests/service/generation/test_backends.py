@@ -49,7 +49,7 @@ class Asked:
     seed: int
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
-    likeliest: int | None = None
+    top_logprobs: int | None = None
 
 
 def generate(backend: Backend, vocabulary: Vocabulary, asked: list[Asked], longest: int = 16, prompt_cache: int = 0) -> list[str]:
@@ -59,7 +59,7 @@ def generate(backend: Backend, vocabulary: Vocabulary, asked: list[Asked], longe
     for one in asked:
         stop = [vocabulary.encode(string).tolist() for string in one.stop]
         prompt = Prompt(vocabulary.encode(one.start))
-        generations.append(Generation(prompt, one.characters, one.sampling, one.seed, stop=stop, top_logprobs=one.likeliest))
+        generations.append(Generation(prompt, one.characters, one.sampling, one.seed, stop=stop, top_logprobs=one.top_logprobs))
     chunks = run_core(core, *generations).values()
     return [one.start + vocabulary.decode(chunk.characters) for one, chunk in zip(asked, chunks, strict=True)]
 
@@ -133,7 +133,7 @@ def test_on_tensorflow_the_text_is_the_tutorials(cell: str, layers: int) -> None
     assert len(set(expected)) > 20
     asked = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8))
     assert generate(TensorFlowBackend(architecture, tensors, 1), vocabulary, [asked]) == [expected]
-    wordy = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8), likeliest=3)
+    wordy = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8), top_logprobs=3)
     assert generate(TensorFlowBackend(architecture, tensors, 1), vocabulary, [wordy]) == [expected]
 
 
@@ -152,7 +152,7 @@ def test_a_text_does_not_depend_on_its_neighbours_nor_on_how_calls_are_cut_nor_o
             seed=i,
             sampling=[*SAMPLINGS, Sampling(temperature=0)][i % 8],
             stop=("a", "b") if i % 3 == 0 else (),
-            likeliest=4 if i % 6 == 0 else None,
+            top_logprobs=4 if i % 6 == 0 else None,
         )
         for i in range(17)
     ]
@@ -311,7 +311,7 @@ def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_a
         Sampling(0),
     ]
     asked = [
-        Asked("ROMEO: JULIET:"[i % 13 :], 20 + i % 20, i, kinds[i % 7], likeliest=5 if i % 11 == 0 else None) for i in range(64)
+        Asked("ROMEO: JULIET:"[i % 13 :], 20 + i % 20, i, kinds[i % 7], top_logprobs=5 if i % 11 == 0 else None) for i in range(64)
     ]
     together = generate(backend, vocabulary, asked, prompt_cache=1_000_000)
     assert together == [generate(backend, vocabulary, [one])[0] for one in asked]
@@ -321,7 +321,7 @@ def test_a_large_vocabulary_is_no_fault(make: MakeBackend) -> None:
     characters = [chr(0x4E00 + i) for i in range(5000)]
     architecture = Architecture(cell="gru", layers=1, units=16, embedding=4, vocabulary=characters)
     backend = make(architecture, random_tensors(architecture), 2)
-    asked = [Asked("\u4e00", 50, 3), Asked("\u4e00", 50, 3, Sampling(top_k=5000), likeliest=20)]
+    asked = [Asked("\u4e00", 50, 3), Asked("\u4e00", 50, 3, Sampling(top_k=5000), top_logprobs=20)]
     texts = generate(backend, Vocabulary(characters), asked)
     assert len(set(texts[0])) > 10
     assert texts[0] == texts[1]

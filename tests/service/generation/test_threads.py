@@ -1,6 +1,6 @@
 """How many threads a call takes: the fewer wherever more have been measured to be slower."""
 
-from service.generation.threads import AGAIN, ThreadCount
+from service.generation.threads import TRIAL_INTERVAL, ThreadCount
 
 
 def chosen(count: ThreadCount, seconds: dict[int, float], calls: int, size: int = 3) -> list[int]:
@@ -8,41 +8,41 @@ def chosen(count: ThreadCount, seconds: dict[int, float], calls: int, size: int 
     taken = []
     for _ in range(calls):
         threads = count.choose(size)
-        count.measured(size, threads, 1, seconds[threads])
+        count.record(size, threads, 1, seconds[threads])
         taken.append(threads)
     return taken
 
 
 def test_both_ways_are_tried_and_the_faster_one_is_taken() -> None:
     for seconds, best in (({1: 1.0, 2: 0.6}, 2), ({1: 1.0, 2: 30.0}, 1)):
-        taken = chosen(ThreadCount(2), seconds, AGAIN)
+        taken = chosen(ThreadCount(2), seconds, TRIAL_INTERVAL)
         assert set(taken) == {1, 2}
-        assert taken.count(best) >= AGAIN - 3
+        assert taken.count(best) >= TRIAL_INTERVAL - 3
 
 
 def test_the_slower_way_is_tried_again_and_taken_once_it_is_faster() -> None:
     count = ThreadCount(2)
-    chosen(count, {1: 1.0, 2: 30.0}, AGAIN)
-    taken = chosen(count, {1: 1.0, 2: 0.5}, 20 * AGAIN)
-    assert taken[-AGAIN:].count(2) >= AGAIN - 2
+    chosen(count, {1: 1.0, 2: 30.0}, TRIAL_INTERVAL)
+    taken = chosen(count, {1: 1.0, 2: 0.5}, 20 * TRIAL_INTERVAL)
+    assert taken[-TRIAL_INTERVAL:].count(2) >= TRIAL_INTERVAL - 2
 
 
 def test_each_size_of_batch_has_its_own() -> None:
     count = ThreadCount(2)
-    chosen(count, {1: 1.0, 2: 30.0}, AGAIN, size=1)
-    chosen(count, {1: 1.0, 2: 0.5}, AGAIN, size=6)
+    chosen(count, {1: 1.0, 2: 30.0}, TRIAL_INTERVAL, size=1)
+    chosen(count, {1: 1.0, 2: 0.5}, TRIAL_INTERVAL, size=6)
     assert (count.choose(1), count.choose(6)) == (1, 2)
 
 
 def test_one_core_leaves_nothing_to_choose() -> None:
-    assert set(chosen(ThreadCount(1), {1: 1.0}, 3 * AGAIN)) == {1}
+    assert set(chosen(ThreadCount(1), {1: 1.0}, 3 * TRIAL_INTERVAL)) == {1}
 
 
 def test_a_call_counts_by_its_steps() -> None:
     """Short calls, most of which is their beginning, say little of a step."""
     count = ThreadCount(2)
     for _ in range(3):
-        count.measured(1, 1, 100, 10.0)
-        count.measured(1, 2, 100, 6.0)
-        count.measured(1, 2, 1, 1.0)
+        count.record(1, 1, 100, 10.0)
+        count.record(1, 2, 100, 6.0)
+        count.record(1, 2, 1, 1.0)
     assert count.choose(1) == 2
