@@ -1,7 +1,7 @@
-"""What the handling of a request has to say beside its answer: which fields were ignored, how many characters were left out.
+"""Notes about a request: its ignored fields, and the number of unknown characters removed or replaced.
 
-Any code that handles a request may note something; the middleware sends it as response headers, and the log has it too. The notes
-are in a context variable, because the validation of a body knows no request.
+`NotesMiddleware` sends them as response headers, and the request log includes them. They are in a context variable because
+pydantic's validators have no access to the request.
 """
 
 import re
@@ -17,11 +17,11 @@ OnUnknownFields = Literal["refuse", "ignore"]
 
 @dataclass
 class Notes:
-    """Of one request."""
+    """The notes of one request."""
 
     on_unknown_fields: OnUnknownFields
     ignored_fields: list[str] = field(default_factory=list)
-    unknown_characters: int = 0  # left out or replaced
+    unknown_characters: int = 0  # removed or replaced
 
     @property
     def headers(self) -> dict[str, str]:
@@ -34,6 +34,6 @@ current: ContextVar[Notes] = ContextVar("notes")
 
 
 def note_unknown_characters(count: int) -> None:
-    """Adds to the number of characters of the request's texts that were left out or replaced."""
+    """Adds to the number of characters removed from or replaced in the request's texts."""
     if notes := current.get(None):
         notes.unknown_characters += count

@@ -536,7 +536,7 @@ def test_what_the_server_refuses_is_said_at_the_field_and_the_text_before_stays(
     before = text(page)
     fill(page, num_generate=2_000_000)
     press(page, "Generate")
-    expect(page.get_by_role("alert")).to_contain_text("num_generate: 2,000,000 characters are more than the 1,000,000 allowed here")
+    expect(page.get_by_role("alert")).to_contain_text("num_generate: 2,000,000 characters exceed this server's limit of 1,000,000")
     expect(page.get_by_label("Characters", exact=True)).to_have_attribute("aria-invalid", "true")
     assert text(page) == before
     generate(page, num_generate=20)
