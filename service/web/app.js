@@ -1,12 +1,12 @@
 // Folio's page: wires form, stream, text and model together. What happens when is here; how it is done, in the other files.
 
-import { Account } from "./account.js";
+import { Account } from "./stats.js";
 import { curl } from "./curl.js";
 import { Lost, Refused, post } from "./events.js";
 import { Form } from "./form.js";
 import { key } from "./key.js";
 import { KeyForm } from "./keyform.js";
-import { Leaf } from "./leaf.js";
+import { Leaf } from "./text.js";
 import { About, models } from "./model.js";
 import { Notice, listed, marked } from "./notice.js";
 import { Stream } from "./stream.js";
