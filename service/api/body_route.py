@@ -1,6 +1,6 @@
-"""Path operations that take one JSON body, called as endpoint(request, body).
+"""Path operations with one JSON body, called as endpoint(request, body).
 
-FastAPI documents them, but its dependency injection is left out: for a short answer it takes longer than all else.
+FastAPI documents them. Its dependency injection is bypassed, because it takes most of the time of a short answer.
 """
 
 import json
@@ -19,7 +19,7 @@ JSON_TYPE = "application/json"
 
 
 class BodyRoute(APIRoute):
-    """For `APIRouter(route_class=...)`. Endpoints without a parameter `body` are FastAPI's as usual."""
+    """For `APIRouter(route_class=...)`. FastAPI handles endpoints without a parameter `body` as usual."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         hints = get_type_hints(self.endpoint, include_extras=True)
@@ -41,7 +41,7 @@ class BodyRoute(APIRoute):
 
 
 async def _read(request: Request) -> Any:
-    """The body as JSON; its bytes where it is said to be something else. Raises as FastAPI does."""
+    """The parsed JSON body, or its bytes if the content type is not JSON. Raises the same exceptions as FastAPI."""
     try:
         content = await request.body()
     except ClientDisconnect:
@@ -56,7 +56,7 @@ async def _read(request: Request) -> Any:
     except json.JSONDecodeError as error:
         fault = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "", "input": {}, "ctx": {"error": error.msg}}
         raise RequestValidationError([fault], body=error.doc) from None
-    except (ValueError, RecursionError):  # no UTF-8, a number of thousands of digits, or nested too deeply
+    except (ValueError, RecursionError):  # invalid UTF-8, a number of thousands of digits, or deep nesting
         raise HTTPException(400) from None
 
 

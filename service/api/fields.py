@@ -1,4 +1,4 @@
-"""Field types that several request bodies share, and the base of all bodies. Knows nothing of models or engines."""
+"""The base of all request bodies, and the types of fields that several of them share. Knows nothing of models or engines."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ MAX_ALLOWED = 10_000  # characters
 
 
 class RequestBody(BaseModel):
-    """A request body. Null counts as not given; unknown fields are refused or ignored (see `service.api.body`)."""
+    """A request body. A null field counts as absent. Unknown fields are rejected or ignored: see `service.api.body`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class RequestBody(BaseModel):
 
 
 class Only:
-    """For the type of a field that other servers support and this one does not: only values that change nothing are accepted."""
+    """Annotates a field that other servers support and this server does not. Accepts only values that change nothing."""
 
     def __init__(self, *values: Any) -> None:
         self._values = values
@@ -45,45 +45,70 @@ class Only:
         return core_schema.no_info_before_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"enum": list(self._values)}
+        return {"enum": list(self._values), "description": "Accepted for compatibility. Other values are not supported."}
 
     def _check(self, given: Any) -> Any:
         if any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in self._values):
             return given
         accepted = " or ".join(json.dumps(value) for value in self._values)
         raise PydanticCustomError(
-            "unsupported_value", "this value is not supported: send {accepted}, or leave the field out", {"accepted": accepted}
+            "unsupported_value", "this value is not supported; send {accepted} or omit the field", {"accepted": accepted}
         )
 
 
-def _refuse(_: Any) -> None:
-    raise PydanticCustomError("unsupported_parameter", "this field is not supported: leave it out")
+def _reject(_: Any) -> None:
+    raise PydanticCustomError("unsupported_parameter", "this field is not supported; omit it")
 
 
-Unsupported = Annotated[None, BeforeValidator(_refuse), Field(description="not supported: leave it out or send null")]
-Unused = Annotated[Any, Field(description="accepted; changes nothing here")]
-"""The type of a field whose values all change nothing here."""
+Unsupported = Annotated[None, BeforeValidator(_reject), Field(description="Not supported. Omit it or send null.")]
+Unused = Annotated[Any, Field(description="Accepted for compatibility and ignored.")]
 
+ModelName = Annotated[str | None, Field(description="Name of the model. If omitted, the server's default model is used.")]
 Temperature = Annotated[
-    float, Field(ge=0, allow_inf_nan=False, description="1 samples as trained, less is safer, 0 always the likeliest")
+    float,
+    Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="Divides the logits. 1 samples from the model's own distribution, lower values favour likely characters, and "
+        "0 always takes the most likely character.",
+    ),
 ]
 TopK = Annotated[
     Annotated[int, Field(ge=-1, le=2**31 - 1)] | None,
     AfterValidator(lambda k: k if k and k > 0 else None),
-    Field(description="draw from the k likeliest characters only; 0 and -1 mean no limit"),
+    Field(description="Sample only from the k most likely characters. 0 and -1 disable the limit."),
 ]
 TopP = Annotated[
     float,
-    Field(ge=0, le=1, description="draw from the fewest likeliest characters whose probabilities reach this (nucleus sampling)"),
+    Field(
+        ge=0,
+        le=1,
+        description="Nucleus sampling: sample only from the smallest set of most likely characters whose probabilities sum to at "
+        "least this value. 1 disables the limit.",
+    ),
 ]
-MinP = Annotated[float, Field(ge=0, le=1, description="draw only characters at least this many times as likely as the likeliest")]
-AllowedCharacters = Annotated[str, Field(min_length=1, max_length=MAX_ALLOWED, description="draw these characters only")]
+MinP = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="Sample only from characters at least this many times as likely as the most likely one. 0 disables the limit.",
+    ),
+]
+AllowedCharacters = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_ALLOWED,
+        description="Sample only from these characters. If omitted, every character is allowed.",
+    ),
+]
 Seed = Annotated[
     Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None,
     AfterValidator(lambda seed: None if seed in (None, -1) else seed % (MAX_SEED + 1)),
     Field(
-        description="same request, same seed, same text, unless time ends it; drawn when not given or -1. Other negative numbers "
-        "count as their 64 bits without sign"
+        description="Seed of the random numbers. The same model version, request and seed give the same text, unless a time limit "
+        "ends it. If omitted or -1, the server chooses a seed. Other negative numbers are taken modulo 2^64."
     ),
 ]
 Logprobs = Annotated[
@@ -91,47 +116,62 @@ Logprobs = Annotated[
     BeforeValidator(
         lambda count: None if count is False or count == "false" else count, json_schema_input_type=int | Literal[False] | None
     ),
+    Field(
+        description="Return the log-probability of each character, and those of this many of the most likely characters at its "
+        "position. If omitted or false, none are returned."
+    ),
 ]
 Pace = Annotated[
-    float, Field(ge=0.01, le=1e6, description="characters a second: slows the answer to what a larger model would feel like")
+    float,
+    Field(
+        ge=0.01,
+        le=1e6,
+        description="Maximum rate of the answer, in characters per second. It simulates the speed of a larger model.",
+    ),
 ]
 OnUnknown = Annotated[
     Literal["error", "skip", "replace"],
     Field(
-        description="characters that the model's vocabulary lacks: an error with their positions, left out, or replaced by spaces"
+        description="How to treat characters outside the model's vocabulary. `error` rejects the request and names their "
+        "positions, `skip` removes them, `replace` replaces each with a space. The header X-Unknown-Characters counts removed and "
+        "replaced characters."
     ),
 ]
-
-
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class SamplingFields(RequestBody):
-    """How characters are drawn; see `service.generation.sampling.Sampling` for the order."""
+    """How characters are sampled. `service.generation.sampling.Sampling` documents the order of the steps."""
 
     temperature: Temperature = 1.0
     top_k: TopK = None
     top_p: TopP = 1.0
     min_p: MinP = 0.0
     allowed_characters: AllowedCharacters | None = None
-    presence_penalty: Penalty = Field(0.0, description="subtracted from the logit of a character that the generated text has")
-    frequency_penalty: Penalty = Field(0.0, description="the same, times how often it has the character")
+    presence_penalty: Penalty = Field(
+        0.0, description="Subtracted from the logit of each character that occurs in the generated text."
+    )
+    frequency_penalty: Penalty = Field(
+        0.0, description="Subtracted from a character's logit once for each of its occurrences in the generated text."
+    )
     repetition_penalty: float = Field(
         1.0,
         ge=0.01,
         le=2,
-        description="above 1 makes characters that the prompt or the text has less likely, below 1 likelier: it divides their "
-        "logits, or multiplies those below 0",
+        description="Applies to characters that occur in the prompt or the generated text: positive logits are divided by it, "
+        "negative logits are multiplied by it. Values above 1 discourage repetition.",
     )
 
 
-def _listed(value: object) -> object:
-    """An empty string means none; in a list it is a mistake."""
+def _as_list(value: object) -> object:
+    """An empty string means no stop strings. Inside a list it is an error."""
     return ([value] if value else []) if isinstance(value, str) else value
 
 
 Stop = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=1000)]],
-    Field(max_length=MAX_STOP, description=f"a string or up to {MAX_STOP}; the text ends before the first that occurs"),
-    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+    Field(
+        max_length=MAX_STOP, description=f"A string or up to {MAX_STOP} strings. The text ends before the first one that occurs."
+    ),
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
 ]

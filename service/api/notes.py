@@ -1,7 +1,7 @@
-"""Notes about a request beside its response: which fields were ignored, how many unknown characters were dropped or replaced.
+"""Notes about a request: its ignored fields, and the number of unknown characters removed or replaced.
 
-A middleware sends them as response headers and the request log includes them. They are in a context variable, because the
-validation of a body does not know its request.
+`NotesMiddleware` sends them as response headers, and the request log includes them. They are in a context variable because
+pydantic's validators have no access to the request.
 """
 
 import re
@@ -21,7 +21,7 @@ class Notes:
 
     on_unknown_fields: OnUnknownFields
     ignored_fields: list[str] = field(default_factory=list)
-    unknown_characters: int = 0  # dropped or replaced
+    unknown_characters: int = 0  # removed or replaced
 
     @property
     def headers(self) -> dict[str, str]:
@@ -34,6 +34,6 @@ current: ContextVar[Notes] = ContextVar("notes")
 
 
 def note_unknown_characters(count: int) -> None:
-    """Counts characters of the request's texts that were dropped or replaced."""
+    """Adds to the number of characters removed from or replaced in the request's texts."""
     if notes := current.get(None):
         notes.unknown_characters += count

@@ -1,4 +1,4 @@
-"""What requests and answers of the service's own operations look like. OpenAI's are in `openai_schemas`."""
+"""Requests and answers of the service's own operations. OpenAI's are in `service.api.openai`."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,15 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.api.body import drop_unknown
-from service.api.fields import (
-    Logprobs,
-    OnUnknown,
-    Pace,
-    RequestBody,
-    SamplingFields,
-    Seed,
-    Stop,
-)
+from service.api.fields import Logprobs, ModelName, OnUnknown, Pace, RequestBody, SamplingFields, Seed, Stop
 from trainer.artifact import VersionConfig
 
 
@@ -24,36 +16,47 @@ class GenerateRequest(SamplingFields):
     )
 
     start_string: str | None = Field(
-        None, min_length=1, description="the text to go on from; every character must be in the model's vocabulary (see on_unknown)"
-    )
-    state: str | None = Field(
         None,
         min_length=1,
-        description="an earlier answer's `state`: goes on where that text ended, or after start_string appended to it",
+        description="Text to continue. Required unless `state` is given. With `state`, it is appended to the earlier text before "
+        "generation continues.",
     )
-    return_state: bool = Field(False, description="answer with a `state` from which the text can be gone on with")
+    state: str | None = Field(
+        None, min_length=1, description="State token of an earlier answer. Generation continues at the end of that answer's text."
+    )
+    return_state: bool = Field(
+        False, description="Return a state token in `state`. A later request can continue this text from the token."
+    )
     stop: Stop = Field([])
-    num_generate: int = Field(1000, ge=1, description="characters to generate")
+    num_generate: int = Field(
+        1000, ge=1, description="Maximum number of characters to generate. The server's own limit is 100,000 by default."
+    )
     max_time_ms: int | None = Field(
-        None, ge=1, le=86_400_000, description="end after this time, in the queue or not, with what there is by then"
+        None,
+        ge=1,
+        le=86_400_000,
+        description="Time limit in milliseconds, including time in the queue. At the limit the answer ends with the text generated "
+        "so far, and finish_reason is `time`.",
     )
     seed: Seed = None
-    model: str | None = Field(None, description="a model's name; the default one when not given")
+    model: ModelName = None
     stream: bool | None = Field(
-        None, description="answer with server-sent events; not given, `Accept` decides: text/event-stream asks for them"
+        None,
+        description="Answer with server-sent events. If omitted, the `Accept` header decides: the answer is a stream if the "
+        "header prefers text/event-stream to JSON.",
     )
-    logprobs: Logprobs = Field(None, description="each character's log-probability, and those of this many of the likeliest")
+    logprobs: Logprobs = None
     echo: bool | None = Field(
-        None, description="the answer's text begins with start_string: unless told otherwise it does, and a stream does not"
+        None, description="Begin the answer's text with start_string. If omitted, a JSON answer includes it and a stream does not."
     )
     on_unknown: OnUnknown = "error"
     pace: Pace | None = None
 
 
 class GenerateQuery(GenerateRequest):
-    """The same as query parameters. An empty one counts as not given."""
+    """The same fields as query parameters. An empty parameter counts as absent."""
 
-    stream: bool | None = Field(None, description="changes nothing: a GET always streams")
+    stream: bool | None = Field(None, description="Ignored: the answer to GET is always a stream.")
 
     @model_validator(mode="before")
     @classmethod
@@ -66,132 +69,145 @@ class GenerateQuery(GenerateRequest):
 
 class Alternative(BaseModel):
     character: str
-    logprob: float = Field(description="natural logarithm of the probability that the network gave it, at temperature 1")
+    logprob: float = Field(
+        description="Natural logarithm of the character's probability at temperature 1, without any other sampling option."
+    )
 
 
 class CharacterLogprob(Alternative):
-    likeliest: list[Alternative] = Field(description="from the likeliest on")
+    likeliest: list[Alternative] = Field(description="The most likely characters at this position, most likely first.")
 
 
 class Usage(BaseModel):
     """Counts of characters."""
 
-    prompt_characters: int
+    prompt_characters: int = Field(description="Characters of start_string.")
     generated_characters: int
 
 
 class Timings(BaseModel):
-    """Milliseconds: waiting for a slot, reading the prompt up to the first character, and generating the rest."""
+    """Durations of the phases, in milliseconds."""
 
-    queue_ms: float
-    prefill_ms: float
-    decode_ms: float
-    characters_per_second: float = Field(description="generated, from getting a slot to the end")
+    queue_ms: float = Field(description="Waiting for a slot.")
+    prefill_ms: float = Field(description="From getting the slot to the first generated character.")
+    decode_ms: float = Field(description="From the first generated character to the last.")
+    characters_per_second: float = Field(description="Generated characters divided by the time of prefill and decode.")
 
 
 class Done(BaseModel):
-    """The last event of a stream: an answer without its text."""
-
-    model_config = ConfigDict(protected_namespaces=())
+    """The data of the event `done`, which ends a stream: the answer without its text."""
 
     id: str
     model: str
     version: int
     engine: str
     precision: str
-    start_string: str = Field(description="as it was read: without what was skipped")
-    seed: int
-    finish_reason: Literal["length", "stop", "time"]
+    start_string: str = Field(description="The start string after `on_unknown` was applied.")
+    seed: int = Field(description="The seed used. Send it again to get the same text.")
+    finish_reason: Literal["length", "stop", "time"] = Field(
+        description="`length`: num_generate characters. `stop`: a stop string. `time`: max_time_ms."
+    )
     usage: Usage
     timings: Timings
-    state: str | None = Field(None, description="where return_state asked for it")
+    state: str | None = Field(None, description="State token. Present if return_state is true.")
 
 
 class GenerateResponse(Done):
-    text: str = Field(description="start_string, unless echo is false, and what was generated")
-    logprobs: list[CharacterLogprob] | None = Field(None, description="of what was generated, where asked for")
+    text: str = Field(description="start_string and the generated text. If echo is false, the generated text only.")
+    logprobs: list[CharacterLogprob] | None = Field(
+        None, description="One entry per generated character. Present if the request sets logprobs."
+    )
 
 
 class ScoreRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "To be, or not to be: that is the question."}]})
 
-    text: str = Field(min_length=1, description="each character after the first is scored after all before it")
-    model: str | None = Field(None, description="a model's name; the default one when not given")
-    surprising: int = Field(10, ge=0, le=1000, description="so many of the least likely places are told")
+    text: str = Field(
+        min_length=1, description="Text to score. Each character after the first is scored given all characters before it."
+    )
+    model: ModelName = None
+    surprising: int = Field(10, ge=0, le=1000, description="Number of least likely characters to list.")
     on_unknown: OnUnknown = "error"
 
 
 class Surprise(CharacterLogprob):
-    position: int = Field(description="of the character in the text, from 0")
+    position: int = Field(description="Index of the character in the text, from 0.")
 
 
 class ScoreResponse(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
     model: str
     version: int
     engine: str
     precision: str
-    text: str = Field(description="as it was read: without what was skipped")
-    scored_characters: int
-    logprobs: list[float | None] = Field(description="one for each character; null for the first, which nothing is before")
-    nats_per_character: float | None
-    perplexity: float | None
-    surprising: list[Surprise] = Field(description="the least likely first")
+    text: str = Field(description="The text after `on_unknown` was applied.")
+    scored_characters: int = Field(description="Number of characters that have a log-probability.")
+    logprobs: list[float | None] = Field(
+        description="Log-probability of each character given all characters before it. The first is null: nothing precedes it."
+    )
+    nats_per_character: float | None = Field(
+        description="Negated mean of the log-probabilities. Null if the text has fewer than two characters."
+    )
+    perplexity: float | None = Field(
+        description="exp(nats_per_character). Null if nats_per_character is null or the result is too large for a 64-bit float."
+    )
+    surprising: list[Surprise] = Field(description="The least likely characters, least likely first.")
 
 
 class VectorizeRequest(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "First Citizen"}]})
 
     text: str
-    model: str | None = Field(None, description="a model's name; the default one when not given")
+    model: ModelName = None
 
 
 class Unknown(BaseModel):
+    """A character outside the vocabulary."""
+
     character: str
-    position: int
+    position: int = Field(description="Index of the character in the text, from 0.")
 
 
 class VectorizeResponse(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
     model: str
     version: int
-    ids: list[int | None] = Field(description="one for each character; null where the vocabulary lacks it")
-    unknown: list[Unknown]
+    ids: list[int | None] = Field(description="Id of each character; null for characters outside the vocabulary.")
+    unknown: list[Unknown] = Field(description="Characters outside the vocabulary, in the order of the text.")
 
 
 class ModelCard(BaseModel):
-    """A model that is served."""
+    """A served model."""
 
     name: str
     version: int
-    default: bool = Field(description="taken by requests that name no model")
+    default: bool = Field(description="True if this model serves requests that name no model.")
     parameters: int
     cell: str
     layers: int
     units: int
     vocabulary_size: int
-    start_string: str = Field(description="one to begin with: the first line of the model's sample")
-    characters: int = Field(description="of the text it was trained on")
-    recipe: str
+    start_string: str = Field(description="A suggested start string: the first line of the model's sample.")
+    characters: int = Field(description="Length of the corpus in characters, including the held-out part.")
+    recipe: str = Field(description="Name of the training recipe.")
     created: str
     engine: str
     precision: str
-    scores: dict[str, float | None] = Field(description="held-out nats per character of the float32 network as trained")
-    scores_as_served: dict[str, float | None] | None = Field(
-        description="the same of the int8 network that the service runs on CPUs; null if it was not scored"
+    scores: dict[str, float | None] = Field(
+        description="Loss of the float32 network on held-out text, in nats per character. `full_pass` carries the state through "
+        "the whole text; `cold_256` reads windows of 256 characters, each from a zero state."
     )
-    loss: str | None = Field(description="where its loss curve is")
-    sample: str | None = Field(description="where texts of it are")
+    scores_as_served: dict[str, float | None] | None = Field(
+        description="The same scores of the int8 network that the service runs on CPUs. Null if they were not measured."
+    )
+    loss: str | None = Field(description="Path of the loss curve, a PNG image. Null if the version has none.")
+    sample: str | None = Field(description="Path of sample texts. Null if the version has none.")
 
 
 class ModelList(BaseModel):
     models: list[ModelCard]
     refused: list[str] = Field(
-        description="why versions are not served that would be, or chat templates, or why the models folder is lost"
+        description="Why versions or chat templates were rejected, and why the models folder cannot be read, one reason per item."
     )
 
 
 class ModelDetails(ModelCard):
-    config: VersionConfig = Field(description="all of its config.json")
+    config: VersionConfig = Field(description="The version's config.json.")

@@ -1,4 +1,4 @@
-"""/score: how likely a text is to a model. /vectorize: a text as ids."""
+"""/score: the log-probabilities of a text. /vectorize: the ids of a text."""
 
 import math
 
@@ -21,13 +21,13 @@ from trainer.vocabulary import UnknownCharacters
 
 router = APIRouter(tags=["scoring"], route_class=BodyRoute)
 
-ALTERNATIVES = 5  # told of a surprising place
-MOST_NATS = 700  # whose perplexity a float holds
+ALTERNATIVES = 5  # most likely characters listed at each surprising position
+MAX_NATS = 700  # exp of more may overflow
 
 
 @router.post("/score", response_model=ScoreResponse, responses=error_responses(404, 413, 415, 422, 503))
 async def score(request: Request, body: JsonBody[ScoreRequest]) -> Response:
-    """The log-probability of each character after all before it, nats per character, perplexity, and what surprises most."""
+    """Scores a text: each character's log-probability, nats per character, perplexity, and the least likely characters."""
     model = _model(request, body)
     text, ids = read_text(model.vocabulary, body.text, body.on_unknown, "text")
     if len(ids) < 2:
@@ -45,9 +45,9 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
     surprises = []
     if found is not None:
         least = np.argsort(values, kind="stable")[:surprising]
-        of_them = LogProbabilities(found.chosen[least], found.top_ids[least], found.top_values[least])
-        told = character_logprobs(model.vocabulary, ids[1:][least].tolist(), of_them)
-        surprises = [Surprise(position=int(place) + 1, **one) for place, one in zip(least, told, strict=True)]
+        least_likely = LogProbabilities(found.chosen[least], found.top_ids[least], found.top_values[least])
+        entries = character_logprobs(model.vocabulary, ids[1:][least].tolist(), least_likely)
+        surprises = [Surprise(position=int(i) + 1, **entry) for i, entry in zip(least, entries, strict=True)]
     return ScoreResponse(
         model=model.config.name,
         version=model.config.version,
@@ -57,37 +57,31 @@ def _scored(model: Model, text: str, ids: np.ndarray, found: LogProbabilities | 
         scored_characters=len(values),
         logprobs=[None, *values.tolist()] if text else [],
         nats_per_character=nats,
-        perplexity=None if nats is None or nats > MOST_NATS else math.exp(nats),
+        perplexity=None if nats is None or nats > MAX_NATS else math.exp(nats),
         surprising=surprises,
     )
 
 
 @router.post("/vectorize", response_model=VectorizeResponse, responses=error_responses(404, 413, 415, 422, 503))
 async def vectorize(request: Request, body: JsonBody[VectorizeRequest]) -> Response:
-    """A text's ids, and where the characters are that the model's vocabulary lacks."""
+    """Converts a text to ids, and lists the characters that the model's vocabulary lacks."""
     model = _model(request, body)
-    unknown: list[tuple[int, str]] = []
-    try:
-        model.vocabulary.encode(body.text)
-    except UnknownCharacters as error:
-        unknown = error.places
-        halves = [(place, character) for place, character in unknown if "\ud800" <= character <= "\udfff"]
-        if halves:  # of surrogate pairs, which can't be sent back
-            raise ApiError(422, "unknown_characters", str(UnknownCharacters(halves)), param="text") from None
-    places = {place for place, _ in unknown}
-    known = model.vocabulary.encode("".join(c for i, c in enumerate(body.text) if i not in places)).tolist()[::-1]
+    ids = model.vocabulary.look_up(body.text).tolist()
+    unknown = [(position, body.text[position]) for position, i in enumerate(ids) if i < 0]
+    if surrogates := [found for found in unknown if "\ud800" <= found[1] <= "\udfff"]:  # an answer in UTF-8 cannot contain them
+        raise ApiError(422, "unknown_characters", str(UnknownCharacters(surrogates)), param="text")
     return json_response(
         VectorizeResponse(
             model=model.config.name,
             version=model.config.version,
-            ids=[None if i in places else known.pop() for i in range(len(body.text))],
-            unknown=[Unknown(character=character, position=place) for place, character in unknown],
+            ids=[None if i < 0 else i for i in ids],
+            unknown=[Unknown(character=character, position=position) for position, character in unknown],
         )
     )
 
 
 def _model(request: Request, body: ScoreRequest | VectorizeRequest) -> Model:
-    """Raises ApiError for a text that is too long."""
+    """The requested model. Raises ApiError if the text is too long."""
     check_length("text", len(body.text), request.app.state.settings.max_score)
     registry: Registry = request.app.state.registry
     return registry.get(body.model)

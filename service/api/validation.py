@@ -1,4 +1,4 @@
-"""Turns a request's fields into what the engine takes, and checks this server's limits."""
+"""Converts a request's fields to the engine's parameters, and checks the server's limits."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,15 @@ from trainer.vocabulary import UnknownCharacters, Vocabulary
 
 
 def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
-    """Raises ApiError if an answer would hold too many log-probabilities."""
+    """Raises ApiError if an answer would have too many log-probabilities."""
     if logprobs is not None:
         check_length("logprobs", characters * (logprobs + 1), settings.max_logprobs, "values")
 
 
 def check_length(field: str, given: int, limit: int, unit: str = "characters") -> None:
-    """Raises ApiError above a limit of this server."""
+    """Raises ApiError above a limit of the server."""
     if given > limit:
-        raise ApiError(422, "too_long", f"{field}: {given:,} {unit} are more than the {limit:,} allowed here", param=field)
+        raise ApiError(422, "too_long", f"{field}: {given:,} {unit} exceed this server's limit of {limit:,}", param=field)
 
 
 def random_seed() -> int:
@@ -34,7 +34,7 @@ def random_seed() -> int:
 
 
 def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, float] = MappingProxyType({})) -> Sampling:
-    """Raises ApiError for characters or tokens that the vocabulary lacks, and for options that the backend lacks."""
+    """Raises ApiError for characters or tokens outside the vocabulary, and for options that the backend does not support."""
     vocabulary, allowed, bias = model.vocabulary, None, None
     if fields.allowed_characters is not None:
         allowed = np.zeros(len(vocabulary), bool)
@@ -42,8 +42,7 @@ def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, f
     if logit_bias:
         ids = list(logit_bias)
         if unknown := [token for token in ids if not 0 <= token < len(vocabulary)]:
-            message = f"logit_bias: {unknown[0]} is not a token of this model: they are 0 to {len(vocabulary) - 1}"
-            raise ApiError(422, "invalid_value", message, param="logit_bias")
+            raise _invalid_token("logit_bias", f"{unknown[0]}", vocabulary)
         bias = np.zeros(len(vocabulary), np.float32)
         bias[ids] = list(logit_bias.values())
     sampling = Sampling(
@@ -58,7 +57,7 @@ def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, f
         fields.repetition_penalty,
     )
     if model.engine_name == "tensorflow" and (bias is not None or sampling.needs_history):
-        raise ApiError(422, "unsupported_value", "penalties and logit_bias need the native or the reference backend")
+        raise ApiError(422, "unsupported_value", "penalties and logit_bias require the native or reference backend")
     return sampling
 
 
@@ -67,36 +66,41 @@ def history_of(model: Model, sampling: Sampling, prompt: NDArray[np.int32]) -> H
 
 
 def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:
-    """(The text without unknown characters, its ids [characters]).
+    """(The text after `on_unknown` was applied, its ids [characters]). `OnUnknown` describes the values of on_unknown.
 
-    on_unknown: "error" raises ApiError for them; "skip" drops them and "replace" reads spaces instead, and the answer's header
-    X-Unknown-Characters counts them.
+    Raises ApiError for unknown characters that cannot be removed or replaced.
     """
-    try:
-        return text, vocabulary.encode(text)
-    except UnknownCharacters as error:
-        if on_unknown == "error":
-            raise ApiError(422, "unknown_characters", str(error), param=field) from None
-        if on_unknown == "replace" and " " not in vocabulary.characters:
-            message = f"{field}: unknown characters cannot be replaced by spaces, for the vocabulary has none; skip drops them"
-            raise ApiError(422, "unknown_characters", message, param="on_unknown") from None
-        places, instead = {place for place, _ in error.places}, " " if on_unknown == "replace" else ""
-        note_unknown_characters(len(error.places))
-        known = "".join(instead if i in places else character for i, character in enumerate(text))
-        return known, vocabulary.encode(known)
+    ids = vocabulary.look_up(text)
+    unknown = np.flatnonzero(ids < 0).tolist()
+    if not unknown:
+        return text, ids
+    if on_unknown == "error":
+        error = UnknownCharacters([(position, text[position]) for position in unknown])
+        raise ApiError(422, "unknown_characters", str(error), param=field)
+    if on_unknown == "replace":
+        if " " not in vocabulary.characters:
+            message = f"{field}: the model's vocabulary has no space to replace unknown characters with; use skip"
+            raise ApiError(422, "unknown_characters", message, param="on_unknown")
+        ids[unknown] = vocabulary.encode(" ")
+    note_unknown_characters(len(unknown))
+    ids = ids[ids >= 0]
+    return vocabulary.decode(ids.tolist()), ids
 
 
 def read_tokens(vocabulary: Vocabulary, tokens: Sequence[int], field: str) -> tuple[str, NDArray[np.int32]]:
-    """(The text of tokens, the tokens as an array). A token is the id of a character. Raises ApiError for others."""
+    """(The text of tokens, the tokens as an array). A token is the id of a character. Raises ApiError for other numbers."""
     for position, token in enumerate(tokens):
         if not 0 <= token < len(vocabulary):
-            message = f"{field}: {token} at position {position} is not a token of this model: they are 0 to {len(vocabulary) - 1}"
-            raise ApiError(422, "invalid_value", message, param=field)
-    ids = np.array(tokens, np.int32)
-    return vocabulary.decode(tokens), ids
+            raise _invalid_token(field, f"{token} at position {position}", vocabulary)
+    return vocabulary.decode(tokens), np.array(tokens, np.int32)
+
+
+def _invalid_token(field: str, found: str, vocabulary: Vocabulary) -> ApiError:
+    message = f"{field}: {found} is not a token of this model; its tokens are 0 to {len(vocabulary) - 1}"
+    return ApiError(422, "invalid_value", message, param=field)
 
 
 def stop_ids(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
-    """The ids of each stop string. Those with a character that the vocabulary lacks cannot occur and are left out."""
+    """The ids of each stop string. Strings with unknown characters cannot occur and are dropped."""
     known = set(vocabulary.characters) if stop else set()
     return [vocabulary.encode(string).tolist() for string in stop if known.issuperset(string)]

@@ -1,73 +1,73 @@
-// What a character of the tinted text could have been instead: a card beside the one that is pointed at or has the focus.
+// A card with the alternatives of a character in the tinted text. It is beside the character under the pointer or with the focus.
 
-import { described, entryOf, percent, sign } from "./characters.js";
+import { describe, entryOf, glyph, percent } from "./characters.js";
 
 export class Alternatives {
-  #text; // element whose children are lines, whose children are the characters
+  #text; // its children are lines, and their children are characters
   #card;
-  #current = null; // the one character that the tab key reaches
+  #tabStop = null; // the only character that the tab key reaches
   #shown = null;
 
   constructor(text, card) {
     this.#text = text;
     this.#card = card;
-    // Not pointerover: it comes too when a key scrolls the text under a pointer that rests.
+    // Not pointerover: that event also occurs when a key scrolls the text under a resting pointer.
     text.addEventListener("pointermove", (event) => event.target !== this.#shown && this.#show(event.target));
-    text.addEventListener("pointerleave", () => this.#show(document.activeElement === this.#current ? this.#current : null));
-    text.addEventListener("click", (event) => entryOf(event.target) && this.#move(event.target));
+    text.addEventListener("pointerleave", () => this.#show(document.activeElement === this.#tabStop ? this.#tabStop : null));
+    text.addEventListener("click", (event) => entryOf(event.target) && this.#moveTo(event.target));
     text.addEventListener("focusin", (event) => this.#show(event.target));
     text.addEventListener("focusout", () => this.#show(null));
-    text.addEventListener("keydown", (event) => this.#key(event));
-    addEventListener("keydown", (event) => event.key === "Escape" && this.#show(null)); // also of one pointed at
+    text.addEventListener("keydown", (event) => this.#onKey(event));
+    addEventListener("keydown", (event) => event.key === "Escape" && this.#show(null)); // also for a character under the pointer
     addEventListener("resize", () => this.#show(null));
   }
 
-  /** The text has come: its first character can be reached. */
-  enter() {
+  /** Makes the first character of a new text the tab stop. */
+  enable() {
     const first = this.#text.firstElementChild?.firstElementChild;
-    if (!this.#current && first) this.#reach(first);
+    if (!this.#tabStop && first) this.#setTabStop(first);
   }
 
-  /** The text is going. */
-  leave() {
+  /** Call it before the text is replaced. */
+  reset() {
     this.#show(null);
-    this.#current = null;
+    this.#tabStop = null;
   }
 
-  /** A tab stop that moves: thousands would keep a keyboard from ever getting past the text. */
-  #reach(character) {
-    this.#current?.removeAttribute("tabindex");
-    this.#current?.removeAttribute("aria-selected");
-    this.#current = character;
+  /** There is one tab stop: with thousands, a keyboard user could not get past the text. */
+  #setTabStop(character) {
+    this.#tabStop?.removeAttribute("tabindex");
+    this.#tabStop?.removeAttribute("aria-selected");
+    this.#tabStop = character;
     character.tabIndex = 0;
     character.setAttribute("aria-selected", "true");
     const entry = entryOf(character);
-    if (entry) character.setAttribute("aria-label", described(entry));
+    if (entry) character.setAttribute("aria-label", describe(entry));
   }
 
-  #move(character) {
-    this.#reach(character);
+  #moveTo(character) {
+    this.#setTabStop(character);
     character.focus({ preventScroll: true });
     character.scrollIntoView({ block: "nearest" });
   }
 
-  #key(event) {
+  #onKey(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const to = {
-      ArrowRight: () => after(this.#current),
-      ArrowLeft: () => before(this.#current),
-      ArrowDown: () => inNextLine(this.#current, after),
-      ArrowUp: () => inNextLine(this.#current, before),
+    const target = {
+      ArrowRight: () => next(this.#tabStop),
+      ArrowLeft: () => previous(this.#tabStop),
+      ArrowDown: () => inNeighbouringLine(this.#tabStop, next),
+      ArrowUp: () => inNeighbouringLine(this.#tabStop, previous),
       Home: () => this.#text.firstElementChild.firstElementChild,
       End: () => this.#text.lastElementChild.lastElementChild,
     }[event.key];
-    if (!to || !this.#current) return;
+    if (!target || !this.#tabStop) return;
     event.preventDefault();
-    const character = to();
-    if (character) this.#move(character);
+    const character = target();
+    if (character) this.#moveTo(character);
   }
 
-  /** The card of this character; none for null, or for something else. */
+  /** Shows the card of a character. Hides the card if the element is null or has no entry. */
   #show(element) {
     const character = element && entryOf(element) ? element : null;
     this.#shown?.classList.remove("shown");
@@ -79,7 +79,7 @@ export class Alternatives {
     this.#place(box(character));
   }
 
-  /** Above the character, or below where the window ends; never beyond the sheet's sides. */
+  /** Places the card above the character, or below if there is no room above. Keeps it within the sheet's width. */
   #place(character) {
     const sheet = this.#card.offsetParent.getBoundingClientRect();
     const { offsetWidth: width, offsetHeight: height } = this.#card;
@@ -93,29 +93,29 @@ export class Alternatives {
 
 const GAP = 8; // pixels
 
-/** A line end has a second box, at the start of the next line. */
+/** The first box of an element: a line break has a second one, at the start of the next line. */
 const box = (element) => element.getClientRects()[0] ?? element.getBoundingClientRect();
 const middle = (rectangle) => rectangle.left + rectangle.width / 2;
 
-const after = (character) =>
+const next = (character) =>
   character.nextElementSibling ?? character.parentElement.nextElementSibling?.firstElementChild ?? null;
-const before = (character) =>
+const previous = (character) =>
   character.previousElementSibling ?? character.parentElement.previousElementSibling?.lastElementChild ?? null;
 
-/** The character that stands nearest in the next line that there is to see, after or before. */
-function inNextLine(from, next) {
+/** The horizontally nearest character in the next visual line. `advance` is `next`, or `previous` for the line before. */
+function inNeighbouringLine(from, advance) {
   const start = box(from);
   let best = null;
   let line = null;
-  for (let one = next(from); one; one = next(one)) {
-    const here = box(one);
-    if (overlap(here, start)) continue;
-    line ??= here;
-    if (!overlap(here, line)) break;
-    const distance = Math.abs(middle(here) - middle(start));
-    if (!best || distance < best.distance) best = { one, distance };
+  for (let character = advance(from); character; character = advance(character)) {
+    const place = box(character);
+    if (overlap(place, start)) continue;
+    line ??= place;
+    if (!overlap(place, line)) break;
+    const distance = Math.abs(middle(place) - middle(start));
+    if (!best || distance < best.distance) best = { character, distance };
   }
-  return best?.one ?? null;
+  return best?.character ?? null;
 }
 
 const overlap = (a, b) => a.top < (b.top + b.bottom) / 2 && a.bottom > (b.top + b.bottom) / 2;
@@ -125,13 +125,13 @@ function columns({ character, logprob, likeliest }) {
   return all.map((other) => column(other, other.character === character));
 }
 
-function column({ character, logprob }, drawn) {
+function column({ character, logprob }, sampled) {
   const element = document.createElement("div");
-  element.className = drawn ? "alternative drawn" : "alternative";
+  element.className = sampled ? "alternative sampled" : "alternative";
   const bar = element.appendChild(document.createElement("span"));
   bar.className = "bar";
   bar.style.setProperty("--share", Math.exp(logprob).toFixed(4));
-  element.appendChild(document.createElement("b")).textContent = sign(character);
+  element.appendChild(document.createElement("b")).textContent = glyph(character);
   element.appendChild(document.createElement("span")).textContent = percent(logprob);
   return element;
 }

@@ -1,135 +1,135 @@
-// Folio's page: wires form, stream, text and model together. What happens when is here; how it is done, in the other files.
+// Folio's page: connects the form, the stream, the text and the model. This file decides what happens; the others implement it.
 
-import { Account } from "./account.js";
 import { curl } from "./curl.js";
-import { Lost, Refused, post } from "./events.js";
+import { ApiError, ConnectionLost, post } from "./events.js";
 import { Form } from "./form.js";
 import { key } from "./key.js";
 import { KeyForm } from "./keyform.js";
-import { Leaf } from "./leaf.js";
-import { About, models } from "./model.js";
-import { Notice, listed, marked } from "./notice.js";
+import { About, listModels } from "./model.js";
+import { Notice, listCharacters, markCharacters } from "./notice.js";
+import { Stats } from "./stats.js";
 import { Stream } from "./stream.js";
+import { TextView } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
 
 const form = new Form($("request"));
-const leaf = new Leaf();
-const account = new Account();
+const view = new TextView();
+const stats = new Stats();
 const notice = new Notice($("notice"));
 const about = new About($("about"));
 const keyForm = new KeyForm($("key"));
-let known = []; // models
-let running = null; // the Stream that is
-let doing = ""; // what that is for
+let models = [];
+let running = null; // the open Stream
+let activity = ""; // its status message
 
 // --- generating
 
-/** Starts a text. */
+/** Starts a new text. */
 function generate() {
   const part = new Stream(form.body());
   follow(part, () => {
-    leaf.begin(part.body.start_string, part.entries !== null);
-    leaf.parts.push(part);
+    view.start(part.body.start_string, part.entries !== null);
+    view.parts.push(part);
   });
 }
 
-/** Goes on with a text: behind its end by the state it left; behind a stop by the same request, which has more to give. */
-function goOn() {
-  const { last } = leaf;
+/** Continues the text: from its state token if it is complete, else by resuming its stream. */
+function continueText() {
+  const { last } = view;
   if (!last.done) return follow(last);
-  const { start_string, seed, ...body } = form.body(); // the state holds where the text and its random numbers stand
+  const { start_string, seed, ...body } = form.body(); // the state token replaces both
   const part = new Stream({ ...body, state: last.done.state, model: last.done.model });
-  return follow(part, () => leaf.parts.push(part));
+  return follow(part, () => view.parts.push(part));
 }
 
-/** Shows a part as it comes. `opened` is called once the server has taken the request: until then the text before stays. */
-async function follow(part, opened = () => {}) {
-  const clicked = performance.now();
-  let begun = part.lastEventId !== null;
+/** Shows a part while it arrives. `onOpen` is called when the server accepts the request; until then the old text stays. */
+async function follow(part, onOpen = () => {}) {
+  const startedAt = performance.now();
+  let opened = part.lastEventId !== null;
   begin(part, "Generating…");
   try {
-    const whole = await part.follow((heard) => {
-      if (heard.open) {
-        say("Generating…");
-        if (!begun) {
-          opened();
-          account.begin(Math.max(clicked, key.since)); // less the time it took to give a key
+    const complete = await part.follow((event) => {
+      if (event.open) {
+        setStatus("Generating…");
+        if (!opened) {
+          onOpen();
+          stats.start(Math.max(startedAt, key.setAt)); // excludes the time the user took to enter a key
         }
-        begun = true;
-        account.open();
-      } else if (heard.text) {
-        leaf.write(heard.text, heard.entries);
-        account.count(heard.text);
+        opened = true;
+        stats.connected();
+      } else if (event.text) {
+        view.write(event.text, event.entries);
+        stats.count(event.text);
       } else {
-        say(heard.loading ? LOADING : `The connection broke; trying again, ${heard.trying} of ${heard.of}…`);
+        setStatus(event.loading ? LOADING : `Connection lost. Retrying (${event.retry} of ${event.of})…`);
       }
     });
     end();
-    if (whole) finished(part);
-    else say(begun ? `Stopped after ${account.characters} characters.` : "Stopped.");
+    if (complete) showResult(part);
+    else setStatus(opened ? `Stopped after ${stats.characters} characters.` : "Stopped.");
   } catch (error) {
     end();
-    return failed(error, part, begun, opened);
+    return showError(error, part, opened, onOpen);
   }
   showSeed(part);
-  if (form.field("tint").checked && !leaf.probable) await tint(); // asked for meanwhile
+  if (form.field("tint").checked && !view.hasProbabilities) await applyTint(); // switched on while the text arrived
 }
 
 const LOADING = "The server is loading its models…";
 
-function begin(stream, what) {
+function begin(stream, message) {
   running = stream;
-  doing = what;
+  activity = message;
   notice.clear();
-  form.blame(null);
-  say(what);
-  leaf.writing = true;
-  buttons();
+  form.markInvalid(null);
+  setStatus(message);
+  view.writing = true;
+  updateButtons();
 }
 
 function end() {
   running = null;
-  leaf.flush();
-  leaf.writing = false;
-  leaf.alternatives.enter();
-  account.rest();
-  buttons();
+  view.flush();
+  view.writing = false;
+  view.alternatives.enable();
+  stats.flush();
+  updateButtons();
 }
 
-function finished(part) {
-  const { done } = part;
-  account.receive(done);
-  say(`${account.characters} characters, ${ENDS[done.finish_reason] ?? done.finish_reason}.`);
-  if (known.some(({ name, version }) => name === done.model && version !== done.version)) meet(); // a newer one has been published
+function showResult({ done }) {
+  stats.showReceipt(done);
+  setStatus(`${stats.characters} characters: ${REASONS[done.finish_reason] ?? done.finish_reason}.`);
+  const replaced = models.some(({ name, version }) => name === done.model && version !== done.version);
+  if (replaced) loadModels();
 }
+
+const REASONS = { length: "requested length reached", stop: "stop string reached", time: "time limit reached" };
 
 function showSeed({ body, done }) {
   const seed = done?.seed ?? body.seed;
-  if (seed === undefined) return; // the state's, as before
+  if (seed === undefined) return; // the state token contains it; the page shows it already
   $("seed-value").textContent = seed;
   $("seed-used").hidden = form.value("seed") === String(seed);
 }
 
-const ENDS = { length: "as many as asked for", stop: "up to a stop string", time: "then the time was up" };
+// --- errors
 
-// --- what goes wrong
-
-async function failed(error, part, begun, opened) {
-  say("");
-  if (error.code === "unknown_characters") return unknown(error, part);
-  form.blame(error.param);
-  const details = { code: error.code };
-  if (begun && (error instanceof Lost || error.type === "server_error")) {
-    const kept = part.text ? "What had come is kept; Resume goes on from there." : "Nothing had come yet.";
+async function showError(error, part, opened, onOpen) {
+  setStatus("");
+  if (error.code === "unknown_characters") return showUnknownCharacters(error, part);
+  form.markInvalid(error.param);
+  const { code } = error;
+  if (opened && (error instanceof ConnectionLost || error.type === "server_error")) {
+    const kept = part.text ? "The text so far is kept; Resume continues it." : "No text has arrived yet.";
     const actions = [["Resume", () => resume(part)]];
-    return notice.show("The text broke off.", `${error.message} ${kept}`, { ...details, actions });
+    return notice.show("The text was interrupted.", `${error.message} ${kept}`, { code, actions });
   }
-  if (error instanceof Lost) {
-    return notice.show("No answer.", error.message, { actions: [["Try again", () => resume(part, opened)]] });
+  if (error instanceof ConnectionLost) {
+    return notice.show("No answer.", error.message, { actions: [["Try again", () => resume(part, onOpen)]] });
   }
-  if (error instanceof Refused) {
-    return notice.show(TITLES[error.code] ?? "The server refused.", error.message, details);
+  if (error instanceof ApiError) {
+    return notice.show(TITLES[code] ?? "The server rejected the request.", error.message, { code });
   }
   notice.show("This page failed.", error.message);
   throw error; // for the console
@@ -138,64 +138,65 @@ async function failed(error, part, begun, opened) {
 const TITLES = {
   queue_full: "The server is busy.",
   rate_limited: "Too many requests.",
-  too_many_open: "Too many requests at a time.",
+  too_many_open: "Too many open requests.",
   version_gone: "The model has been replaced.",
 };
 
-function resume(part, opened) {
-  $("stop-button").focus(); // the button that had it goes
-  return follow(part, opened);
+function resume(part, onOpen) {
+  $("stop-button").focus(); // the focused button disappears
+  return follow(part, onOpen);
 }
 
-/** Says which characters a model lacks, and where they are. */
-async function unknown(error, { body }) {
+/** Shows which characters the model does not know, and where they are. */
+async function showUnknownCharacters(error, { body }) {
   const field = error.param;
   const text = body[field] ?? "";
-  form.blame(field);
-  let found;
+  form.markInvalid(field);
+  let unknown;
   try {
-    found = (await post("vectorize", { text, ...(body.model && { model: body.model }) })).unknown;
+    ({ unknown } = await post("vectorize", { text, ...(body.model && { model: body.model }) }));
   } catch {
-    return notice.show(UNKNOWN, error.message); // the error's own words have to do
+    return notice.show(UNKNOWN, error.message);
   }
-  const gone = new Set(found.map(({ character }) => character));
+  const toRemove = new Set(unknown.map(({ character }) => character));
   const remove = () => {
-    form.set(field, [...text].filter((character) => !gone.has(character)).join(""));
-    form.blame(null);
+    form.set(field, [...text].filter((character) => !toRemove.has(character)).join(""));
+    form.markInvalid(null);
     notice.clear();
     form.field(field).focus();
   };
-  notice.show(UNKNOWN, listed(found), { more: marked(text, found), actions: [["Take them out", remove]] });
+  const details = markCharacters(text, unknown);
+  notice.show(UNKNOWN, listCharacters(unknown), { details, actions: [["Remove them", remove]] });
 }
 
 const UNKNOWN = "The model does not know these characters.";
 
 // --- tint
 
-/** Tints the text, or not; asks for the probabilities where they are not there yet: the same seed gives the same text. */
-async function tint() {
+/** Tints the text or removes the tint. Requests missing probabilities: the same seed gives the same text. */
+async function applyTint() {
   const on = form.field("tint").checked;
   $("legend").hidden = !on;
-  if (running) return leaf.probable || !on ? leaf.tint(on) : undefined; // else when it has ended
-  if (on && !leaf.probable && !(await askForProbabilities())) return;
-  leaf.tint(form.field("tint").checked);
+  if (running) return view.hasProbabilities || !on ? view.tint(on) : undefined; // `follow` applies the tint at the end
+  if (on && !view.hasProbabilities && !(await loadProbabilities())) return;
+  view.tint(form.field("tint").checked);
 }
 
-async function askForProbabilities() {
+async function loadProbabilities() {
   try {
-    for (const part of leaf.parts.filter(({ probable }) => !probable)) {
-      const num_generate = [...part.text].length; // however far it came
-      const again = new Stream({ ...part.body, num_generate, logprobs: 5, return_state: false });
-      begin(again, "Asking for the probabilities…");
-      if (!(await again.follow(() => {}))) return false;
-      if (again.text !== part.text) throw new Error("The server gives another text for this request now: its model has changed since.");
-      part.entries = again.entries;
+    for (const part of view.parts.filter(({ hasProbabilities }) => !hasProbabilities)) {
+      const num_generate = [...part.text].length; // the part may have been stopped
+      const repeated = new Stream({ ...part.body, num_generate, logprobs: 5, return_state: false });
+      begin(repeated, "Loading the probabilities…");
+      if (!(await repeated.follow(() => {}))) return false;
+      if (repeated.text !== part.text) throw new Error("The server now gives a different text for this request: its model has changed.");
+      part.entries = repeated.entries;
     }
-    say("");
+    setStatus("");
     return true;
   } catch (error) {
-    notice.show("The probabilities can't be shown.", error.message, { code: error.code });
-    say("");
+    notice.show("The probabilities are not available.", error.message, { code: error.code });
+    setStatus("");
     return false;
   } finally {
     if (running) end();
@@ -204,37 +205,37 @@ async function askForProbabilities() {
 
 // --- the API key
 
-key.addEventListener("wanted", ({ refused }) => {
-  keyForm.ask(refused);
-  if (running) say("Waiting for the key…");
-  if (!known.length) about.say("The server tells of its models once it has a key.");
-  if (running || !document.activeElement?.matches("input, select, textarea")) keyForm.focus(); // nobody is torn from their typing
+key.addEventListener("required", ({ rejected }) => {
+  keyForm.show(rejected);
+  if (running) setStatus("Waiting for an API key…");
+  if (!models.length) about.setStatus("The list of models requires an API key.");
+  if (running || !document.activeElement?.matches("input, select, textarea")) keyForm.focus(); // does not interrupt typing
 });
-key.addEventListener("given", () => {
-  if (running) say(doing);
-  if (!known.length) about.say("Asking the server for its models…");
-  showForgetting();
-  $(running ? "stop-button" : "start_string").focus(); // the field that had it goes
+key.addEventListener("set", () => {
+  if (running) setStatus(activity);
+  if (!models.length) about.setStatus("Loading the list of models…");
+  updateKeyNote();
+  $(running ? "stop-button" : "start_string").focus(); // the focused field disappears
 });
-key.addEventListener("gone", showForgetting);
-$("forget-key").addEventListener("click", () => {
-  key.forget();
-  meet(); // asks for another
+key.addEventListener("removed", updateKeyNote);
+$("remove-key").addEventListener("click", () => {
+  key.remove();
+  loadModels(); // which requires a key
 });
 
-function showForgetting() {
-  $("key-kept").hidden = key.value === null;
+function updateKeyNote() {
+  $("key-stored").hidden = key.value === null;
 }
 
 // --- copying
 
-async function copy(text, what) {
+async function copy(text, label) {
   $("by-hand").hidden = true;
   try {
     await navigator.clipboard.writeText(text);
-    say(`${what} copied.`);
+    setStatus(`${label} copied.`);
   } catch {
-    // Not there over plain HTTP from another machine, or not allowed.
+    // There is no clipboard over plain HTTP from another machine, or the browser denies access.
     const area = $("by-hand").querySelector("textarea");
     area.value = text;
     $("by-hand").hidden = false;
@@ -242,35 +243,35 @@ async function copy(text, what) {
   }
 }
 
-/** The request whose answer is shown; before there is one, what Generate would send. */
-const request = () => leaf.last?.body ?? form.body();
+/** The body of the request shown. Before the first one, the body that Generate would send. */
+const shownBody = () => view.last?.body ?? form.body();
 
 // --- the page's state
 
-const say = (text) => ($("status").textContent = text);
+const setStatus = (text) => ($("status").textContent = text);
 
-function buttons() {
+function updateButtons() {
   $("generate").setAttribute("aria-disabled", String(running !== null));
   $("stop-button").setAttribute("aria-disabled", String(running === null));
-  $("continue").hidden = running !== null || !leaf.last;
-  $("copy-text").hidden = !leaf.last;
+  $("continue").hidden = running !== null || !view.last;
+  $("copy-text").hidden = !view.last;
 }
 
-async function meet() {
+async function loadModels() {
   try {
-    known = await models((why) => about.say(why));
-    form.models(known);
-    introduce();
+    models = await listModels((reason) => about.setStatus(reason));
+    form.setModels(models);
+    showModel();
   } catch (error) {
-    about.say(error.message);
+    about.setStatus(error.message);
   }
 }
 
-function introduce() {
-  const model = known.find(({ name }) => name === form.value("model"));
+function showModel() {
+  const model = models.find(({ name }) => name === form.value("model"));
   if (!model) return;
   about.show(model);
-  form.suggest("start_string", model.start_string);
+  form.setDefault("start_string", model.start_string);
 }
 
 $("request").addEventListener("submit", (event) => {
@@ -283,24 +284,24 @@ $("start_string").addEventListener("keydown", (event) => {
 $("stop-button").addEventListener("click", () => running?.stop());
 $("continue").addEventListener("click", () => {
   $("stop-button").focus();
-  goOn();
+  continueText();
 });
 addEventListener("hashchange", () => {
-  introduce(); // the form's listener comes first: it holds other settings now
-  tint();
+  showModel(); // the form's own listener has restored the settings before
+  applyTint();
 });
-$("tint").addEventListener("change", tint);
-$("model").addEventListener("change", introduce);
-$("copy-text").addEventListener("click", () => copy(leaf.text, "Text"));
-$("copy-curl").addEventListener("click", () => copy(curl("generate", request()), "Command"));
+$("tint").addEventListener("change", applyTint);
+$("model").addEventListener("change", showModel);
+$("copy-text").addEventListener("click", () => copy(view.text, "Text"));
+$("copy-curl").addEventListener("click", () => copy(curl("generate", shownBody()), "Command"));
 $("keep-seed").addEventListener("click", () => {
   form.set("seed", $("seed-value").textContent);
   $("seed-used").hidden = true;
   $("seed").focus();
 });
-$("settings").open = matchMedia("(min-width: 60rem)").matches; // on a phone the text comes first
+$("settings").open = matchMedia("(min-width: 60rem)").matches; // closed on a phone, so that the text is in view
 
-leaf.tint(form.field("tint").checked);
+view.tint(form.field("tint").checked);
 $("legend").hidden = !form.field("tint").checked;
-showForgetting();
-meet();
+updateKeyNote();
+loadModels();

@@ -1,25 +1,24 @@
 // A request as a command for a POSIX shell.
 
-import { path } from "./events.js";
+import { url } from "./events.js";
 import { key } from "./key.js";
 
-// Invisible in a terminal, or worse: they turn the line round. JSON can name them.
-const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+// Control characters and separators are invisible in a terminal or reverse the line. JSON can escape them.
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 
-const KEY = '-H "Authorization: Bearer $FOLIO_API_KEY"'; // not the key itself: commands are kept, and shown to others
+const KEY = '-H "Authorization: Bearer $FOLIO_API_KEY"'; // never the key itself, because commands are saved and shared
 
-export function curl(to, body) {
+export function curl(path, body) {
   return [
-    `curl -sSN ${quoted(path(to))}`,
-    `-H ${quoted("Content-Type: application/json")}`,
-    ...(key.needed ? [KEY] : []),
-    `--data-raw ${quoted(json(body))}`,
+    `curl -sSN ${quote(url(path))}`,
+    `-H ${quote("Content-Type: application/json")}`,
+    ...(key.required ? [KEY] : []),
+    `--data-raw ${quote(json(body))}`,
   ].join(" \\\n  ");
 }
 
-/** Single quotes keep everything but themselves. */
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 const json = (body) =>
-  JSON.stringify(body).replace(UNSEEN, (one) =>
-    one.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join(""));
+  JSON.stringify(body).replace(INVISIBLE, (character) =>
+    character.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join(""));

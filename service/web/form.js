@@ -1,4 +1,4 @@
-// The form's fields: as a request's body, and kept in the address, so that a reload or a link brings them back.
+// The form's fields: converted to a request's body, and saved in the URL so that a reload or a link restores them.
 
 const SLIDERS = ["temperature", "top_p", "min_p"];
 
@@ -7,14 +7,14 @@ export class Form {
 
   constructor(element) {
     this.#element = element;
-    this.#recall();
+    this.#restore();
     let saving = 0;
     element.addEventListener("input", () => {
-      this.#show();
-      clearTimeout(saving); // browsers refuse to be told of each step of a slider
+      this.#showValues();
+      clearTimeout(saving); // browsers limit how often the URL may change
       saving = setTimeout(() => this.#save(), 250);
     });
-    addEventListener("hashchange", () => this.#recall());
+    addEventListener("hashchange", () => this.#restore());
   }
 
   field(name) {
@@ -26,41 +26,41 @@ export class Form {
   }
 
   set(name, value) {
-    this.field(name).value = name === "allowed_characters" ? escaped(value) : value;
+    this.field(name).value = name === "allowed_characters" ? escapeLine(value) : value;
     this.field(name).dispatchEvent(new Event("input", { bubbles: true }));
   }
 
-  /** Sets a field to what it begins with, unless it was changed. */
-  suggest(name, value) {
+  /** Sets a field's default, and its value too unless the user has changed it. */
+  setDefault(name, value) {
     const field = this.field(name);
-    const untouched = field.value === field.defaultValue;
+    const unchanged = field.value === field.defaultValue;
     field.defaultValue = value;
-    if (untouched) field.value = value;
+    if (unchanged) field.value = value;
   }
 
-  /** What to ask for: what is as the server has it anyway is left out, a seed is drawn where none is given. */
+  /** The request's body, without fields at the server's defaults. */
   body() {
     const body = { start_string: this.value("start_string"), temperature: Number(this.value("temperature")) };
-    const number = (name, otherwise) => {
-      const value = this.value(name) === "" ? otherwise : Number(this.value(name));
-      if (value !== otherwise) body[name] = value;
+    const number = (name, serverDefault) => {
+      const value = this.value(name) === "" ? serverDefault : Number(this.value(name));
+      if (value !== serverDefault) body[name] = value;
     };
     number("top_k", null);
     number("top_p", 1);
     number("min_p", 0);
-    if (this.value("allowed_characters")) body.allowed_characters = unescaped(this.value("allowed_characters"));
-    const stop = this.value("stop").split("\n").filter(Boolean).map(unescaped);
+    if (this.value("allowed_characters")) body.allowed_characters = unescapeLine(this.value("allowed_characters"));
+    const stop = this.value("stop").split("\n").filter(Boolean).map(unescapeLine);
     if (stop.length) body.stop = stop;
     number("num_generate", null);
     number("seed", null);
-    body.seed ??= drawn(); // by the page, so that it is known even of a text that was stopped or cut off
+    body.seed ??= randomSeed(); // chosen here, so that the seed of an interrupted text is known too
     if (this.value("model")) body.model = this.value("model");
     if (this.field("tint").checked) body.logprobs = 5;
     return { ...body, stream: true, return_state: true };
   }
 
-  /** Marks the fields of a request that a server found fault with; none for null. */
-  blame(param) {
+  /** Marks the field of an invalid request parameter, and unmarks all others. */
+  markInvalid(param) {
     const name = param?.split(".")[0];
     for (const element of this.#element.elements) {
       if (element.name && element.name === name) element.setAttribute("aria-invalid", "true");
@@ -68,13 +68,13 @@ export class Form {
     }
   }
 
-  /** Fills the model picker; keeps the choice made, or remembered. */
-  models(models) {
+  /** Fills the list of models. Keeps the user's choice, or the one saved in the URL. */
+  setModels(models) {
     const select = this.field("model");
     const wanted = select.value || select.dataset.wanted;
     const chosen = models.find(({ name }) => name === wanted) ?? models.find((model) => model.default);
     select.replaceChildren(
-      ...models.map((one) => new Option(`${one.name}, version ${one.version}`, one.name, one.default, one === chosen)),
+      ...models.map((model) => new Option(`${model.name}, version ${model.version}`, model.name, model.default, model === chosen)),
     );
   }
 
@@ -83,29 +83,30 @@ export class Form {
   }
 
   #save() {
-    const kept = new URLSearchParams();
+    const saved = new URLSearchParams();
     for (const field of this.#fields()) {
       if (field.type === "checkbox") {
-        if (field.checked) kept.set(field.name, "on");
+        if (field.checked) saved.set(field.name, "on");
       } else if (field.value !== initial(field)) {
-        kept.set(field.name, field.value);
+        saved.set(field.name, field.value);
       }
     }
-    const hash = kept.toString();
+    const hash = saved.toString();
     history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
   }
 
-  #recall() {
-    const kept = new URLSearchParams(location.hash.slice(1));
+  #restore() {
+    const saved = new URLSearchParams(location.hash.slice(1));
     for (const field of this.#fields()) {
-      if (field.type === "checkbox") field.checked = kept.has(field.name);
-      else if (field.name === "model") recallModel(field, kept.get("model"));
-      else field.value = kept.get(field.name) ?? initial(field);
+      if (field.type === "checkbox") field.checked = saved.has(field.name);
+      else if (field.name === "model") restoreModel(field, saved.get("model"));
+      else field.value = saved.get(field.name) ?? initial(field);
     }
-    this.#show();
+    this.#showValues();
   }
 
-  #show() {
+  /** Shows the sliders' values. */
+  #showValues() {
     for (const name of SLIDERS) {
       const value = Number(this.value(name)).toFixed(2);
       this.#element.querySelector(`[data-of="${name}"]`).textContent = value;
@@ -113,10 +114,10 @@ export class Form {
   }
 }
 
-/** A select holds only what it has options for, and these come later. */
-function recallModel(select, wanted) {
+/** Remembers the model for `setModels`, because a select cannot hold a value without its option. */
+function restoreModel(select, wanted) {
   select.dataset.wanted = wanted ?? "";
-  const option = [...select.options].find((one) => (wanted ? one.value === wanted : one.defaultSelected));
+  const option = [...select.options].find(({ value, defaultSelected }) => (wanted ? value === wanted : defaultSelected));
   if (option) option.selected = true;
 }
 
@@ -125,13 +126,13 @@ function initial(field) {
   return field.defaultValue;
 }
 
-function drawn() {
+function randomSeed() {
   const [high, low] = crypto.getRandomValues(new Uint32Array(2));
-  return (high & 0x1fffff) * 2 ** 32 + low; // 53 bits: what JSON holds exactly
+  return (high & 0x1fffff) * 2 ** 32 + low; // 53 bits, which JSON parsers represent exactly
 }
 
 const ESCAPES = { "\\n": "\n", "\\t": "\t", "\\\\": "\\" };
 
-/** Fields of one line can hold line ends too. */
-const unescaped = (text) => text.replace(/\\[nt\\]/g, (pair) => ESCAPES[pair]);
-const escaped = (text) => text.replace(/[\n\t\\]/g, (one) => ({ "\n": "\\n", "\t": "\\t", "\\": "\\\\" })[one]);
+/** Escapes let a one-line field contain line breaks. */
+const unescapeLine = (text) => text.replace(/\\[nt\\]/g, (pair) => ESCAPES[pair]);
+const escapeLine = (text) => text.replace(/[\n\t\\]/g, (character) => ({ "\n": "\\n", "\t": "\\t", "\\": "\\\\" })[character]);

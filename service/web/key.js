@@ -1,53 +1,53 @@
-// The API key that a server may ask for: kept in this tab, waited for where it is missing. Knows nothing of the page.
+// The API key that a server may require. The browser tab stores it. Knows nothing of the page.
 
 const NAME = "folio-api-key";
 
-/** Tells of "wanted", when a request waits for a key ({refused}: the server did not take the one there was), "given" and "gone". */
+/** Dispatches "required" when a request waits for a key ({rejected}: the server rejected the stored key), "set" and "removed". */
 class Key extends EventTarget {
-  #value = kept();
-  needed = this.#value !== null; // by the server, as far as is known
-  since = 0; // performance.now() when it was given
+  #value = load();
+  required = this.#value !== null; // by the server, as far as is known
+  setAt = 0; // performance.now() when the key was set
 
   get value() {
     return this.#value;
   }
 
-  give(value) {
-    this.since = performance.now();
-    this.#set(value);
-    this.dispatchEvent(new Event("given"));
+  set(value) {
+    this.setAt = performance.now();
+    this.#store(value);
+    this.dispatchEvent(new Event("set"));
   }
 
-  forget() {
-    this.#set(null);
-    this.dispatchEvent(new Event("gone"));
+  remove() {
+    this.#store(null);
+    this.dispatchEvent(new Event("removed"));
   }
 
-  /** Waits for another than the one that a request was refused with, null for none. Throws when the signal aborts. */
-  async another(refused, signal) {
-    if (this.#value !== null && this.#value !== refused) return; // it has come meanwhile
-    this.needed = true;
-    if (this.#value !== null) this.forget();
-    const given = new Promise((resolve, reject) => {
-      this.addEventListener("given", resolve, { once: true });
+  /** Waits for a key other than the rejected one (null: the request had none). Throws when the signal aborts. */
+  async waitForAnother(rejected, signal) {
+    if (this.#value !== null && this.#value !== rejected) return; // set in the meantime
+    this.required = true;
+    if (this.#value !== null) this.remove();
+    const set = new Promise((resolve, reject) => {
+      this.addEventListener("set", resolve, { once: true });
       signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
     });
-    this.dispatchEvent(Object.assign(new Event("wanted"), { refused: refused !== null }));
-    await given;
+    this.dispatchEvent(Object.assign(new Event("required"), { rejected: rejected !== null }));
+    await set;
   }
 
-  #set(value) {
+  #store(value) {
     this.#value = value;
     try {
       if (value === null) sessionStorage.removeItem(NAME);
       else sessionStorage.setItem(NAME, value);
     } catch {
-      // Browsers can forbid it: then the key is kept as long as the page.
+      // The browser forbids storage: the key lasts until the page is closed.
     }
   }
 }
 
-function kept() {
+function load() {
   try {
     return sessionStorage.getItem(NAME);
   } catch {

@@ -1,6 +1,6 @@
-// Asks for the API key, and tries it before it is taken.
+// The form for the API key. It checks a key with the server before it stores it.
 
-import { accepts } from "./events.js";
+import { acceptsKey } from "./events.js";
 import { key } from "./key.js";
 
 export class KeyForm {
@@ -12,52 +12,52 @@ export class KeyForm {
     this.#field = form.querySelector("input");
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#try(this.#field.value.trim());
+      this.#check(this.#field.value.trim());
     });
   }
 
-  /** `refused`: the server does not take the key that was kept. */
-  ask(refused) {
-    if (!this.#form.hidden) return; // it may say more already
+  /** `rejected`: the server rejected the stored key. */
+  show(rejected) {
+    if (!this.#form.hidden) return; // keep a more specific message
     this.#form.hidden = false;
-    this.#say(refused ? "The server no longer takes the key that this tab kept." : "This server asks for an API key.");
+    this.#setMessage(rejected ? "The server no longer accepts the stored key." : "This server requires an API key.");
   }
 
   focus() {
     this.#field.focus();
-    this.#form.scrollIntoView({ block: "nearest" }); // with what it says
+    this.#form.scrollIntoView({ block: "nearest" }); // including the message
   }
 
-  async #try(value) {
+  async #check(value) {
     if (this.#form.ariaBusy === "true") return;
     this.#form.ariaBusy = "true";
-    this.#say("Trying the key…");
+    this.#setMessage("Checking the key…");
     try {
-      if (await accepts(value)) this.#take(value);
-      else this.#again("The server does not take this key.");
+      if (await acceptsKey(value)) this.#accept(value);
+      else this.#reject("The server does not accept this key.");
     } catch (error) {
-      this.#again(error.message);
+      this.#reject(error.message);
     } finally {
       this.#form.ariaBusy = "false";
     }
   }
 
-  #take(value) {
+  #accept(value) {
     this.#field.value = "";
     this.#form.hidden = true;
-    this.#say("");
-    key.give(value);
+    this.#setMessage("");
+    key.set(value);
   }
 
-  #again(why) {
-    this.#say(why);
+  #reject(reason) {
+    this.#setMessage(reason);
     this.#field.setAttribute("aria-invalid", "true");
     this.#field.select();
     this.focus();
   }
 
-  #say(what) {
-    this.#form.querySelector("[role=alert]").textContent = what;
+  #setMessage(message) {
+    this.#form.querySelector("[role=alert]").textContent = message;
     this.#field.removeAttribute("aria-invalid");
   }
 }

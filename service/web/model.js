@@ -1,31 +1,31 @@
-// Which models there are, and what is known of the one that is picked.
+// The list of models, and the section about the selected model.
 
-import { Lost, file, get, path } from "./events.js";
+import { ConnectionLost, get, getBlob, url } from "./events.js";
 import { key } from "./key.js";
 
 const number = new Intl.NumberFormat("en");
 const date = new Intl.DateTimeFormat("en-GB", { dateStyle: "long" });
 
-/** Asks until the server has its models. `waiting` is told why there is none yet. */
-export async function models(waiting) {
-  for (let pause = 500; ; pause = Math.min(2 * pause, 8000)) {
+/** The server's models. Retries until the server has loaded them, and calls `onWait` with the reason for each retry. */
+export async function listModels(onWait) {
+  for (let delay = 500; ; delay = Math.min(2 * delay, 8000)) {
     try {
       return (await get("models")).models;
     } catch (error) {
-      if (error.code === "not_ready") waiting("The server is loading its models…");
-      else if (error instanceof Lost) waiting("The server does not answer. Trying again…");
-      else if (error.status === 429) waiting("The server has been asked too often. Trying again…");
+      if (error.code === "not_ready") onWait("The server is loading its models…");
+      else if (error instanceof ConnectionLost) onWait("The server does not answer. Retrying…");
+      else if (error.status === 429) onWait("Too many requests. Retrying…");
       else throw error;
-      pause = Math.max(pause, (error.retryAfter ?? 0) * 1000);
+      delay = Math.max(delay, (error.retryAfter ?? 0) * 1000);
     }
-    await new Promise((resolve) => setTimeout(resolve, pause));
+    await new Promise((resolve) => setTimeout(resolve, delay));
   }
 }
 
 export class About {
   #section;
   #image;
-  #showing = new AbortController(); // of one model
+  #shown = new AbortController(); // aborted when another model is shown
 
   constructor(section) {
     this.#section = section;
@@ -33,28 +33,28 @@ export class About {
     this.#image.addEventListener("error", () => (this.#find("#loss").hidden = true));
   }
 
-  /** There is none yet, for this reason. */
-  say(why) {
-    this.#find("#about-state").textContent = why;
+  /** Says why no model is shown yet. */
+  setStatus(message) {
+    this.#find("#about-state").textContent = message;
     this.#find("#about-state").hidden = false;
   }
 
   show(model) {
-    this.#showing.abort();
-    this.#showing = new AbortController();
+    this.#shown.abort();
+    this.#shown = new AbortController();
     this.#section.setAttribute("aria-busy", "false");
     this.#find("#about-title").textContent = `${model.name}, version ${model.version}`;
     this.#find("#about-state").hidden = true;
     this.#find("#about-body").hidden = false;
     this.#find("#facts").replaceChildren(...facts(model).map(([name, value, hint]) => fact(name, value, hint)));
-    if (model.sample) this.#reach(model.sample, (address) => this.#showSample(address));
+    if (model.sample) this.#withUrl(model.sample, (address) => this.#showSample(address));
     this.#find("#loss").hidden = true;
     this.#image.removeAttribute("src");
-    if (model.loss) this.#reach(model.loss, (address) => this.#showLoss(model, address));
+    if (model.loss) this.#withUrl(model.loss, (address) => this.#showLoss(model, address));
   }
 
   #showSample(address) {
-    this.#find("#facts").append(fact("Sample", link("what it wrote when it was made", address)));
+    this.#find("#facts").append(fact("Sample", link("sample.txt", address)));
   }
 
   #showLoss({ name, version }, address) {
@@ -64,15 +64,15 @@ export class About {
     this.#find("#loss a").href = address;
   }
 
-  /** Tells `use` where a file of the model is: images and links send no key, so where one is needed they get a copy. */
-  async #reach(to, use) {
-    if (!key.needed) return use(path(to));
-    const { signal } = this.#showing;
+  /** Calls `use` with the URL of a model's file. Images and links cannot send a key, so they get a local copy if one is required. */
+  async #withUrl(path, use) {
+    if (!key.required) return use(url(path));
+    const { signal } = this.#shown;
     let copy;
     try {
-      copy = URL.createObjectURL(await file(to, { signal }));
+      copy = URL.createObjectURL(await getBlob(path, { signal }));
     } catch {
-      return; // not there, or another model is shown by now
+      return; // the file does not exist, or another model is shown now
     }
     signal.addEventListener("abort", () => URL.revokeObjectURL(copy), { once: true });
     use(copy);
@@ -86,22 +86,22 @@ export class About {
 function facts(model) {
   const { scores = {}, scores_as_served: served, layers, units, cell } = model;
   return [
-    ["Score full_pass", score(scores.full_pass), `held-out text read at a stretch${asServed(served?.full_pass)}`],
-    ["Score cold_256", score(scores.cold_256), `in windows of 256 characters${asServed(served?.cold_256)}`],
+    ["Score full_pass", score(scores.full_pass), `held-out text, state carried throughout${asServed(served?.full_pass)}`],
+    ["Score cold_256", score(scores.cold_256), `held-out text, windows of 256 characters${asServed(served?.cold_256)}`],
     ["Parameters", number.format(model.parameters)],
     ["Vocabulary", `${number.format(model.vocabulary_size)} characters`],
     ["Network", `${layers} ${cell.toUpperCase()} layer${layers === 1 ? "" : "s"} of ${number.format(units)} units`],
-    ["Learned from", `${number.format(model.characters)} characters`],
+    ["Corpus", `${number.format(model.characters)} characters`],
     ["Recipe", model.recipe],
-    ["Made", date.format(new Date(model.created))],
-    ["Runs on", `${model.engine}, ${model.precision}`],
+    ["Published", date.format(new Date(model.created))],
+    ["Engine", `${model.engine}, ${model.precision}`],
   ];
 }
 
-/** Nats per character of text the model has not learned from; null where nothing was held out. */
-const score = (nats) => (nats == null ? "nothing held out" : `${nats.toFixed(3)} nats per character`);
+/** Nats per character; null if the training had no held-out text. */
+const score = (nats) => (nats == null ? "no held-out text" : `${nats.toFixed(3)} nats per character`);
 
-/** The same of the network in int8; nothing where it was not measured. */
+/** The score of the int8 network; empty if it was not measured. */
 const asServed = (nats) => (nats == null ? "" : `; ${nats.toFixed(3)} in int8`);
 
 function fact(name, value, hint) {

@@ -1,8 +1,8 @@
-// What went wrong, said where it is seen and heard, with what can be done about it.
+// Error messages: what went wrong, and buttons for what the user can do about it.
 
-import { named, sign } from "./characters.js";
+import { fullName, glyph } from "./characters.js";
 
-const AROUND = 24; // characters of a text shown on either side of one that is unknown
+const CONTEXT = 24; // characters shown on either side of an unknown one
 
 export class Notice {
   #element;
@@ -11,13 +11,13 @@ export class Notice {
     this.#element = element;
   }
 
-  /** `actions` are [label, what to do]; a node in `more` goes before them. */
-  show(title, message, { code = null, more = null, actions = [] } = {}) {
+  /** `actions` are pairs of label and function. `details` is a node shown before the buttons. */
+  show(title, message, { code = null, details = null, actions = [] } = {}) {
     const text = paragraph(message);
-    if (code) text.append(" ", tagged("code", code));
-    const children = [tagged("strong", title), text];
-    if (more) children.push(more);
-    children.push(buttons([...actions, ["Dismiss", () => this.clear()]]));
+    if (code) text.append(" ", textElement("code", code));
+    const children = [textElement("strong", title), text];
+    if (details) children.push(details);
+    children.push(buttonRow([...actions, ["Dismiss", () => this.clear()]]));
     this.#element.replaceChildren(...children);
     this.#element.hidden = false;
     this.#element.scrollIntoView({ block: "nearest" });
@@ -29,44 +29,44 @@ export class Notice {
   }
 }
 
-/** Characters by name, each with how often it is there; `unknown` is [{character, position}]. */
-export function listed(unknown) {
-  const times = new Map();
-  for (const { character } of unknown) times.set(character, (times.get(character) ?? 0) + 1);
-  return [...times].map(([character, count]) => named(character) + (count > 1 ? `, ${count} times` : "")).join("; ");
+/** Names each unknown character with its number of occurrences. `unknown` is [{character, position}]. */
+export function listCharacters(unknown) {
+  const counts = new Map();
+  for (const { character } of unknown) counts.set(character, (counts.get(character) ?? 0) + 1);
+  return [...counts].map(([character, count]) => fullName(character) + (count > 1 ? `, ${count} times` : "")).join("; ");
 }
 
-/** What is round these characters in a text, with them marked; positions are in code points. */
-export function marked(text, unknown) {
+/** Excerpts of a text around its unknown characters, which are marked. Positions are in code points. */
+export function markCharacters(text, unknown) {
   const excerpt = document.createElement("p");
   excerpt.className = "script marked";
   const characters = [...text];
   const positions = new Set(unknown.map(({ position }) => position));
   const near = new Uint8Array(characters.length);
-  for (const position of positions) near.fill(1, Math.max(0, position - AROUND), position + AROUND + 1);
+  for (const position of positions) near.fill(1, Math.max(0, position - CONTEXT), position + CONTEXT + 1);
   characters.forEach((character, index) => {
-    if (near[index]) excerpt.append(positions.has(index) ? tagged("mark", sign(character)) : character);
+    if (near[index]) excerpt.append(positions.has(index) ? textElement("mark", glyph(character)) : character);
     else if (near[index - 1] || index === 0) excerpt.append(" … ");
   });
   excerpt.normalize();
   return excerpt;
 }
 
-function buttons(actions) {
+function buttonRow(actions) {
   const row = document.createElement("div");
   row.className = "actions";
-  for (const [label, act] of actions) {
-    const button = row.appendChild(tagged("button", label));
+  for (const [label, action] of actions) {
+    const button = row.appendChild(textElement("button", label));
     button.type = "button";
-    button.addEventListener("click", act);
+    button.addEventListener("click", action);
   }
   return row;
 }
 
-function tagged(name, text) {
+function textElement(name, text) {
   const element = document.createElement(name);
   element.textContent = text;
   return element;
 }
 
-const paragraph = (text) => tagged("p", text);
+const paragraph = (text) => textElement("p", text);

@@ -1,46 +1,46 @@
-// One request to /generate and the text it brings, through lost connections. Knows nothing of the page.
+// One request to /generate and its text, across lost connections. Knows nothing of the page.
 
-import { Lost, Refused, events } from "./events.js";
+import { ApiError, ConnectionLost, events } from "./events.js";
 
-const PAUSES = [700, 2500]; // milliseconds before the tries that follow a lost connection
+const RETRY_DELAYS = [700, 2500]; // milliseconds before each retry after a lost connection
 
-/** A text's entries are one object a character (code point), {character, logprob, likeliest}; null where nobody asked for them. */
+/** `entries` has one {character, logprob, likeliest} per character (code point). It is null if the request has no logprobs. */
 export class Stream {
   constructor(body) {
     this.body = body;
     this.text = "";
     this.entries = body.logprobs === undefined ? null : [];
-    this.done = null; // what the server says of it at the end
+    this.done = null; // data of the event `done`
     this.lastEventId = null;
   }
 
   /** Whether each character's probability is known. */
-  get probable() {
+  get hasProbabilities() {
     return [...this.text].length === (this.entries?.length ?? 0);
   }
 
   /**
-   * Follows the stream to its end, or until stop(); once more after that goes on behind the last event seen.
+   * Reads the stream to its end, or until stop(). Another call continues after the last event received.
    *
-   * Tells `heard` of {open}, {text, entries} and {trying, of} as they come. Returns whether it came to its end; throws Refused or
-   * Lost with all that came kept.
+   * Calls onEvent with {open}, {text, entries}, {loading} or {retry, of}. Returns whether the stream ended by itself. Throws
+   * ApiError or ConnectionLost, and keeps the text received so far.
    */
-  async follow(heard) {
+  async follow(onEvent) {
     this.stopping = new AbortController();
-    for (let lost = 0; ; ) {
+    for (let failures = 0; ; ) {
       try {
         for await (const event of this.#events()) {
-          if (event.name === "message") lost = 0; // it gets on: there are all tries again
-          this.#take(event, heard);
+          if (event.name === "message") failures = 0; // progress restores all retries
+          this.#receive(event, onEvent);
           if (this.done) return true;
         }
-        throw new Lost("The connection to the server broke.");
+        throw new ConnectionLost("The connection to the server was lost.");
       } catch (error) {
         if (this.stopping.signal.aborted) return false;
-        const loading = error.code === "not_ready"; // it will be: wait as long as it takes
-        if (!loading && (!passing(error) || lost === PAUSES.length)) throw error;
-        heard(loading ? { loading: true } : { trying: lost + 1, of: PAUSES.length });
-        if (!(await this.#pause(loading ? (error.retryAfter ?? 1) * 1000 : PAUSES[lost++]))) return false;
+        const loading = error.code === "not_ready"; // no limit on retries: the server will be ready
+        if (!loading && (!isTransient(error) || failures === RETRY_DELAYS.length)) throw error;
+        onEvent(loading ? { loading: true } : { retry: failures + 1, of: RETRY_DELAYS.length });
+        if (!(await this.#sleep(loading ? (error.retryAfter ?? 1) * 1000 : RETRY_DELAYS[failures++]))) return false;
       }
     }
   }
@@ -53,9 +53,9 @@ export class Stream {
     return events("generate", this.body, { lastEventId: this.lastEventId, signal: this.stopping.signal });
   }
 
-  #take(event, heard) {
-    if (event.name === "open") return heard({ open: true });
-    if (event.name === "error") throw new Refused(event.data.error, 200);
+  #receive(event, onEvent) {
+    if (event.name === "open") return onEvent({ open: true });
+    if (event.name === "error") throw new ApiError(event.data.error, 200);
     this.lastEventId = event.id ?? this.lastEventId;
     if (event.name === "done") {
       this.done = event.data;
@@ -63,12 +63,12 @@ export class Stream {
       const { text, logprobs = null } = event.data;
       this.text += text;
       if (this.entries && logprobs) this.entries.push(...logprobs);
-      heard({ text, entries: logprobs });
+      onEvent({ text, entries: logprobs });
     }
   }
 
-  /** Whether the time passed without a stop. */
-  #pause(milliseconds) {
+  /** Returns false if stop() ended the wait. */
+  #sleep(milliseconds) {
     const { signal } = this.stopping;
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, milliseconds, true);
@@ -77,6 +77,6 @@ export class Stream {
   }
 }
 
-/** Worth another try: the connection is gone, or a server, its engine or what stands before it is going or coming. */
-const passing = (error) =>
-  error instanceof Lost || ["engine_stopped", "engine_failed"].includes(error.code) || [502, 503, 504].includes(error.status);
+/** Worth a retry: the connection was lost, or the server, its engine or a proxy is stopping or starting. */
+const isTransient = (error) =>
+  error instanceof ConnectionLost || ["engine_stopped", "engine_failed"].includes(error.code) || [502, 503, 504].includes(error.status);

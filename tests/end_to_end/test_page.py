@@ -134,7 +134,7 @@ def generate(page: Page, **fields: object) -> None:
     """Fills the form, clicks, and waits for the text's end."""
     fill(page, **fields)
     press(page, "Generate")
-    expect(status(page)).to_contain_text("as many as asked for")
+    expect(status(page)).to_contain_text("requested length reached")
 
 
 def text(page: Page) -> str:
@@ -181,7 +181,7 @@ def test_every_setting_reaches_the_request(page: Page, client: httpx.Client) -> 
         press(page, "Generate")
     expected = {**fields, "allowed_characters": "abcdefgh \n\\", "stop": ["zzz", "ü", "\n\nq"], "model": "other"}
     assert sent.value.post_data_json == {**expected, "stream": True, "return_state": True}
-    expect(status(page)).to_contain_text("as many as asked for")
+    expect(status(page)).to_contain_text("requested length reached")
     assert text(page) == whole(client, **expected)
 
 
@@ -240,7 +240,7 @@ def test_a_stopped_text_goes_on_where_it_stopped(page: Page, client: httpx.Clien
     assert 1 < len(text(page)) < 501
     page.unroute("**/generate")
     press(page, "Continue from here")
-    expect(status(page)).to_contain_text("as many as asked for")
+    expect(status(page)).to_contain_text("requested length reached")
     assert text(page) == whole(client, start_string="a", seed=4, num_generate=500)
 
 
@@ -250,7 +250,7 @@ def test_continuing_gives_the_text_of_one_long_request(page: Page, client: httpx
         with page.expect_request("**/generate") as sent:
             press(page, "Continue from here")
         assert "start_string" not in (sent.value.post_data_json or {})
-        expect(status(page)).to_contain_text("as many as asked for")
+        expect(status(page)).to_contain_text("requested length reached")
         seed = int(page.locator("#seed-value").text_content() or "")
         assert text(page) == whole(client, start_string="Romeo", num_generate=parts * 200, seed=seed)
 
@@ -333,7 +333,7 @@ def test_characters_are_tinted_by_their_probability_as_they_come(page: Page, cli
 def test_tinting_afterwards_asks_again_with_the_same_seed_and_changes_no_character(page: Page, client: httpx.Client) -> None:
     generate(page, start_string="Romeo", num_generate=150)
     press(page, "Continue from here")
-    expect(status(page)).to_contain_text("as many as asked for")
+    expect(status(page)).to_contain_text("requested length reached")
     before, seed = text(page), int(page.locator("#seed-value").text_content() or "")
     page.get_by_label("Tint by probability").check()
     expect(characters_of(page)).to_have_count(300)
@@ -377,7 +377,7 @@ def test_pointing_at_a_character_shows_what_else_it_could_have_been(page: Page, 
         characters_of(page).nth(index).hover()
         expect(card).to_be_visible()
         assert card.locator(".alternative").all_text_contents() == columns(entries[index])
-        assert card.locator(".drawn").all_text_contents() == [column(entries[index])]
+        assert card.locator(".sampled").all_text_contents() == [column(entries[index])]
     page.keyboard.press("Escape")
     expect(card).to_be_hidden()
     characters_of(page).nth(3).hover()
@@ -497,7 +497,7 @@ def test_without_a_clipboard_the_command_is_there_to_be_copied_by_hand(browser: 
     with opened(browser, str(client.base_url)) as page:
         page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
         press(page, "Copy as curl")
-        by_hand = page.get_by_label("Copy it from here")
+        by_hand = page.get_by_label("Copy from here")
         expect(by_hand).to_be_focused()
         assert by_hand.input_value().startswith("curl ")
 
@@ -515,7 +515,7 @@ def test_unknown_characters_are_named_and_marked_and_can_be_taken_out(page: Page
     expect(alert.locator(".marked")).to_have_text("To ß or 🎭 not ß, Ж.")
     start_string = page.get_by_label("Start string")
     expect(start_string).to_have_attribute("aria-invalid", "true")
-    press(page, "Take them out")
+    press(page, "Remove them")
     expect(start_string).to_have_value("To  or 🎭 not , .")
     expect(start_string).to_be_focused()
     expect(alert).to_be_hidden()
@@ -526,7 +526,7 @@ def test_unknown_allowed_characters_too(page: Page) -> None:
     fill(page, start_string="a", allowed_characters=r"a\nß")
     press(page, "Generate")
     expect(page.get_by_role("alert").locator("mark")).to_have_text(["ß"])
-    press(page, "Take them out")
+    press(page, "Remove them")
     expect(page.get_by_label("Allowed characters")).to_have_value(r"a\n")
     generate(page, num_generate=5)
 
@@ -536,7 +536,7 @@ def test_what_the_server_refuses_is_said_at_the_field_and_the_text_before_stays(
     before = text(page)
     fill(page, num_generate=2_000_000)
     press(page, "Generate")
-    expect(page.get_by_role("alert")).to_contain_text("num_generate: 2,000,000 characters are more than the 1,000,000 allowed here")
+    expect(page.get_by_role("alert")).to_contain_text("num_generate: 2,000,000 characters exceed this server's limit of 1,000,000")
     expect(page.get_by_label("Characters", exact=True)).to_have_attribute("aria-invalid", "true")
     assert text(page) == before
     generate(page, num_generate=20)
@@ -661,17 +661,17 @@ def test_a_server_that_goes_away_is_told_of_and_its_successor_resumes(
         press(page, "Generate")
         wait_for_text(page, 20)
         process.send_signal(ending)
-        expect(status(page)).to_contain_text("trying again")
+        expect(status(page)).to_contain_text("Retrying")
         process.wait(timeout=60)
         alert = page.get_by_role("alert")
-        expect(alert).to_contain_text("The text broke off.")
-        expect(alert).to_contain_text("What had come is kept")
+        expect(alert).to_contain_text("The text was interrupted.")
+        expect(alert).to_contain_text("The text so far is kept")
         kept = text(page)
         assert 20 < len(kept) < len(body["start_string"]) + body["num_generate"]
         page.unroute("**/generate")
         with server() as (_, client):
             press(page, "Resume")
-            expect(status(page)).to_contain_text("as many as asked for")
+            expect(status(page)).to_contain_text("requested length reached")
             expect(alert).to_be_hidden()
             assert text(page) == whole(client, **body)
             assert text(page).startswith(kept)
@@ -694,7 +694,7 @@ def test_a_page_that_comes_before_the_models_waits_for_them(
         press(page, "Generate")
         expect(status(page)).to_have_text("The server is loading its models…")
         loaded.set()
-        expect(status(page)).to_contain_text("as many as asked for")
+        expect(status(page)).to_contain_text("requested length reached")
         expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
 
 
@@ -702,7 +702,7 @@ def test_a_page_that_has_asked_too_often_asks_for_the_models_again(page: Page) -
     error = {"code": "rate_limited", "message": "more than 1 per 1 second requests", "type": "rate_limit_error", "param": None}
     page.route("**/models", lambda route: route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": error}))
     page.reload()
-    expect(page.get_by_text("The server has been asked too often.")).to_be_visible()
+    expect(page.get_by_text("Too many requests.")).to_be_visible()
     page.unroute("**/models")
     expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
 
@@ -746,10 +746,10 @@ def test_a_server_with_keys_is_given_one_and_the_page_goes_on(browser: Browser, 
         page.on("request", lambda one: asked.append(one))
         been: list[str] = []
         page.on("framenavigated", lambda frame: been.append(frame.url))
-        expect(page.get_by_text("This server asks for an API key.")).to_be_visible()
+        expect(page.get_by_text("This server requires an API key.")).to_be_visible()
         assert key_field(page).get_attribute("type") == "password"
         give(page, WRONG_KEY)
-        expect(page.get_by_role("alert")).to_have_text("The server does not take this key.")
+        expect(page.get_by_role("alert")).to_have_text("The server does not accept this key.")
         expect(key_field(page)).to_have_attribute("aria-invalid", "true")
         expect(page.get_by_role("heading", name="tiny, version 1")).to_have_count(0)
         give(page, KEY)  # in the place of the wrong one
@@ -770,7 +770,7 @@ def test_a_server_with_keys_is_given_one_and_the_page_goes_on(browser: Browser, 
 def test_a_key_that_cannot_be_sent_is_a_wrong_one(browser: Browser, address: str) -> None:
     with opened(browser, address) as page:
         give(page, "schlüssel 🎭 0123456789")
-        expect(page.get_by_role("alert")).to_have_text("The server does not take this key.")
+        expect(page.get_by_role("alert")).to_have_text("The server does not accept this key.")
         give(page, f" {KEY} ")
         expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
 
@@ -780,21 +780,21 @@ def test_a_text_asked_for_without_a_key_comes_once_there_is_one(browser: Browser
         expect(key_field(page)).to_be_focused()
         fill(page, **BODY)
         press(page, "Generate")
-        expect(status(page)).to_have_text("Waiting for the key…")
+        expect(status(page)).to_have_text("Waiting for an API key…")
         press(page, "Stop")
         expect(status(page)).to_have_text("Stopped.")
         press(page, "Generate")
-        expect(status(page)).to_have_text("Waiting for the key…")
+        expect(status(page)).to_have_text("Waiting for an API key…")
         page.evaluate("() => { const now = performance.now.bind(performance); performance.now = () => now() + 1e9; }")  # days pass
         give(page, KEY)
-        expect(status(page)).to_contain_text("as many as asked for")
+        expect(status(page)).to_contain_text("requested length reached")
         assert text(page) == whole(keyed, **BODY)
         assert len(page.locator("#ttft").text_content() or "") < len("100,000 ms")  # the key's time is not the server's
 
 
 def test_a_key_lasts_as_long_as_its_tab_or_until_it_is_forgotten(browser: Browser, address: str) -> None:
     with opened(browser, address) as page:
-        expect(page.get_by_role("button", name="Forget the key")).to_be_hidden()
+        expect(page.get_by_role("button", name="Remove key")).to_be_hidden()
         give(page, KEY)
         expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
         page.reload()
@@ -804,14 +804,14 @@ def test_a_key_lasts_as_long_as_its_tab_or_until_it_is_forgotten(browser: Browse
         another.goto("/")
         expect(key_field(another)).to_be_visible()
         another.close()
-        press(page, "Forget the key")
+        press(page, "Remove key")
         for _ in range(2):
-            expect(page.get_by_role("alert")).to_have_text("This server asks for an API key.")
+            expect(page.get_by_role("alert")).to_have_text("This server requires an API key.")
             expect(key_field(page)).to_be_focused()
-            expect(page.get_by_role("button", name="Forget the key")).to_be_hidden()
+            expect(page.get_by_role("button", name="Remove key")).to_be_hidden()
             page.reload()
         give(page, KEY)
-        expect(page.get_by_role("button", name="Forget the key")).to_be_visible()
+        expect(page.get_by_role("button", name="Remove key")).to_be_visible()
 
 
 def test_a_key_that_is_not_taken_any_more_is_asked_for_anew(browser: Browser, models: Path, keyed: httpx.Client) -> None:
@@ -824,10 +824,10 @@ def test_a_key_that_is_not_taken_any_more_is_asked_for_anew(browser: Browser, mo
                 proxy.turn(other.base_url.port or 0)
                 fill(page, num_generate=99)
                 press(page, "Generate")
-                expect(page.get_by_role("alert")).to_have_text("The server no longer takes the key that this tab kept.")
-                expect(page.get_by_role("button", name="Forget the key")).to_be_hidden()
+                expect(page.get_by_role("alert")).to_have_text("The server no longer accepts the stored key.")
+                expect(page.get_by_role("button", name="Remove key")).to_be_hidden()
                 give(page, OTHER_KEY)
-                expect(status(page)).to_have_text("99 characters, as many as asked for.")
+                expect(status(page)).to_have_text("99 characters: requested length reached.")
                 assert text(page) == whole(keyed, **{**BODY, "num_generate": 99})
         finally:
             proxy.close()
@@ -853,7 +853,7 @@ def test_a_models_files_are_shown_with_a_key_too(browser: Browser, address: str)
         curve = page.get_by_role("img", name="Loss curve of tiny, version 1")
         expect(curve).to_be_visible()
         assert curve.evaluate("async image => (await image.decode(), image.naturalWidth)") == 1
-        sample = page.get_by_role("link", name="what it wrote when it was made")
+        sample = page.get_by_role("link", name="sample.txt")
         copy = curve.get_attribute("src")
         assert page.locator("#loss a").get_attribute("href") == copy
         there = "copy => Object.assign(new Image(), { src: copy }).decode().then(() => true, () => false)"
@@ -879,7 +879,7 @@ def test_without_keys_nothing_tells_of_them(page: Page) -> None:
 def test_the_key_field_is_no_wider_than_a_phone_and_its_words_are_legible(browser: Browser, address: str, scheme: str) -> None:
     with opened(browser, address, viewport={"width": 360, "height": 640}, color_scheme=scheme) as page:
         colors = "one => [getComputedStyle(one).color, getComputedStyle(one.closest('form')).backgroundColor]"
-        for says in ("This server asks for an API key.", "The server does not take this key."):
+        for says in ("This server requires an API key.", "The server does not accept this key."):
             expect(page.get_by_role("alert")).to_have_text(says)
             assert width(page) <= 360
             ink, paper = sorted(luminance(color) for color in page.get_by_role("alert").evaluate(colors))
@@ -914,23 +914,23 @@ def test_the_page_begins_with_what_its_model_knows(browser: Browser, tmp_path: P
 
 def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_one(page: Page) -> None:
     facts = page.locator("#facts > div").all_text_contents()
-    assert "Score full_pass1.423 nats per characterheld-out text read at a stretch; 1.424 in int8" in facts
-    assert "Score cold_2561.435 nats per characterin windows of 256 characters; 1.434 in int8" in facts
+    assert "Score full_pass1.423 nats per characterheld-out text, state carried throughout; 1.424 in int8" in facts
+    assert "Score cold_2561.435 nats per characterheld-out text, windows of 256 characters; 1.434 in int8" in facts
     assert f"Vocabulary{len(ARCHITECTURE.vocabulary)} characters" in facts
     assert "Recipenone" in facts
-    assert "Made1 January 2026" in facts
+    assert "Published1 January 2026" in facts
     assert any(re.fullmatch(r"Parameters[\d,]+", fact) for fact in facts)
     curve = page.get_by_role("img", name="Loss curve of tiny, version 1")
     expect(curve).to_be_visible()
     assert curve.evaluate("async image => (await image.decode(), image.naturalWidth)") == 1
-    sample = page.get_by_role("link", name="what it wrote when it was made")
+    sample = page.get_by_role("link", name="sample.txt")
     assert [curve.get_attribute("src"), sample.get_attribute("href")] == [
         page.evaluate("name => new URL(`models/tiny/${name}`, location).href", name) for name in ("loss.png", "sample.txt")
     ]
     page.get_by_label("Model", exact=True).select_option("other")
     expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
     expect(page.get_by_role("img")).to_have_count(0)
-    assert "Score full_passnothing held outheld-out text read at a stretch" in page.locator("#facts > div").all_text_contents()
+    assert "Score full_passno held-out textheld-out text, state carried throughout" in page.locator("#facts > div").all_text_contents()
 
 
 # --- for everybody
@@ -943,7 +943,7 @@ def test_every_control_has_a_name_and_nothing_is_read_out_character_by_character
         ".observe(document.getElementById('status'), { childList: true, characterData: true, subtree: true })"
     )
     generate(page, start_string="Romeo", num_generate=500)
-    assert set(page.evaluate("globalThis.said")) == {"Generating…", "500 characters, as many as asked for."}
+    assert set(page.evaluate("globalThis.said")) == {"Generating…", "500 characters: requested length reached."}
     assert page.locator("#text").evaluate("text => text.closest('[aria-live], [role=status], [role=alert], [role=log]')") is None
     nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     controls = {
@@ -966,7 +966,7 @@ def test_every_control_has_a_name_and_nothing_is_read_out_character_by_character
 def test_the_keyboard_alone_will_do(page: Page) -> None:
     page.get_by_label("Start string").focus()
     page.keyboard.press("Control+Enter")
-    expect(status(page)).to_contain_text("as many as asked for")
+    expect(status(page)).to_contain_text("requested length reached")
     reached = []
     while page.evaluate("document.activeElement.id || document.activeElement.tagName") != "BODY":
         reached.append(page.evaluate("document.activeElement.id"))
@@ -1023,5 +1023,5 @@ def test_a_run_leaves_nothing_in_the_console(browser: Browser, client: httpx.Cli
         generate(page, **BODY)
         characters_of(page).nth(5).hover()
         press(page, "Continue from here")
-        expect(status(page)).to_contain_text("as many as asked for")
+        expect(status(page)).to_contain_text("requested length reached")
     assert said == []

@@ -1,4 +1,4 @@
-"""The request bodies of OpenAI's operations, and fields of vLLM and llama.cpp that its clients send."""
+"""Request bodies of OpenAI's operations, with the fields of vLLM and llama.cpp that clients also send."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from service.api.fields import (
     Logprobs,
+    ModelName,
     Only,
     OnUnknown,
     Pace,
@@ -23,8 +24,8 @@ MAX_PROMPTS, MAX_MESSAGES = 2_048, 10_000
 
 
 class StreamOptions(RequestBody):
-    include_usage: bool = Field(False, description="a last chunk without choices has the usage")
-    continuous_usage_stats: bool = Field(False, description="every chunk has the usage so far")
+    include_usage: bool = Field(False, description="End the stream with a chunk that has `usage` and no choices.")
+    continuous_usage_stats: bool = Field(False, description="Include the usage so far in every chunk. Requires include_usage.")
     include_obfuscation: Unused = None
 
 
@@ -32,10 +33,10 @@ class TextFormat(RequestBody):
     type: Annotated[Any, Only("text")]
 
 
-class Unneeded(SamplingFields):
-    """Fields of OpenAI, vLLM and llama.cpp that change nothing here, or are accepted at the values that change nothing."""
+class CompatibilityFields(SamplingFields):
+    """Fields of OpenAI, vLLM and llama.cpp that are ignored, accepted only at values that change nothing, or rejected by name."""
 
-    # OpenAI's
+    # OpenAI
     function_call: Annotated[Any, Only("none", "auto")] = None
     functions: Annotated[Any, Only([])] = None
     metadata: Unused = None
@@ -57,7 +58,7 @@ class Unneeded(SamplingFields):
     verbosity: Unused = None
     web_search_options: Unsupported = None
 
-    # vLLM's, which load tools send
+    # vLLM; load tools send them
     add_special_tokens: Unused = None
     allowed_token_ids: Unsupported = None
     best_of: Annotated[Any, Only(1)] = None
@@ -81,28 +82,30 @@ class Unneeded(SamplingFields):
     truncate_prompt_tokens: Unsupported = None
     use_beam_search: Annotated[Any, Only(False)] = None
 
-    # llama.cpp's
+    # llama.cpp
     cache_prompt: Unused = None
     mirostat: Annotated[Any, Only(0)] = None
     repeat_penalty: Annotated[Any, Only(1)] = None
     typical_p: Annotated[Any, Only(1)] = None
 
 
-class CompletionParams(Unneeded):
-    """The fields that both operations have."""
+class CompletionParams(CompatibilityFields):
+    """Fields of both operations."""
 
-    model: str | None = Field(None, description="a model's name; the default one when not given")
-    n: int = Field(1, ge=1, description="continuations of each prompt; each has random numbers of its own")
+    model: ModelName = None
+    n: int = Field(1, ge=1, description="Number of completions of each prompt. Each uses different random numbers.")
     stop: Stop = Field([])
     seed: Seed = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(
-        {}, description="added to the logits of tokens, which are ids of the model's characters"
+        {}, description="Value added to the logit of each listed token. A token is the id of a character in the model's vocabulary."
     )
-    min_tokens: int = Field(0, ge=0, description="a stop string that ends within so many characters does not end the text")
-    ignore_eos: bool = Field(False, description="a chat's reply goes on when the speaker's turn ends, up to the most characters")
+    min_tokens: int = Field(0, ge=0, description="Stop strings that end within the first min_tokens characters are ignored.")
+    ignore_eos: bool = Field(
+        False, description="Chat only: continue the reply past the end of the speaker's turn, up to max_tokens."
+    )
     pace: Pace | None = None
 
     @property
@@ -119,9 +122,9 @@ Tokens = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
 
 
 def _kind(prompt: Any) -> str:
-    """Which of the four forms a prompt has, by its first item, so that an error is about that form only.
+    """The form of a prompt, judged by its first item. So pydantic reports errors of that form only.
 
-    Named with brackets, as pydantic names a union's branches: see `service.api.errors`.
+    `service.api.errors` recognizes the names of a union's branches by their brackets.
     """
     if not isinstance(prompt, list):
         return "[text]"
@@ -140,14 +143,23 @@ Prompts = Annotated[
 class CompletionRequest(CompletionParams):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "prompt": "ROMEO: ", "max_tokens": 100}]})
 
-    prompt: Prompts = Field(description="the text to continue, or its tokens (ids of the model's characters), or several of either")
-    max_tokens: int = Field(16, ge=0, description="characters to generate: a token is a character; 0 with echo scores the prompt")
-    logprobs: Logprobs = Field(None, description="log-probabilities, and those of this many of the likeliest")
-    echo: bool = Field(False, description="the text begins with the prompt")
+    prompt: Prompts = Field(
+        description="Text or tokens to continue, or a list of either. A token is the id of a character in the model's vocabulary."
+    )
+    max_tokens: int = Field(
+        16,
+        ge=0,
+        description="Maximum number of characters to generate; a token is a character. 0 with echo and logprobs scores the prompt.",
+    )
+    logprobs: Logprobs = None
+    echo: bool = Field(
+        False, description="Begin each text with its prompt. With logprobs, the prompt's log-probabilities are returned too."
+    )
     suffix: Annotated[Any, Only("")] = None
     on_unknown: OnUnknown | None = Field(
         None,
-        description="not given: replaced by spaces, or left out where the model knows no space; X-Unknown-Characters counts them",
+        description="How to treat characters outside the model's vocabulary, as in /generate. If omitted, each is replaced with a "
+        "space, or removed if the vocabulary has no space.",
     )
 
     @property
@@ -163,16 +175,15 @@ class TextPart(RequestBody):
     prompt_cache_breakpoint: Unused = None
 
 
-def _joined(content: str | list[TextPart] | None) -> str:
-    """Content as a list of text parts is their text."""
+def _join_parts(content: str | list[TextPart] | None) -> str:
     return "".join(part.text for part in content) if isinstance(content, list) else content or ""
 
 
-def _only_text(content: Any) -> Any:
+def _reject_other_parts(content: Any) -> Any:
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
     kinds = {part["type"] for part in parts if isinstance(part.get("type"), str)}
     if others := sorted(kinds - {"text"}):
-        raise PydanticCustomError("unsupported_value", "parts of type {kinds} are not supported: send text parts only",
+        raise PydanticCustomError("unsupported_value", "parts of type {kinds} are not supported; send text parts only",
                                   {"kinds": ", ".join(others)})  # fmt: skip
     return content
 
@@ -185,8 +196,8 @@ Content = Annotated[
 
 class Message(RequestBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[Content, BeforeValidator(_only_text), AfterValidator(_joined)] = ""
-    name: str | None = Field(None, description="the speaker's name, instead of the role's")
+    content: Annotated[Content, BeforeValidator(_reject_other_parts), AfterValidator(_join_parts)] = ""
+    name: str | None = Field(None, description="Name of the speaker. The model reads it instead of the role.")
     tool_call_id: Unused = None
     tool_calls: Annotated[Any, Only([])] = None
     function_call: Unsupported = None
@@ -202,29 +213,41 @@ class ChatRequest(CompletionParams):
     )
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_tokens: int | None = Field(None, ge=1, description="most characters to generate: a token is a character")
-    max_completion_tokens: int | None = Field(None, ge=1, description="the same by its newer name")
-    logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS, description="this many of the likeliest characters, with logprobs")
-    continue_final_message: bool | None = Field(
-        None, description="continue the last message instead of beginning a reply; not given: if it is the assistant's"
+    max_tokens: int | None = Field(
+        None, ge=1, description="Maximum number of characters to generate; a token is a character. The default is 1,000."
     )
-    add_generation_prompt: bool | None = Field(None, description="the opposite of continue_final_message")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="The newer name of max_tokens. It takes precedence if both are sent."
+    )
+    logprobs: bool = Field(False, description="Return the log-probability of each generated character.")
+    top_logprobs: int = Field(
+        0,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Number of most likely characters to return at each position. Requires logprobs.",
+    )
+    continue_final_message: bool | None = Field(
+        None,
+        description="Continue the last message instead of starting a reply. If omitted, it is continued if its role is assistant.",
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Start a reply instead of continuing the last message: the opposite of continue_final_message."
+    )
     audio: Unsupported = None
     echo: Annotated[Any, Only(False)] = None
     on_unknown: OnUnknown = "skip"
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
+    def _check_contradiction(self) -> Self:
         if self.continue_final_message is not None and self.continue_final_message == self.add_generation_prompt:
             raise PydanticCustomError(
-                "invalid_value", "continue_final_message and add_generation_prompt are opposites: send one of them"
+                "invalid_value", "continue_final_message and add_generation_prompt are opposites; send only one of them"
             )
         return self
 
     @property
     def continues(self) -> bool:
-        """The text goes on within the last message."""
+        """The last message is continued."""
         if self.continue_final_message is not None:
             return self.continue_final_message
         if self.add_generation_prompt is not None:

@@ -1,8 +1,15 @@
-"""What OpenAI's operations return."""
+"""Answers of OpenAI's operations."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
+
+Fingerprint = Annotated[
+    str,
+    Field(
+        description="Identifies the version, its weights and the arithmetic. A seed reproduces a text only at the same fingerprint."
+    ),
+]
 
 
 class TokenUsage(BaseModel):
@@ -17,7 +24,7 @@ class CompletionLogprobs(BaseModel):
     tokens: list[str]
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int] = Field(description="where each character stands, the prompt counted")
+    text_offset: list[int] = Field(description="Index of each character in the prompt and text together.")
 
 
 FinishReason = Literal["length", "stop"]
@@ -31,13 +38,13 @@ class CompletionChoice(BaseModel):
 
 
 class Completion(BaseModel):
-    """Streamed in parts of the same form."""
+    """Each chunk of a stream has the same form."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
-    system_fingerprint: str = Field(description="the version, its weights, the arithmetic: a seed's text depends on them")
+    system_fingerprint: Fingerprint
     choices: list[CompletionChoice]
     usage: TokenUsage | None = None
 
@@ -75,7 +82,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    system_fingerprint: str = Field(description="the version, its weights, the arithmetic: a seed's text depends on them")
+    system_fingerprint: Fingerprint
     choices: list[ChatChoice]
     usage: TokenUsage
 
@@ -85,7 +92,7 @@ class ServedModel(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["folio"] = "folio"
-    root: str = Field(description="the same as id: vLLM's name for what an adapter is based on")
+    root: str = Field(description="Same as `id`. In vLLM it names the base model of an adapter.")
 
 
 class ServedModels(BaseModel):

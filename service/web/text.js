@@ -1,15 +1,15 @@
-// The text on the page: a start string and what goes on from it, plain or tinted by probability.
+// The text on the page: a start string and its continuation, plain or tinted by probability.
 
 import { Alternatives } from "./alternatives.js";
-import { span } from "./characters.js";
+import { characterElement } from "./characters.js";
 
-const PIECE = 4000; // characters: appending to a longer text node makes browsers lay it out as a whole, again and again
+const MAX_NODE = 4000; // characters: browsers lay out a whole text node again when text is appended to it
 
-export class Leaf {
+export class TextView {
   #start;
   #continuation;
-  #empty;
-  #waiting = []; // what came since the last frame
+  #placeholder;
+  #pending = []; // received since the last frame
   #frame = 0;
   #tinted = false;
 
@@ -17,9 +17,9 @@ export class Leaf {
     const text = document.getElementById("text");
     this.#start = text.querySelector(".start");
     this.#continuation = text.querySelector(".continuation");
-    this.#empty = document.getElementById("empty");
+    this.#placeholder = document.getElementById("empty");
     this.alternatives = new Alternatives(this.#continuation, document.getElementById("alternatives"));
-    this.parts = []; // Streams, each going on from the one before
+    this.parts = []; // Streams, each a continuation of the one before
   }
 
   get startString() {
@@ -35,48 +35,48 @@ export class Leaf {
   }
 
   /** Whether every character's probability is known. */
-  get probable() {
-    return this.parts.every(({ probable }) => probable);
+  get hasProbabilities() {
+    return this.parts.every(({ hasProbabilities }) => hasProbabilities);
   }
 
-  begin(startString, tinted) {
+  start(startString, tinted) {
     this.parts = [];
     this.#start.textContent = startString;
-    this.#empty.hidden = true;
+    this.#placeholder.hidden = true;
     this.tint(tinted);
   }
 
-  /** What a part has brought, with its probabilities where the leaf is tinted; drawn with the next frame. */
+  /** Appends text, with its probabilities if the view is tinted. The next frame draws it. */
   write(text, entries) {
-    this.#waiting.push({ text, entries });
+    this.#pending.push({ text, entries });
     this.#frame ||= requestAnimationFrame(() => this.flush());
   }
 
   flush() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    const waiting = this.#waiting.splice(0);
-    if (this.#tinted) for (const { text, entries } of waiting) this.#tint(text, entries);
-    else this.#print(waiting.map(({ text }) => text).join(""));
+    const pending = this.#pending.splice(0);
+    if (this.#tinted) for (const { text, entries } of pending) this.#appendTinted(text, entries);
+    else this.#append(pending.map(({ text }) => text).join(""));
   }
 
-  /** Shows all anew, tinted or not. */
+  /** Draws all text again, tinted or plain. */
   tint(on) {
     this.#tinted = on;
-    this.#waiting = [];
-    this.alternatives.leave();
+    this.#pending = [];
+    this.alternatives.reset();
     this.#continuation.replaceChildren();
     this.#continuation.classList.toggle("tinted", on);
-    for (const [name, value] of Object.entries(LIST)) {
+    for (const [name, value] of Object.entries(LISTBOX)) {
       if (on) this.#continuation.setAttribute(name, value);
       else this.#continuation.removeAttribute(name);
     }
-    for (const part of this.parts) if (part.text) this.#waiting.push({ text: part.text, entries: part.entries });
+    for (const part of this.parts) if (part.text) this.#pending.push({ text: part.text, entries: part.entries });
     this.flush();
-    this.alternatives.enter();
+    this.alternatives.enable();
   }
 
-  /** A caret stands where the next character will. The height stays, so that nothing below jumps while a text is replaced. */
+  /** Shows a caret after the text. The height is fixed meanwhile, so that nothing below moves when a text is replaced. */
   set writing(on) {
     this.#start.parentElement.classList.toggle("writing", on);
     const sheet = this.#start.closest(".sheet");
@@ -84,16 +84,16 @@ export class Leaf {
     else sheet.style.removeProperty("min-height");
   }
 
-  /** Each line is an element of its own: then it is laid out anew when characters come, and not all of the text. */
-  #tint(text, entries) {
+  /** Each line is an element, so the browser lays out only the last line again. */
+  #appendTinted(text, entries) {
     let index = 0;
     for (const piece of text.match(/[^\n]*\n|[^\n]+/g)) {
       const line = this.#openLine();
-      line.append(...[...piece].map((character) => span(character, entries?.[index++])));
+      line.append(...[...piece].map((character) => characterElement(character, entries?.[index++])));
     }
   }
 
-  /** The last line, or a new one where that has come to its end. */
+  /** The last line, or a new one if the last line is complete. */
   #openLine() {
     const last = this.#continuation.lastElementChild;
     if (last && last.lastElementChild.textContent !== "\n") return last;
@@ -102,15 +102,15 @@ export class Leaf {
     return line;
   }
 
-  #print(text) {
+  #append(text) {
     const last = this.#continuation.lastChild;
-    if (last?.nodeType === Node.TEXT_NODE && last.length < PIECE) last.appendData(text);
+    if (last?.nodeType === Node.TEXT_NODE && last.length < MAX_NODE) last.appendData(text);
     else if (text) this.#continuation.append(text);
   }
 }
 
-const LIST = {
+const LISTBOX = {
   role: "listbox",
-  "aria-label": "Continuation, character by character: arrow keys move, and say what else each could have been",
+  "aria-label": "Generated text, by character. The arrow keys move to a character and read its alternatives.",
   "aria-orientation": "horizontal",
 };

@@ -1,56 +1,56 @@
-// What a text cost: what the page measures as it comes, and the receipt that the server gives at its end.
+// Statistics of a text: what the page measures while it arrives, and the receipt that the server sends at the end.
 
 const number = new Intl.NumberFormat("en");
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-const MEASURABLE = 0.002; // seconds: what comes at one stroke has no speed
+const MEASURABLE = 0.002; // seconds: a shorter stream gives no meaningful rate
 const milliseconds = (value) => `${number.format(Number(value.toFixed(value < 10 ? 2 : 1)))} ms`;
 
-export class Account {
-  #clicked = 0;
-  #first = null; // when the first text came
-  #last = null; // and the last of this connection
+export class Stats {
+  #startedAt = 0;
+  #firstAt = null; // arrival of the first text
+  #lastAt = null; // arrival of the latest text on this connection
   #characters = 0;
-  #timed = 0; // characters of which it is known how long they took: not the first of a connection
-  #seconds = 0; // that these took
+  #timed = 0; // characters whose arrival was timed: all but the first ones of each connection
+  #seconds = 0; // time in which they arrived
   #frame = 0;
 
   get characters() {
     return number.format(this.#characters);
   }
 
-  begin(clicked) {
-    this.#clicked = clicked;
-    this.#first = null;
+  start(startedAt) {
+    this.#startedAt = startedAt;
+    this.#firstAt = null;
     this.#characters = this.#timed = this.#seconds = 0;
     this.#find("receipt").hidden = true;
-    this.#find("account").hidden = false;
+    this.#find("stats").hidden = false;
     this.#show();
   }
 
-  /** A connection, maybe a further one, is there. */
-  open() {
-    this.#last = null;
+  /** Call it when a connection opens, also a later one of the same text. */
+  connected() {
+    this.#lastAt = null;
   }
 
   count(text) {
     const characters = [...text].length;
     const now = performance.now();
     this.#characters += characters;
-    if (this.#last !== null) {
+    if (this.#lastAt !== null) {
       this.#timed += characters;
-      this.#seconds += (now - this.#last) / 1000;
+      this.#seconds += (now - this.#lastAt) / 1000;
     }
-    this.#last = now;
-    this.#first ??= now;
+    this.#lastAt = now;
+    this.#firstAt ??= now;
     this.#frame ||= requestAnimationFrame(() => this.#show());
   }
 
-  rest() {
+  flush() {
     cancelAnimationFrame(this.#frame);
     this.#show();
   }
 
-  receive({ model, version, engine, precision, seed, finish_reason, usage, timings }) {
+  showReceipt({ model, version, engine, precision, seed, finish_reason, usage, timings }) {
     const rows = [
       ["Model", `${model}, version ${version}`],
       ["Engine", engine],
@@ -71,7 +71,7 @@ export class Account {
     this.#frame = 0;
     this.#find("count").textContent = this.characters;
     this.#find("speed").textContent = this.#seconds > MEASURABLE ? whole.format(this.#timed / this.#seconds) : "–";
-    this.#find("ttft").textContent = this.#first === null ? "–" : milliseconds(this.#first - this.#clicked);
+    this.#find("ttft").textContent = this.#firstAt === null ? "–" : milliseconds(this.#firstAt - this.#startedAt);
   }
 
   #find(id) {
