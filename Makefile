@@ -62,11 +62,14 @@ train: .venv/trains .venv/kernel ## train a model on a text and publish it: make
 model: .venv/trains .venv/kernel ## rebuild the included model as a new version in MODELS (dist/models); 46 minutes on two cores
 	$(BIN)/python -m trainer --models-dir "$(or $(MODELS),dist/models)" --name shakespeare $(TRAIN_FLAGS)
 
-test: setup lint types ## lint, types, tests
-	$(BIN)/pytest
+# Several files of tests at a time. More processes than that would need more memory than many machines have.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-fast: setup lint types ## the same, but for the tests that start processes, train, or drive a browser
-	$(BIN)/pytest -m "not slow"
+test: setup lint types ## lint, types, tests
+	$(PYTEST)
+
+fast: setup lint types ## lint, types, and the tests that start no processes, train nothing and drive no browser
+	$(PYTEST) -m "not slow"
 
 soak: setup ## clients, volumes and clocks that misbehave, against real servers: 20 minutes (SOAK_FLAGS=--help)
 	$(BIN)/python -m tests.soak $(SOAK_FLAGS)

@@ -39,53 +39,61 @@ STUCK = 5  # seconds to wait for each thread at shutdown; a hanging volume or th
 
 def create_app(settings: Settings) -> FastAPI:
     """The service. It loads models in the background; /readyz reports when they are loaded. Raises TracingMissing."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loop, metrics = asyncio.get_running_loop(), Metrics()
-
-        def open_engine(version: Version) -> Engine:
-            name = choose() if settings.backend == "auto" else settings.backend
-            backend = open_backend(version, name, slots=settings.slots)
-            log.info("%s %d uses the %s backend", version.config.name, version.config.version, backend.name)
-            return Engine(
-                backend,
-                loop,
-                queue_limit=settings.queue_limit,
-                max_steps=settings.chunk,
-                iteration_seconds=settings.call_ms / 1000,
-                event_seconds=settings.event_ms / 1000,
-                prompt_cache=int(settings.prompt_cache_mb * 1e6),
-                observer=metrics.of(version.config.name),
-            )
-
-        registry = Registry(
-            settings.models_dir,
-            settings.default_model,
-            open_engine,
-            loop.call_soon_threadsafe,
-            settings.model_aliases,
-            settings.any_model,
-        )
-        metrics.watch(registry)
-        app.state.settings, app.state.registry, app.state.metrics = settings, registry, metrics
-        watching = _start(registry.watch, settings.watch)
-        try:
-            yield
-        finally:
-            registry.end("the server is shutting down")
-            for thread in (watching, _start(registry.close)):
-                await asyncio.to_thread(thread.join, STUCK)
-                app.state.stuck |= thread.is_alive()
-            await asyncio.to_thread(end_tracing)
-
     app = FastAPIOffline(
         redirect_slashes=False,
         title="Folio",
         description="A character-level recurrent network, served over REST and SSE.",
-        lifespan=lifespan,
+        lifespan=lambda app: _lifespan(app, settings),
     )
     app.state.stuck = False  # after shutdown: whether a thread has not ended in time
+    _add_routes(app, settings)
+    _add_middlewares(app, settings)
+    app.state.end_tracing = trace(app) if settings.tracing else lambda: None
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    loop, metrics = asyncio.get_running_loop(), Metrics()
+    registry = Registry(
+        settings.models_dir,
+        settings.default_model,
+        lambda version: _open_engine(version, settings, loop, metrics),
+        loop.call_soon_threadsafe,
+        settings.model_aliases,
+        settings.any_model,
+    )
+    metrics.watch(registry)
+    app.state.settings, app.state.registry, app.state.metrics = settings, registry, metrics
+    watching = _start(registry.watch, settings.watch)
+    try:
+        yield
+    finally:
+        registry.end("the server is shutting down")
+        for thread in (watching, _start(registry.close)):
+            await asyncio.to_thread(thread.join, STUCK)
+            app.state.stuck |= thread.is_alive()
+        await asyncio.to_thread(app.state.end_tracing)
+
+
+def _open_engine(version: Version, settings: Settings, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> Engine:
+    """Raises Unsupported."""
+    name = choose() if settings.backend == "auto" else settings.backend
+    backend = open_backend(version, name, slots=settings.slots)
+    log.info("%s %d uses the %s backend", version.config.name, version.config.version, backend.name)
+    return Engine(
+        backend,
+        loop,
+        queue_limit=settings.queue_limit,
+        max_steps=settings.chunk,
+        iteration_seconds=settings.call_ms / 1000,
+        event_seconds=settings.event_ms / 1000,
+        prompt_cache=int(settings.prompt_cache_mb * 1e6),
+        observer=metrics.of(version.config.name),
+    )
+
+
+def _add_routes(app: FastAPI, settings: Settings) -> None:
     # This only documents keys in /docs. Access checks them.
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
     for part in (generate, scoring, models, completions, chat, openai_models):
@@ -94,7 +102,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(playground.router)
     errors.install(app)
     app.openapi = partial(errors.openapi_without_422, app.openapi)  # type: ignore[method-assign]
-    # The last middleware is the outermost.
+
+
+def _add_middlewares(app: FastAPI, settings: Settings) -> None:
+    """The last one is the outermost."""
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
     app.add_middleware(Hosts, allowed=settings.hosts, any_address=settings.on_any_address)
@@ -112,8 +123,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-Id", validator=lambda given: bool(REQUEST_ID.fullmatch(given))
     )
-    end_tracing = trace(app) if settings.tracing else lambda: None
-    return app
 
 
 def _start(function: Callable[..., None], *arguments: object) -> Thread:

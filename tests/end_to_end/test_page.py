@@ -930,7 +930,9 @@ def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_on
     page.get_by_label("Model", exact=True).select_option("other")
     expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
     expect(page.get_by_role("img")).to_have_count(0)
-    assert "Score full_passno held-out textheld-out text, state carried throughout" in page.locator("#facts > div").all_text_contents()
+    assert (
+        "Score full_passno held-out textheld-out text, state carried throughout" in page.locator("#facts > div").all_text_contents()
+    )
 
 
 # --- for everybody
