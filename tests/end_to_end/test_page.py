@@ -1,4 +1,4 @@
-"""The page at /, driven in a real Chromium as it is used: pointer, keyboard, clipboard, a phone's width, a server that goes."""
+"""The page at / in a real Chromium: pointer, keyboard, clipboard, a phone's width, a server that stops."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ FLAGS = [
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
-    # It asks nobody for anything by itself.
+    # The browser makes no requests of its own.
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -96,24 +96,24 @@ def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
 
 @contextmanager
 def opened(browser: Browser, address: str, path: str = "/", **options: Any) -> Iterator[Page]:
-    """The page in a window of its own. Nothing it asks for may be elsewhere, and no script may fail or be refused."""
+    """The page in a new window. All its requests must go to the server, and no script may fail or be blocked."""
     with browser.new_context(base_url=address, permissions=["clipboard-read", "clipboard-write"], **options) as context:
         context.set_default_timeout(TIMEOUT)
         page = context.new_page()
         elsewhere: list[str] = []
         wrong: list[str] = []
 
-        def asked(request: Request) -> None:
+        def on_request(request: Request) -> None:
             if not request.url.removeprefix("blob:").startswith(f"{address.rstrip('/')}/"):
                 elsewhere.append(request.url)
 
-        page.on("request", asked)
+        page.on("request", on_request)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
         page.goto(path)
         yield page
         assert elsewhere == []
-        # The browser itself says it of every answer with an error status and every lost connection.
+        # The browser logs this for every error status and every lost connection.
         assert [one for one in wrong if not one.startswith("Failed to load resource")] == []
 
 
@@ -149,7 +149,7 @@ def whole(client: httpx.Client, **body: Any) -> str:
 
 
 def at_pace(page: Page, characters_per_second: float) -> None:
-    """Has the server send texts this slowly from now on, so that a test can come between."""
+    """Slows all later texts, so that a test can act while one arrives."""
 
     def slowed(route: Route) -> None:
         route.continue_(post_data=json.dumps({**(route.request.post_data_json or {}), "pace": characters_per_second}))
@@ -193,7 +193,7 @@ def test_the_start_string_looks_unlike_its_continuation(page: Page) -> None:
     assert slant != other_slant  # not by colour alone
 
 
-def test_what_it_took_is_shown_and_the_servers_receipt(page: Page) -> None:
+def test_measurements_and_the_servers_receipt_are_shown(page: Page) -> None:
     generate(page, start_string="Romeo", num_generate=5000)
     assert page.locator("#count").text_content() == "5,000"
     assert re.fullmatch(r"[\d,]+", page.locator("#speed").text_content() or "")
@@ -206,7 +206,7 @@ def test_what_it_took_is_shown_and_the_servers_receipt(page: Page) -> None:
     assert "Precisionint8" in rows
 
 
-def test_a_drawn_seed_is_shown_and_can_be_kept(page: Page, client: httpx.Client) -> None:
+def test_a_random_seed_is_shown_and_can_be_kept(page: Page, client: httpx.Client) -> None:
     generate(page, start_string="Romeo", num_generate=50)
     first, seed = text(page), int(page.locator("#seed-value").text_content() or "")
     assert first == whole(client, start_string="Romeo", num_generate=50, seed=seed)
@@ -230,7 +230,7 @@ def test_stopping_frees_the_slot_at_once_and_keeps_the_text(page: Page, client: 
     assert page.locator("#count").text_content() == f"{len(kept) - 1:,}"
 
 
-def test_a_stopped_text_goes_on_where_it_stopped(page: Page, client: httpx.Client) -> None:
+def test_a_stopped_text_continues_where_it_stopped(page: Page, client: httpx.Client) -> None:
     at_pace(page, 20)
     fill(page, start_string="a", seed=4, num_generate=500)
     press(page, "Generate")
@@ -297,7 +297,7 @@ def column(entry: dict[str, Any]) -> str:
 
 
 def columns(entry: dict[str, Any]) -> list[str]:
-    """What the card shows: the likeliest characters, and the one drawn where it is not among them."""
+    """What the card shows: the most likely characters, and the sampled one if it is not among them."""
     others = [other["character"] for other in entry["likeliest"]]
     return [column(one) for one in entry["likeliest"] + ([] if entry["character"] in others else [entry])]
 
@@ -330,7 +330,7 @@ def test_characters_are_tinted_by_their_probability_as_they_come(page: Page, cli
     assert len(set(found)) > 3
 
 
-def test_tinting_afterwards_asks_again_with_the_same_seed_and_changes_no_character(page: Page, client: httpx.Client) -> None:
+def test_tinting_afterwards_repeats_the_request_and_changes_no_character(page: Page, client: httpx.Client) -> None:
     generate(page, start_string="Romeo", num_generate=150)
     press(page, "Continue from here")
     expect(status(page)).to_contain_text("requested length reached")
@@ -342,12 +342,12 @@ def test_tinting_afterwards_asks_again_with_the_same_seed_and_changes_no_charact
     page.get_by_label("Tint by probability").uncheck()
     expect(characters_of(page)).to_have_count(0)
     assert text(page) == before
-    with page.expect_request("**/generate") as sent:  # and what is known of the text serves no other
+    with page.expect_request("**/generate") as sent:  # the probabilities of the old text are not used for a new one
         press(page, "Generate")
     assert "logprobs" not in (sent.value.post_data_json or {})
 
 
-def test_tinting_a_stopped_text_and_going_on_with_it(page: Page, client: httpx.Client) -> None:
+def test_a_stopped_text_can_be_tinted_and_continued(page: Page, client: httpx.Client) -> None:
     at_pace(page, 20)
     fill(page, **BODY)
     press(page, "Generate")
@@ -360,12 +360,12 @@ def test_tinting_a_stopped_text_and_going_on_with_it(page: Page, client: httpx.C
     expect(characters_of(page)).to_have_count(len(before) - len("Romeo"))
     press(page, "Continue from here")
     expect(characters_of(page)).to_have_count(300)
-    expect(page.get_by_role("button", name="Continue from here")).to_be_visible()  # nothing goes on any more
+    expect(page.get_by_role("button", name="Continue from here")).to_be_visible()  # the stream has ended
     assert text(page) == whole(client, **BODY)
     assert tints(page) == [f"p{level(entry)}" for entry in logprobs(client, **BODY)]
 
 
-def test_pointing_at_a_character_shows_what_else_it_could_have_been(page: Page, client: httpx.Client) -> None:
+def test_pointing_at_a_character_shows_its_alternatives(page: Page, client: httpx.Client) -> None:
     page.get_by_label("Tint by probability").check()
     generate(page, **BODY)
     entries = logprobs(client, **BODY)
@@ -505,7 +505,7 @@ def test_without_a_clipboard_the_command_is_there_to_be_copied_by_hand(browser: 
 # --- what goes wrong
 
 
-def test_unknown_characters_are_named_and_marked_and_can_be_taken_out(page: Page) -> None:
+def test_unknown_characters_are_named_and_marked_and_can_be_removed(page: Page) -> None:
     fill(page, start_string="To ß or 🎭 not ß, Ж.")
     press(page, "Generate")
     alert = page.get_by_role("alert")
@@ -522,7 +522,7 @@ def test_unknown_characters_are_named_and_marked_and_can_be_taken_out(page: Page
     generate(page, num_generate=5)
 
 
-def test_unknown_allowed_characters_too(page: Page) -> None:
+def test_unknown_allowed_characters_are_marked_and_can_be_removed(page: Page) -> None:
     fill(page, start_string="a", allowed_characters=r"a\nß")
     press(page, "Generate")
     expect(page.get_by_role("alert").locator("mark")).to_have_text(["ß"])
@@ -531,7 +531,7 @@ def test_unknown_allowed_characters_too(page: Page) -> None:
     generate(page, num_generate=5)
 
 
-def test_what_the_server_refuses_is_said_at_the_field_and_the_text_before_stays(page: Page) -> None:
+def test_a_rejected_field_is_marked_and_the_text_stays(page: Page) -> None:
     generate(page, start_string="Romeo", num_generate=20)
     before = text(page)
     fill(page, num_generate=2_000_000)
@@ -557,7 +557,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def turn(self, port: int) -> None:
-        """From now on another server is behind it."""
+        """Connects to another server from now on."""
         with self._lock:
             self._port = port
             self._cut()
@@ -609,7 +609,7 @@ class Proxy:
             one.close()
 
 
-def test_a_connection_that_breaks_is_taken_up_again_with_nothing_lost_or_repeated(browser: Browser, client: httpx.Client) -> None:
+def test_a_lost_connection_is_resumed_with_nothing_lost_or_repeated(browser: Browser, client: httpx.Client) -> None:
     proxy = Proxy(client.base_url.port or 0)
     try:
         with opened(browser, proxy.address) as page:
@@ -621,7 +621,7 @@ def test_a_connection_that_breaks_is_taken_up_again_with_nothing_lost_or_repeate
             generate(page, start_string="é語🎭", seed=6, num_generate=3000)
             assert sent[0] is None
             assert len(sent) >= 2
-            assert any(sent[1:]), "what had come was not asked for again; where nothing had, there is no id to go on from"
+            assert any(sent[1:]), "no request resumed the text by an event id"
             assert text(page) == whole(client, start_string="é語🎭", seed=6, num_generate=3000)
             expect(page.get_by_role("alert")).to_be_hidden()
     finally:
@@ -639,7 +639,7 @@ FAILED = {"error": {"code": "engine_failed", "message": "the engine failed", "ty
     ],
     ids=["answer", "event"],
 )
-def test_a_dead_engine_is_tried_again_as_the_server_replaces_it(page: Page, client: httpx.Client, answer: dict[str, Any]) -> None:
+def test_a_request_to_a_failed_engine_is_retried(page: Page, client: httpx.Client, answer: dict[str, Any]) -> None:
     page.route("**/generate", lambda route: route.fulfill(**answer), times=1)
     generate(page, **BODY)
     assert text(page) == whole(client, **BODY)
@@ -647,7 +647,7 @@ def test_a_dead_engine_is_tried_again_as_the_server_replaces_it(page: Page, clie
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_a_server_that_goes_away_is_told_of_and_its_successor_resumes(
+def test_a_stopped_server_is_reported_and_its_successor_resumes(
     browser: Browser, tmp_path: Path, publish: Publish, ending: signal.Signals
 ) -> None:
     publish()
@@ -677,9 +677,7 @@ def test_a_server_that_goes_away_is_told_of_and_its_successor_resumes(
             assert text(page).startswith(kept)
 
 
-def test_a_page_that_comes_before_the_models_waits_for_them(
-    browser: Browser, tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_waits_for_the_models(browser: Browser, tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     publish()
     loaded = threading.Event()
 
@@ -698,7 +696,7 @@ def test_a_page_that_comes_before_the_models_waits_for_them(
         expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
 
 
-def test_a_page_that_has_asked_too_often_asks_for_the_models_again(page: Page) -> None:
+def test_a_rate_limited_page_retries_the_list_of_models(page: Page) -> None:
     error = {"code": "rate_limited", "message": "more than 1 per 1 second requests", "type": "rate_limit_error", "param": None}
     page.route("**/models", lambda route: route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": error}))
     page.reload()
@@ -714,7 +712,7 @@ KEY, OTHER_KEY, WRONG_KEY = "right-key-0123456789", "other-key-0123456789", "wro
 
 @pytest.fixture(scope="module")
 def address(models: Path) -> Iterator[str]:
-    """Of a server that has keys."""
+    """The address of a server with API keys."""
     with serving(with_key(models, KEY)) as (_, client):
         yield str(client.base_url)
 
@@ -740,7 +738,7 @@ def give(page: Page, key: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_a_server_with_keys_is_given_one_and_the_page_goes_on(browser: Browser, address: str, keyed: httpx.Client) -> None:
+def test_the_page_asks_for_a_key_and_continues(browser: Browser, address: str, keyed: httpx.Client) -> None:
     with opened(browser, address) as page:
         asked: list[Request] = []
         page.on("request", lambda one: asked.append(one))
@@ -767,7 +765,7 @@ def test_a_server_with_keys_is_given_one_and_the_page_goes_on(browser: Browser, 
             assert WRONG_KEY not in place
 
 
-def test_a_key_that_cannot_be_sent_is_a_wrong_one(browser: Browser, address: str) -> None:
+def test_a_key_that_cannot_be_sent_is_rejected(browser: Browser, address: str) -> None:
     with opened(browser, address) as page:
         give(page, "schlüssel 🎭 0123456789")
         expect(page.get_by_role("alert")).to_have_text("The server does not accept this key.")
@@ -775,7 +773,7 @@ def test_a_key_that_cannot_be_sent_is_a_wrong_one(browser: Browser, address: str
         expect(page.get_by_role("heading", name="tiny, version 1")).to_be_visible()
 
 
-def test_a_text_asked_for_without_a_key_comes_once_there_is_one(browser: Browser, address: str, keyed: httpx.Client) -> None:
+def test_a_request_without_a_key_waits_for_one(browser: Browser, address: str, keyed: httpx.Client) -> None:
     with opened(browser, address) as page:
         expect(key_field(page)).to_be_focused()
         fill(page, **BODY)
@@ -792,7 +790,7 @@ def test_a_text_asked_for_without_a_key_comes_once_there_is_one(browser: Browser
         assert len(page.locator("#ttft").text_content() or "") < len("100,000 ms")  # the key's time is not the server's
 
 
-def test_a_key_lasts_as_long_as_its_tab_or_until_it_is_forgotten(browser: Browser, address: str) -> None:
+def test_a_key_lasts_until_its_tab_is_closed_or_it_is_removed(browser: Browser, address: str) -> None:
     with opened(browser, address) as page:
         expect(page.get_by_role("button", name="Remove key")).to_be_hidden()
         give(page, KEY)
@@ -814,7 +812,7 @@ def test_a_key_lasts_as_long_as_its_tab_or_until_it_is_forgotten(browser: Browse
         expect(page.get_by_role("button", name="Remove key")).to_be_visible()
 
 
-def test_a_key_that_is_not_taken_any_more_is_asked_for_anew(browser: Browser, models: Path, keyed: httpx.Client) -> None:
+def test_the_page_asks_again_when_its_key_is_no_longer_accepted(browser: Browser, models: Path, keyed: httpx.Client) -> None:
     with serving(with_key(models, OTHER_KEY)) as (_, other):
         proxy = Proxy(keyed.base_url.port or 0)
         try:
@@ -833,7 +831,7 @@ def test_a_key_that_is_not_taken_any_more_is_asked_for_anew(browser: Browser, mo
             proxy.close()
 
 
-def test_the_curl_command_holds_no_key_but_takes_it_from_the_shell(browser: Browser, address: str) -> None:
+def test_the_curl_command_reads_the_key_from_the_environment(browser: Browser, address: str) -> None:
     with opened(browser, address) as page:
         give(page, KEY)
         generate(page, start_string="It's $HOME", num_generate=30)
@@ -862,14 +860,14 @@ def test_a_models_files_are_shown_with_a_key_too(browser: Browser, address: str)
         expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
         expect(page.get_by_role("img")).to_have_count(0)
         expect(sample).to_have_count(0)
-        assert not page.evaluate(there, copy)  # it is given back
+        assert not page.evaluate(there, copy)  # the copy has been released
         page.get_by_label("Model", exact=True).select_option("tiny")
         expect(curve).to_be_visible()
         sample.click()
         expect(page.locator("body")).to_have_text(SAMPLE.strip())
 
 
-def test_without_keys_nothing_tells_of_them(page: Page) -> None:
+def test_without_keys_the_page_does_not_mention_them(page: Page) -> None:
     generate(page, **BODY)
     expect(key_field(page)).to_be_hidden()
     assert "API key" not in page.locator("body").inner_text()
@@ -890,7 +888,7 @@ def test_the_key_field_is_no_wider_than_a_phone_and_its_words_are_legible(browse
 # --- the model
 
 
-def test_the_page_begins_with_what_its_model_knows(browser: Browser, tmp_path: Path) -> None:
+def test_the_start_string_begins_as_the_models_suggestion(browser: Browser, tmp_path: Path) -> None:
     digits = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=list("\n0123456789"))
     publish(tmp_path, "digits", 1, digits, {"sample.txt": b"2718\n281828"})
     publish(tmp_path, "tiny", 2, ARCHITECTURE, {"sample.txt": SAMPLE.encode()})
@@ -912,7 +910,7 @@ def test_the_page_begins_with_what_its_model_knows(browser: Browser, tmp_path: P
         expect(field).to_have_value("314")
 
 
-def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_one(page: Page) -> None:
+def test_a_models_facts_and_loss_curve_are_shown(page: Page) -> None:
     facts = page.locator("#facts > div").all_text_contents()
     assert "Score full_pass1.423 nats per characterheld-out text, state carried throughout; 1.424 in int8" in facts
     assert "Score cold_2561.435 nats per characterheld-out text, windows of 256 characters; 1.434 in int8" in facts
@@ -930,9 +928,8 @@ def test_what_is_known_of_a_model_is_shown_with_its_loss_curve_where_there_is_on
     page.get_by_label("Model", exact=True).select_option("other")
     expect(page.get_by_role("heading", name="other, version 1")).to_be_visible()
     expect(page.get_by_role("img")).to_have_count(0)
-    assert (
-        "Score full_passno held-out textheld-out text, state carried throughout" in page.locator("#facts > div").all_text_contents()
-    )
+    facts = page.locator("#facts > div").all_text_contents()
+    assert "Score full_passno held-out textheld-out text, state carried throughout" in facts
 
 
 # --- for everybody
@@ -965,7 +962,7 @@ def test_every_control_has_a_name_and_nothing_is_read_out_character_by_character
     assert {role for role, _ in named} >= {"button", "textbox", "slider", "spinbutton", "combobox", "switch", "listbox", "status"}
 
 
-def test_the_keyboard_alone_will_do(page: Page) -> None:
+def test_every_control_is_reached_by_keyboard(page: Page) -> None:
     page.get_by_label("Start string").focus()
     page.keyboard.press("Control+Enter")
     expect(status(page)).to_contain_text("requested length reached")
@@ -1004,7 +1001,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, client: httpx.Client, s
         assert width(page) <= 360
 
 
-def test_nothing_blinks_for_those_who_want_it_still(browser: Browser, client: httpx.Client) -> None:
+def test_nothing_blinks_with_reduced_motion(browser: Browser, client: httpx.Client) -> None:
     caret = "getComputedStyle(document.querySelector('.continuation'), '::after').animationName"
     for motion, animation in (("no-preference", "blink"), ("reduce", "none")):
         with opened(browser, str(client.base_url), reduced_motion=motion) as page:

@@ -1,4 +1,4 @@
-"""What clients and load tools send as they come: fields, values, methods, paths and bodies that change nothing here, or little."""
+"""Requests of common clients and load tools: fields, values, methods, paths and bodies beyond the service's own."""
 
 import gzip
 import json
@@ -43,8 +43,8 @@ def replied(client: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 def error(response: httpx.Response) -> tuple[int, str, str | None]:
     assert response.json().keys() == {"error"}, "there is one shape"
-    told = response.json()["error"]
-    return response.status_code, told["code"], told["param"]
+    found = response.json()["error"]
+    return response.status_code, found["code"], found["param"]
 
 
 # --- choices
@@ -74,7 +74,7 @@ def test_any_seed_of_64_bits_repeats_its_text(client: httpx.Client, seed: int) -
         assert [event.name for event in events(response.iter_bytes())] == ["done"], "its events' ids can hold it"
 
 
-def test_the_seed_minus_one_draws_one(client: httpx.Client) -> None:
+def test_the_seed_minus_one_means_a_random_seed(client: httpx.Client) -> None:
     seeds = {client.post("/generate", json={"start_string": "a", "num_generate": 1, "seed": -1}).json()["seed"] for _ in range(3)}
     assert len(seeds) == 3
     assert all(0 <= seed < 2**53 for seed in seeds), "every JSON reader holds it exactly"
@@ -97,7 +97,7 @@ def test_usual_values_of_sampling_have_their_usual_meaning(
     assert completed(client, **fields)["choices"] == completed(client, **same_as)["choices"]
 
 
-def test_null_is_not_given_for_every_optional_field(client: httpx.Client) -> None:
+def test_a_null_optional_field_counts_as_absent(client: httpx.Client) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     for path, name, needed in (
         ("/generate", "GenerateRequest", {"start_string": "a"}),
@@ -112,7 +112,7 @@ def test_null_is_not_given_for_every_optional_field(client: httpx.Client) -> Non
         assert response.status_code == 200, (path, response.text)
 
 
-def test_an_empty_query_parameter_is_not_given(client: httpx.Client) -> None:
+def test_an_empty_query_parameter_counts_as_absent(client: httpx.Client) -> None:
     names = "&".join(f"{name}=" for name in ("seed", "top_k", "temperature", "stop", "model", "logprobs", "state", "echo"))
     response = client.get(f"/generate?start_string=a&num_generate=3&{names}")
     assert response.status_code == 200, response.text
@@ -309,7 +309,7 @@ def test_continuing_and_not_continuing_contradict_each_other(client: httpx.Clien
     assert "opposites" in response.json()["error"]["message"]
 
 
-def test_load_tools_get_as_many_tokens_as_they_ask_for(client: httpx.Client) -> None:
+def test_load_tools_get_the_number_of_tokens_they_request(client: httpx.Client) -> None:
     """The reply would end at its first character: its template's stop string is all that the model may draw."""
     blank = {"allowed_characters": "\n", "max_tokens": 30}
     assert replied(client, **blank)["usage"]["completion_tokens"] == 0
@@ -353,7 +353,7 @@ def test_a_stream_without_any_text_has_a_role_and_a_reason(client: httpx.Client)
     assert (echoed["choices"][0]["text"], last["choices"][0]["finish_reason"]) == ("Hi", "length")
 
 
-def test_usage_comes_last_and_with_every_chunk_where_asked(client: httpx.Client) -> None:
+def test_usage_comes_last_or_with_every_chunk_as_requested(client: httpx.Client) -> None:
     options = {"include_usage": True}
     *others, last = chunks(client, "/v1/completions", prompt="Hi", max_tokens=100, stream_options=options)
     assert {json.dumps(chunk["usage"]) for chunk in others} == {"null"}

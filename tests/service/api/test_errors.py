@@ -1,4 +1,4 @@
-"""What a caller is told of a request that went wrong."""
+"""The errors of invalid requests."""
 
 import socket
 
@@ -17,7 +17,7 @@ from tests.support import wait_until
         ("/generate", [], None),
     ],
 )
-def test_the_field_that_is_wrong_is_named(client: httpx.Client, path: str, body: object, param: str | None) -> None:
+def test_an_error_names_the_invalid_field(client: httpx.Client, path: str, body: object, param: str | None) -> None:
     response = client.post(path, json=body)
     assert response.status_code == (400 if path.startswith("/v1/") else 422)
     error = response.json()["error"]
@@ -25,7 +25,7 @@ def test_the_field_that_is_wrong_is_named(client: httpx.Client, path: str, body:
     assert param is None or error["message"].startswith(f"{param}: ")
 
 
-def test_a_client_that_leaves_while_it_sends_is_no_fault_of_its_body(client: httpx.Client) -> None:
+def test_a_client_that_disconnects_while_it_sends_is_not_an_invalid_body(client: httpx.Client) -> None:
     def answered(status: int) -> float:
         lines = client.get("/metrics").text.splitlines()
         name = f'folio_http_responses_total{{status="{status}"}} '
@@ -40,7 +40,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_fault_of_its_body(client: htt
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_that_is_too_long_is_said_to_be(client: httpx.Client, declared: bool) -> None:
+def test_a_body_that_is_too_long_is_rejected_as_such(client: httpx.Client, declared: bool) -> None:
     body = b" " * 2_000_001
     response = client.post("/generate", content=body if declared else iter([body]), headers={"Content-Type": "application/json"})
     assert response.status_code == 413

@@ -54,7 +54,7 @@ def test_the_answer_is_the_start_string_continued_as_the_reference_does(client: 
     assert all(value > 0 for value in answer["timings"].values())
 
 
-def test_a_thousand_characters_at_temperature_one_unless_asked_otherwise(client: httpx.Client) -> None:
+def test_defaults_are_a_thousand_characters_at_temperature_one(client: httpx.Client) -> None:
     answer = client.post("/generate", json={"start_string": "a"}).json()
     assert len(answer["text"]) == 1001
     again = client.post(
@@ -138,7 +138,7 @@ def test_a_text_ends_before_its_first_stop_string_and_a_stream_never_shows_a_par
     assert one["text"] == "a" + whole[: whole.index(whole[50:60])]
 
 
-def test_time_ends_a_text_that_runs_and_one_that_waits(client: httpx.Client, engine: Any) -> None:
+def test_the_time_limit_ends_running_and_waiting_requests(client: httpx.Client, engine: Any) -> None:
     body = ENDLESS | {"stream": False, "max_time_ms": 300}
     answer = client.post("/generate", json=body).json()
     assert answer["finish_reason"] == "time"
@@ -224,7 +224,7 @@ def test_many_at_once_on_few_slots_get_what_they_get_alone(client: httpx.Client)
         assert list(pool.map(streamed, bodies)) == alone
 
 
-def test_unknown_characters_are_named_with_their_places(client: httpx.Client) -> None:
+def test_unknown_characters_are_named_with_their_positions(client: httpx.Client) -> None:
     for streamed in (False, True):
         response = client.post("/generate", json={"start_string": "aßb@ß", "stream": streamed})
         assert response.status_code == 422
@@ -268,9 +268,7 @@ def test_unknown_characters_are_named_with_their_places(client: httpx.Client) ->
         ([1], 422, "invalid_value", None),
     ],
 )
-def test_what_is_wrong_with_a_request_is_said_in_the_one_shape(
-    client: httpx.Client, body: Any, status: int, code: str, param: str
-) -> None:
+def test_every_error_has_the_same_shape(client: httpx.Client, body: Any, status: int, code: str, param: str) -> None:
     response = client.post("/generate", json=body)
     assert response.status_code == status
     assert response.json().keys() == {"error"}
@@ -291,12 +289,12 @@ def test_what_is_wrong_with_a_request_is_said_in_the_one_shape(
         (b"", 422, "invalid_value"),
     ],
 )
-def test_bodies_that_are_no_json_or_hold_what_no_text_holds(client: httpx.Client, content: bytes, status: int, code: str) -> None:
+def test_invalid_json_and_invalid_text_are_rejected(client: httpx.Client, content: bytes, status: int, code: str) -> None:
     response = client.post("/generate", content=content, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
-def test_paths_and_methods_that_are_not_there_have_the_one_shape_too(client: httpx.Client) -> None:
+def test_unknown_paths_and_methods_have_that_shape_too(client: httpx.Client) -> None:
     for response, status in ((client.get("/absent"), 404), (client.delete("/generate"), 405)):
         assert response.status_code == status
         assert response.json()["error"]["code"] == f"http_{status}"

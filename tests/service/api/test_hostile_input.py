@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is what the OpenAPI document says, and the server lives on."""
+"""The answer to any input conforms to the OpenAPI document, and the server survives."""
 
 import json
 import socket
@@ -177,7 +177,7 @@ def test_no_body_makes_an_error_of_each_of_its_many_fields(
         ("application/json;q=0.9, text/event-stream", True), ("*/*, text/event-stream", True), ("application/*", False),
     ],
 )  # fmt: skip
-def test_only_who_accepts_a_stream_gets_one(client: httpx.Client, accept: str, streams: bool) -> None:
+def test_the_accept_header_decides_between_stream_and_json(client: httpx.Client, accept: str, streams: bool) -> None:
     response = client.post("/generate", json={"start_string": "a", "num_generate": 1}, headers={"Accept": accept})
     assert response.headers["content-type"].startswith("text/event-stream") == streams
 
@@ -189,7 +189,7 @@ def test_several_accept_headers_are_one_list(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_the_body_says_of_streaming_wins(client: httpx.Client, stream: bool) -> None:
+def test_the_field_stream_overrides_accept(client: httpx.Client, stream: bool) -> None:
     accept = "application/json" if stream else "text/event-stream"
     body = {"start_string": "a", "num_generate": 1, "stream": stream}
     response = client.post("/generate", json=body, headers={"Accept": accept})

@@ -40,7 +40,7 @@ def test_a_completion_is_what_generate_gives(client: httpx.Client, peer: OpenAI)
     assert answer.system_fingerprint == peer.completions.create(model="other", prompt="a").system_fingerprint
 
 
-def test_sixteen_characters_at_temperature_one_unless_asked_otherwise(client: httpx.Client, peer: OpenAI) -> None:
+def test_defaults_are_sixteen_characters_at_temperature_one(client: httpx.Client, peer: OpenAI) -> None:
     assert peer.completions.create(model="tiny", prompt="a", seed=1).choices[0].text == native(client, "a", 1, 16)
 
 

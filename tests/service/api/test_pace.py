@@ -1,4 +1,4 @@
-"""A pace slows what a client gets to so many characters a second, and holds no slot for it."""
+"""`pace` limits the rate of an answer and holds no slot."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Streams that are cut and gone on with by Last-Event-ID, on this replica or another, and on none that can't."""
+"""Interrupted streams are resumed by Last-Event-ID, on this replica or another one with the same version."""
 
 import random
 from collections.abc import Iterator
@@ -96,7 +96,7 @@ def test_what_was_echoed_is_not_echoed_again(replicas: tuple[httpx.Client, httpx
     assert "".join(event.data["text"] for event in resumed[:-1]) == "".join(event.data["text"] for event in rest[:-1])
 
 
-def test_a_get_streams_and_goes_on_as_a_post_does(replicas: tuple[httpx.Client, httpx.Client]) -> None:
+def test_a_get_streams_and_resumes_as_a_post_does(replicas: tuple[httpx.Client, httpx.Client]) -> None:
     whole = replicas[0].post("/generate", json={**BODY, "seed": 8}).json()["text"]
     with replicas[0].stream("GET", "/generate", params={**BODY, "seed": 8}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")

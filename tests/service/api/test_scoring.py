@@ -1,4 +1,4 @@
-"""/score and /vectorize, against the reference and against what generating says."""
+"""/score and /vectorize, compared with the reference and with generation."""
 
 import math
 from typing import Any
@@ -25,10 +25,10 @@ def test_each_characters_log_probability_is_what_the_reference_says(client: http
     assert answer["perplexity"] == pytest.approx(math.exp(-expected.mean()), rel=1e-4)
 
 
-def test_the_most_surprising_places_come_first_with_what_was_likelier(client: httpx.Client) -> None:
+def test_the_least_likely_characters_come_first_with_their_alternatives(client: httpx.Client) -> None:
     answer = client.post("/score", json={"text": TEXT, "surprising": 5}).json()
-    places = [one["position"] for one in answer["surprising"]]
-    assert places == [1 + i for i in np.argsort(answer["logprobs"][1:], kind="stable")[:5]]
+    positions = [one["position"] for one in answer["surprising"]]
+    assert positions == [1 + i for i in np.argsort(answer["logprobs"][1:], kind="stable")[:5]]
     for one in answer["surprising"]:
         assert one["character"] == TEXT[one["position"]]
         assert one["logprob"] == pytest.approx(answer["logprobs"][one["position"]])
@@ -47,17 +47,17 @@ def test_a_text_longer_than_a_call_and_one_too_short_to_score(client: httpx.Clie
     assert (answer["logprobs"], answer["nats_per_character"], answer["perplexity"]) == ([None], None, None)
 
 
-def test_generated_characters_score_as_they_were_told_while_generated(client: httpx.Client) -> None:
+def test_scores_equal_the_log_probabilities_of_generation(client: httpx.Client) -> None:
     body: dict[str, Any] = {"start_string": "Hark", "num_generate": 50, "seed": 1, "temperature": 0.5, "logprobs": 3}
     answer = client.post("/generate", json=body).json()
-    told = [entry["logprob"] for entry in answer["logprobs"]]
+    expected = [entry["logprob"] for entry in answer["logprobs"]]
     scored = client.post("/score", json={"text": answer["text"]}).json()["logprobs"]
-    assert told == pytest.approx(scored[4:], abs=1e-5)
+    assert expected == pytest.approx(scored[4:], abs=1e-5)
     assert "".join(entry["character"] for entry in answer["logprobs"]) == answer["text"][4:]
     assert all(len(entry["likeliest"]) == 3 for entry in answer["logprobs"])
 
 
-def test_unknown_characters_are_an_error_or_left_out_or_taken_for_spaces(client: httpx.Client) -> None:
+def test_unknown_characters_are_an_error_or_removed_or_replaced_by_spaces(client: httpx.Client) -> None:
     response = client.post("/score", json={"text": "a1b"})
     assert response.status_code == 422
     assert "'1' at position 1" in response.json()["error"]["message"]
@@ -72,7 +72,7 @@ def test_unknown_characters_are_an_error_or_left_out_or_taken_for_spaces(client:
     assert (response.status_code, response.json()["error"]["param"]) == (422, "start_string")
 
 
-def test_vectorize_tells_ids_and_where_characters_are_unknown(client: httpx.Client) -> None:
+def test_vectorize_returns_ids_and_the_positions_of_unknown_characters(client: httpx.Client) -> None:
     answer = client.post("/vectorize", json={"text": "ab1\ud83d\ude00c".encode("utf-16", "surrogatepass").decode("utf-16")}).json()
     a, b, c = Vocabulary(VOCABULARY).encode("abc").tolist()
     assert answer["ids"] == [a, b, None, None, c]
@@ -80,7 +80,7 @@ def test_vectorize_tells_ids_and_where_characters_are_unknown(client: httpx.Clie
     assert client.post("/vectorize", json={"text": ""}).json()["ids"] == []
 
 
-def test_half_of_a_surrogate_pair_is_refused_with_its_place(client: httpx.Client) -> None:
+def test_half_of_a_surrogate_pair_is_rejected_with_its_position(client: httpx.Client) -> None:
     response = client.post("/vectorize", content=rb'{"text": "a1\ud800"}', headers={"Content-Type": "application/json"})
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (422, "unknown_characters", "text")

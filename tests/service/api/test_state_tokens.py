@@ -1,4 +1,4 @@
-"""Texts gone on with from a state token: the same characters as at a stretch, and no token that is not the service's own."""
+"""A text continued from a state token equals that of one long request. Foreign tokens are rejected."""
 
 import base64
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def test_parts_from_token_to_token_are_the_text_at_a_stretch(
         assert text == whole
 
 
-def test_a_text_ended_by_a_stop_string_goes_on_before_it(replicas: list[httpx.Client]) -> None:
+def test_a_text_ended_by_a_stop_string_continues_before_it(replicas: list[httpx.Client]) -> None:
     whole = generated(replicas[0], start_string="a", seed=3, num_generate=400)["text"][1:]
     for start in (1, 63, 200, 396):
         stop = whole[start : start + 4]
@@ -95,7 +95,7 @@ def test_time_that_ends_the_reading_of_a_prompt_loses_nothing_of_it(replicas: li
     assert first["text"] + rest["text"] == whole
 
 
-def test_a_stream_gives_its_token_at_the_end_and_can_go_on_from_one(replicas: list[httpx.Client]) -> None:
+def test_a_stream_ends_with_a_token_and_continues_from_one(replicas: list[httpx.Client]) -> None:
     first = generated(replicas[0], start_string="a", seed=3, num_generate=40, return_state=True)
     *texts, done = stream(replicas[1], state=first["state"], num_generate=40, return_state=True)
     whole = generated(replicas[0], start_string="a", seed=3, num_generate=120)["text"]
