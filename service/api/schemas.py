@@ -63,7 +63,7 @@ class GenerateQuery(GenerateRequest):
     def _drop_empty_and_unknown(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        fields = {name: [one for one in given if one] if isinstance(given, list) else given for name, given in value.items()}
+        fields = {name: [item for item in given if item] if isinstance(given, list) else given for name, given in value.items()}
         return drop_unknown({name: given for name, given in fields.items() if given not in ("", [])}, cls.model_fields)
 
 
@@ -147,9 +147,7 @@ class ScoreResponse(BaseModel):
     nats_per_character: float | None = Field(
         description="Negated mean of the log-probabilities. Null if the text has fewer than two characters."
     )
-    perplexity: float | None = Field(
-        description="exp(nats_per_character). Null if nats_per_character is null or the result is too large for a 64-bit float."
-    )
+    perplexity: float | None = Field(description="exp(nats_per_character). Null if nats_per_character is null or exceeds 700.")
     surprising: list[Surprise] = Field(description="The least likely characters, least likely first.")
 
 
