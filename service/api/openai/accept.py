@@ -109,7 +109,7 @@ def accept(request: Request, params: CompletionParams, work: Work) -> Answer:
 def _check_limits(params: CompletionParams, work: Work, model: Model, settings: Settings) -> None:
     count, limit = len(work.prompts) * params.n, min(settings.max_choices, model.engine.capacity)
     if count > limit:
-        message = f"n: {len(work.prompts)} x {params.n} continuations are more than the {limit} allowed here"
+        message = f"n: {len(work.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
         raise ApiError(422, "too_many", message, param="n")
     check_length(work.max_tokens_field, count * work.max_tokens, settings.max_num_generate)
     echoed = sum(map(len, work.prompts)) * params.n if work.echo else 0
