@@ -70,16 +70,8 @@ class TensorFlowBackend:
         start_states = np.zeros((len(batch.starts), *self._state.shape[1:]), np.float32)
         for row, state in zip(start_states, batch.starts.values(), strict=True):
             row[:] = 0 if state is None else state
-        arrays = {
-            "slots": batch.slots,
-            "inputs": batch.inputs,
-            "forced": batch.forced,
-            "uniforms": batch.uniforms,
-            "snapshot_at": batch.snapshot_at,
-            "start_rows": list(batch.starts),
-            "start_states": start_states,
-            **sampling_arrays(batch.sampling, len(self._architecture.vocabulary)),
-        }
+        arrays = vars(batch) | sampling_arrays(batch.sampling, len(self._architecture.vocabulary))
+        arrays |= {"start_rows": list(batch.starts), "start_states": start_states}
         graph = self._graph(restricted, wanted, len(batch.slots) == 1)
         chosen, snapshots, log_probabilities = graph(
             {name: tf.constant(arrays[name], spec.dtype) for name, spec in self._signature.items()}

@@ -121,7 +121,7 @@ static void *run_worker(void *argument) {
 
 // ---- memory
 
-// Zeroed memory, aligned to a cache line, or to a huge page if it is as large. Returns null if memory is short.
+// Zeroed memory, aligned to a cache line, or to a huge page if it is at least as large. Returns null if memory is short.
 static void *allocate(size_t bytes) {
   enum { HUGE = 2 << 20 };
   size_t aligned = bytes < HUGE ? 64 : HUGE;
@@ -250,8 +250,8 @@ void folio_close(Network *n) {
 }
 
 // Opens a network and starts its threads. Returns null if memory is short. kernels: each layer's recurrent and input kernel, then
-// the output kernel. table: see quantized.py; if null, embedded, scale and the first input kernel are used. instructions: a name, or
-// null for the fastest set.
+// the output kernel. table: see quantized.py; if null, embedded, scale and the first input kernel are used. instructions: a name,
+// or null for the fastest set.
 Network *folio_open(int lstm, int layers, int units, int vocabulary, int embedding, int max_rows, int threads, const char *instructions,
                     const float *table, const int8_t *embedded, const float *scale, const GivenKernel *kernels) {
   Network *n = calloc(1, sizeof *n);
