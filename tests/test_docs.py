@@ -39,3 +39,11 @@ def test_commands_exist(page: Path) -> None:
 def test_every_example_is_short() -> None:
     for example in (ROOT / "examples").glob("*.py"):
         assert len(example.read_text().splitlines()) < 40, example
+
+
+@every_page
+def test_files_that_it_names_exist(page: Path) -> None:
+    for file in re.findall(
+        r"`((?:service|trainer|tests|benchmarks|examples|docs|observe|compose|requirements)/[\w/.-]+)`", page.read_text()
+    ):
+        assert (ROOT / file).exists(), file

@@ -51,7 +51,7 @@ def run(language: str, code: str, address: str = ADDRESS, folder: Path = ROOT) -
     code = code.replace(ADDRESS, address).replace(".venv/bin/python", sys.executable)
     command = {"sh": ["bash", "-c", MAKE + code], "python": [sys.executable, "-c", code]}[language]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder, env=variables)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=folder, env=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
