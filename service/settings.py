@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     queue_limit: int = Field(1024, ge=0, description="most requests of a model that wait for a slot; more get 429")
     chunk: AtLeastOne = Field(512, description="most characters that one iteration of the engine adds to a stream")
     call_ms: Positive = Field(
-        20,
+        14,
         description="target duration of an iteration of the engine, in milliseconds; a new request waits for its end",
     )
     event_ms: NonNegative = Field(

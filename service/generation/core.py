@@ -22,7 +22,7 @@ class EngineCore:
         *,
         queue_limit: int = 0,
         max_steps: int = 512,
-        iteration_seconds: float = 0.02,
+        iteration_seconds: float = 0.014,
         prompt_cache: int = 0,
         event_seconds: float = 0,
         lock: AbstractContextManager[object] | None = None,

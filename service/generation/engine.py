@@ -16,7 +16,7 @@ from service.generation.scheduler import Output
 
 log = logging.getLogger(__name__)
 
-CALL_LIMIT = 60.0  # seconds; an iteration takes some 30 ms, and slow preparations such as compiling come before an engine starts
+CALL_LIMIT = 60.0  # seconds; an iteration takes some 14 ms, and slow preparations such as compiling come before an engine starts
 TICKS = 60  # in that time
 
 
