@@ -182,6 +182,9 @@ class TextStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:  # of a stream that nobody will read
+        self.close()
+
 
 def _read(path: Path) -> Version:
     """The version in a folder, or the best valid one of a model's folder."""

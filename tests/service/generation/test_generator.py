@@ -69,6 +69,13 @@ def test_streams_may_be_read_in_turns_and_ended_early(generator: Generator) -> N
     assert not generator._arrived, "nothing is kept of texts that have ended"
 
 
+def test_a_stream_that_is_dropped_frees_its_slot(generator: Generator) -> None:
+    for _ in range(5):  # there are two slots
+        next(generator.stream("a", num_generate=10**9))
+    assert not generator._core.has_work
+    assert len(generator.generate("a", num_generate=10)) == 11
+
+
 def test_without_a_seed_each_text_is_another_and_the_stream_says_its_seed(generator: Generator) -> None:
     streams = [generator.stream("a", num_generate=100) for _ in range(2)]
     texts = ["".join(stream) for stream in streams]
