@@ -1,4 +1,4 @@
-"""python -m trainer evaluate: a published version's scores on a text, as JSON."""
+"""python -m trainer evaluate: a published version's scores on a text, or those of the average of several, as JSON."""
 
 import argparse
 import json
@@ -22,7 +22,11 @@ from trainer.vocabulary import Vocabulary
 def evaluate(arguments: Sequence[str]) -> None:
     """Prints the scores. Raises ArtifactError, CorpusError, RunConflict."""
     given = _parse(arguments)
-    version = artifact.read(artifact.find(given.model))
+    versions = [artifact.read(artifact.find(path)) for path in given.model]
+    version = versions[0]
+    for other in versions[1:]:
+        if other.config.vocabulary != version.config.vocabulary:
+            raise RunConflict(f"{other.path}: its vocabulary is not that of {version.path}, so their predictions have no average")
     vocabulary = Vocabulary(version.config.vocabulary)
     newlines = given.newlines or _newlines_of(version)
     with tempfile.TemporaryDirectory() as folder:
@@ -30,16 +34,19 @@ def evaluate(arguments: Sequence[str]) -> None:
             text, name = corpus.encode(given.text, vocabulary, Path(folder), newlines, given.on_unknown), str(given.text)
             ids = text.ids
         else:
-            text, fraction = _read_own_corpus(version, vocabulary, Path(folder), newlines)
+            text, fraction = _read_own_corpus(versions, vocabulary, Path(folder), newlines)
             ids, name = split(text.ids, fraction)[1], f"the last {fraction:.0%} of {corpus.SHAKESPEARE.name}"
         if len(ids) < 2:
             raise CorpusError(f"{name}: has one character; scoring needs at least two")
         if text.converted:
             print(corpus.describe_converted(text.converted), file=sys.stderr)
 
-        scores = _score(version, ids)
-        about = {"model": version.config.name, "version": version.config.version, "text": name, "characters": len(ids)}
-        print(json.dumps(about | {"unknown_characters": text.unknown} | scores.model_dump()))
+        scores = _score(versions, ids)
+        about: dict[str, Any] = {"model": version.config.name, "version": version.config.version}
+        if len(versions) > 1:
+            about = {"average_of": [f"{one.config.name}/{one.config.version}" for one in versions]}
+        about |= {"text": name, "characters": len(ids), "unknown_characters": text.unknown}
+        print(json.dumps(about | scores.model_dump()))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -49,7 +56,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "float32 network as trained, as_served has those of the int8 network that the service runs on CPUs.",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", type=Path, required=True, help="models/<name>/<version>, or models/<name> for the newest")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        action="append",
+        help="models/<name>/<version>, or models/<name> for the newest. Given several times, the average of these models' "
+        "probabilities is scored",
+    )
     parser.add_argument(
         "--text",
         type=Path,
@@ -70,13 +84,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _score(version: Version, ids: NDArray[Any]) -> PublishedScores:
+def _score(versions: Sequence[Version], ids: NDArray[Any]) -> PublishedScores:
     from trainer.evaluation import Evaluator
-    from trainer.served import find_library, served_scores
+    from trainer.scoring import averaged, score
+    from trainer.served import find_library, rows_of, served_begin
 
-    library = find_library(partial(print, file=sys.stderr))
-    trained = Evaluator(version.config).scores(version.tensors, ids)
-    return PublishedScores(**trained.model_dump(), as_served=served_scores(version.config, version.tensors, ids, library))
+    library, vocabulary = find_library(partial(print, file=sys.stderr)), len(versions[0].config.vocabulary)
+    trained = averaged([Evaluator(version.config).begin(version.tensors) for version in versions])
+    served = averaged([served_begin(version.config, version.tensors, library) for version in versions])
+    return PublishedScores(
+        **score(ids, trained, vocabulary, rows=1).model_dump(), as_served=score(ids, served, vocabulary, rows_of(library))
+    )
 
 
 def _newlines_of(version: Version) -> Newlines:
@@ -85,8 +103,12 @@ def _newlines_of(version: Version) -> Newlines:
     return recorded or ("keep" if "\r" in version.config.vocabulary else "universal")
 
 
-def _read_own_corpus(version: Version, vocabulary: Vocabulary, folder: Path, newlines: Newlines) -> tuple[Corpus, float]:
-    """(Shakespeare's plays, the fraction of them that was held out) for a version trained on them."""
+def _read_own_corpus(versions: Sequence[Version], vocabulary: Vocabulary, folder: Path, newlines: Newlines) -> tuple[Corpus, float]:
+    """(Shakespeare's plays, the fraction of them that was held out) for versions trained on them."""
+    version = versions[0]
+    parts = [(one.config.sha256.corpus, one.config.training.get("held_out")) for one in versions]
+    if len(set(parts)) > 1:
+        raise RunConflict("the models did not hold out the same text; give a text to score with --text FILE")
     missing = f"{version.path}: its corpus does not come with this package; give a text to score with --text FILE"
     try:
         text = corpus.encode(corpus.SHAKESPEARE, vocabulary, folder, newlines)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trainer import network, scoring
 from trainer.artifact import Architecture, Scores
 from trainer.network import Weights
-from trainer.scoring import Characters, Nats
+from trainer.scoring import Begin, Characters, Nats
 
 
 class Evaluator:
@@ -29,9 +29,12 @@ class Evaluator:
         With `exact`, one row reads the whole text in order. Otherwise 64 rows read a part of it each, after the 1024 characters
         before that part. This is about ten times faster, and differs only by what a state remembers from further back.
         """
-        weights = {name: tf.convert_to_tensor(weight) for name, weight in weights.items()}  # once, not in each call
-        begin, vocabulary = partial(self._begin, weights), len(self._architecture.vocabulary)
-        return scoring.score(ids, begin, vocabulary, 1 if exact else scoring.MAX_ROWS, self._stop)
+        vocabulary = len(self._architecture.vocabulary)
+        return scoring.score(ids, self.begin(weights), vocabulary, 1 if exact else scoring.MAX_ROWS, self._stop)
+
+    def begin(self, weights: Weights) -> Begin:
+        """The network with these weights, for `scoring.score`."""
+        return partial(self._begin, {name: tf.convert_to_tensor(weight) for name, weight in weights.items()})  # converted once
 
     def _begin(self, weights: Weights, rows: int) -> Nats:
         states, function = network.zero_states(self._architecture, rows), self._compile(rows)

@@ -36,6 +36,22 @@ def count_steps(rows: int, vocabulary: int) -> int:
     return max(1, min(MAX_STEPS, MAX_LOGITS // (rows * vocabulary)))
 
 
+def averaged(begins: Sequence[Begin]) -> Begin:
+    """Scores the average of several networks' probabilities, which all read the same characters."""
+
+    def begin(rows: int) -> Nats:
+        members = [begin(rows) for begin in begins]
+
+        def nats(read: Characters, following: Characters) -> NDArray[np.float32]:
+            each = np.stack([member(read, following) for member in members]).astype(np.float64)
+            mean: NDArray[np.float64] = np.log(len(each)) - np.logaddexp.reduce(-each, axis=0)
+            return mean.astype(np.float32)
+
+        return nats
+
+    return begin if len(begins) > 1 else begins[0]
+
+
 class Row(NamedTuple):
     """A part of the text, read from a zero state at `start`. Predictions first..end - 1 are scored."""
 

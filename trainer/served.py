@@ -17,7 +17,7 @@ from service.generation.exact import ExactBackend
 from service.generation.native import Library
 from service.generation.sampling import Sampling
 from trainer.artifact import Architecture, PublishedScores, Scores, Tensors
-from trainer.scoring import MAX_ROWS, Characters, Nats, count_rows, score
+from trainer.scoring import MAX_ROWS, Begin, Characters, Nats, count_rows, score
 
 TOLERANCE = 0.002  # nats per character between the scores as trained and as served
 
@@ -39,9 +39,18 @@ def served_scores(
     Without a library, NumPy computes the same step. It takes about a millisecond per character of a row, so 64 rows read a part
     of the text each, after the 1024 characters before that part.
     """
-    vocabulary = len(architecture.vocabulary)
-    backend = ExactBackend(architecture, tensors, count_rows(vocabulary), library)
-    return score(ids, partial(_begin, backend), vocabulary, MAX_ROWS if library is None else 1, stop)
+    begin = served_begin(architecture, tensors, library)
+    return score(ids, begin, len(architecture.vocabulary), rows_of(library), stop)
+
+
+def served_begin(architecture: Architecture, tensors: Tensors, library: Library | None) -> Begin:
+    """The network, for `trainer.scoring.score`."""
+    return partial(_begin, ExactBackend(architecture, tensors, count_rows(len(architecture.vocabulary)), library))
+
+
+def rows_of(library: Library | None) -> int:
+    """The rows of full_pass: one, which is exact, where it is fast enough."""
+    return MAX_ROWS if library is None else 1
 
 
 def compare(scores: PublishedScores) -> str | None:

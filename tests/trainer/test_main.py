@@ -15,7 +15,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from service.generation.backends import Unsupported
-from tests.support import Publish, config, publish, random_tensors
+from service.generation.generator import Generator
+from tests.support import ARCHITECTURE, Publish, config, publish, random_tensors
 from tests.trainer.conftest import shorten_samples
 from trainer import artifact, checkpoints, corpus, served
 from trainer.__main__ import main
@@ -350,6 +351,32 @@ def test_evaluate_scores_a_version_on_any_text(tmp_path: Path, text: Path, dao: 
             "unknown_characters": 0,
             **version.config.scores.model_dump(),
         }
+
+
+@pytest.mark.slow
+def test_evaluate_scores_the_average_of_several_models_probabilities(
+    tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lstm = ARCHITECTURE.model_copy(update={"cell": "lstm", "layers": 2})
+    versions = [publish("a", 1), publish("b", 2), publish("c", 3, architecture=lstm)]
+    text = "To be, or not to be: that is the question!"
+    (tmp_path / "text").write_text(text)
+    models = [argument for name in "abc" for argument in ("--model", tmp_path / name)]
+    found, _ = evaluated(capsys, *models, "--text", tmp_path / "text")
+    assert found["average_of"] == ["a/1", "b/1", "c/1"]
+    probabilities = np.mean([np.exp(Generator(one, slots=1).score(text).logprobs.astype(np.float64)) for one in versions], axis=0)
+    assert found["as_served"]["full_pass"] == pytest.approx(-np.log(probabilities).mean(), rel=1e-6)
+    assert found["full_pass"] == pytest.approx(found["as_served"]["full_pass"], abs=0.1)
+    alone, _ = evaluated(capsys, "--model", tmp_path / "a", "--text", tmp_path / "text")
+    twice, _ = evaluated(capsys, "--model", tmp_path / "a", "--model", tmp_path / "a", "--text", tmp_path / "text")
+    assert twice["as_served"]["cold_256"] == pytest.approx(alone["as_served"]["cold_256"], rel=1e-6)
+
+
+def test_models_of_other_vocabularies_have_no_average(tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
+    publish("a")
+    publish("b", architecture=ARCHITECTURE.model_copy(update={"vocabulary": ["a", "b"]}))
+    assert main(["evaluate", "--model", str(tmp_path / "a"), "--model", str(tmp_path / "b")]) == 2
+    assert "vocabulary" in capsys.readouterr().err
 
 
 @pytest.mark.slow
