@@ -103,18 +103,18 @@ def build(folder: Path, compiler: Sequence[str], machine: str | None = None, fla
 
         list(pool.map(compile_one, objects))
         library = Path(scratch) / "library"
-        libraries = _libraries_for_zig(machine) if is_zig else ["-lpthread"]
+        libraries = _libraries_for_zig(compiler) if is_zig else ["-lpthread"]
         _run([*compiler, *flags, "-shared", *map(str, objects.values()), *libraries, "-o", str(library)], scratch)
         return library.replace(folder / file_name(machine))
 
 
-def _libraries_for_zig(machine: str) -> list[str]:
+def _libraries_for_zig(compiler: Sequence[str]) -> list[str]:
     """Linker arguments that use this process's C library, because zig takes most of a minute of CPU time to build its own.
 
-    For another machine the library is linked with no C library and resolves symbols at load time. Of a function with several
+    For another target the library is linked with no C library and resolves symbols at load time. Of a function with several
     versions in glibc it then gets the oldest, such as the condition variables of 2001.
     """
-    if sys.platform != "linux" or machine != machine_name():
+    if sys.platform != "linux" or list(compiler) != zig(Path(compiler[0]).parent):
         return ["-nostdlib"]
     maps = Path("/proc/self/maps")
     paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()

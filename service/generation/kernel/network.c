@@ -36,7 +36,11 @@ static int usable(const Instructions *set) {
   if (set == &folio_avx2) return avx2;
   if (set == &folio_avxvnni) return avx2 && (a1 & (1u << 4));
   if (set == &folio_vnni) return vnni;
+#if defined(__linux__)
   return vnni && (state & (3u << 17)) == (3u << 17) && (d & (1u << 24)) && (d & (1u << 25));
+#else
+  return 0;  // no Mac has AMX of Intel's
+#endif
 }
 static const Instructions *const SETS[] = {&folio_amx, &folio_vnni, &folio_avxvnni, &folio_avx2, &folio_portable};
 

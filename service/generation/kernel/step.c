@@ -9,8 +9,6 @@
 #include "network.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #endif
@@ -66,7 +64,13 @@ static void configure(int rows) {
   _tile_loadconfig(&c);
 }
 static void release(void) { _tile_release(); }
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 static void begin_thread(void) { syscall(SYS_arch_prctl, 0x1023, 18); }  // ARCH_REQ_XCOMP_PERM, tile data
+#else
+static void begin_thread(void) {}  // never called: see `usable`
+#endif
 
 static void products(const int8_t *w, int blocks, const int8_t *q, int rows, int depth, int32_t *sums) {
   int P = padded_rows(rows);

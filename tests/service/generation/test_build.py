@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from service.generation.kernel import build as building
-from service.generation.kernel.build import FLAGS, HERE, NoCompiler, build, build_by_any, compilers, file_name, find_or_build, zig
+from service.generation.kernel.build import (
+    FLAGS,
+    HERE,
+    INSTRUCTIONS,
+    NoCompiler,
+    build,
+    build_by_any,
+    compilers,
+    file_name,
+    find_or_build,
+    zig,
+)
 from service.generation.native import Library
 from tests.service.generation.exact_calls import check_call, network
 
@@ -83,12 +94,14 @@ def test_zigs_library_gives_the_same_bits_and_leaves_no_cache(package: Path, hom
     [
         ("aarch64-linux-gnu", b"\x7fELF\x02\x01\x01" + bytes(9) + b"\3\0\xb7\0"),  # a shared object for machine 183, AArch64
         ("aarch64-macos", b"\xcf\xfa\xed\xfe\x0c\0\0\1"),  # Mach-O of 64 bits for CPU 0x0100000c, arm64
+        ("x86_64-macos", b"\xcf\xfa\xed\xfe\x07\0\0\1"),  # the same for CPU 0x01000007, x86-64
     ],
 )
 def test_it_compiles_for_other_systems(package: Path, tmp_path: Path, target: str, start: bytes) -> None:
-    library = build(tmp_path, zig(package, target), "aarch64").read_bytes()
+    machine = target.partition("-")[0]
+    library = build(tmp_path, zig(package, target), machine).read_bytes()
     assert library.startswith(start)
-    assert b"folio_dotprod" in library
+    assert all(f"folio_{instructions}".encode() in library for instructions in INSTRUCTIONS[machine])
 
 
 def run_driver(folder: Path, link: list[str], command: list[str]) -> dict[str, dict[str, str]]:
