@@ -62,6 +62,8 @@ def _continue_remotely(options: argparse.Namespace, content: str) -> Receipt:
 
 def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> Receipt:
     """Generates in this process. Raises ValueError, ArtifactError or ValidationError."""
+    if options.pace is not None and not 0.01 <= options.pace <= 1e6:
+        raise ValueError(f"--pace is {options.pace:g}, expected 0.01 to 1,000,000")
     from service.generation.backends import Unsupported
     from service.generation.generator import Generator
 
@@ -124,7 +126,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m service generate", description=__doc__.partition(": ")[2])
     help_start = "the text to continue. A line break is written as one, or as $'ROMEO:\\n' in bash and zsh"
     parser.add_argument("start_string", metavar="START", help=help_start)
-    parser.add_argument("--temperature", type=float, help="1 samples as trained, less is safer, 0 takes the likeliest character")
+    parser.add_argument(
+        "--temperature", type=float, help="1 samples as trained, lower is safer, 0 always takes the likeliest character"
+    )
     parser.add_argument("--num-generate", type=int, metavar="N", help="characters to generate (default: 1000)")
     parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest characters only")
     parser.add_argument("--top-p", type=float, metavar="P", help="sample from the fewest likeliest whose probabilities reach P")

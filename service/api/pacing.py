@@ -33,7 +33,10 @@ class PacedReader:
         self.ended = False  # nothing comes any more
 
     async def read(self) -> Chunk:
-        """The next characters. None when woken, and at the end. Raises the generation's error after all before it is read."""
+        """The next characters. None when woken, and at the end.
+
+        Raises the generation's error: at once with a pace, otherwise after all characters before it have been read.
+        """
         if self._pace is None:
             return await self._next()
         if not self._pending.characters:

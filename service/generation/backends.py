@@ -5,7 +5,7 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -56,6 +56,8 @@ def choose() -> BackendName:
 
 def open_backend(version: Version, name: BackendName, *, slots: int) -> Backend:
     """Opens and warms up the backend `name` for a version, with `slots` slots. Raises Unsupported."""
+    if name not in get_args(BackendName):
+        raise ValueError(f"there is no backend {name!r}; there are {', '.join(get_args(BackendName))}")
     backend: Backend
     if name == "tensorflow":
         try:

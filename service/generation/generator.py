@@ -10,12 +10,16 @@ The same model, start string, options and seed give the same text as `POST /gene
 
 import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, TypedDict, Unpack, overload
+from threading import RLock
+from typing import Annotated, Literal, NamedTuple, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic's condition for Python before 3.12
 
 from service.generation.backends import BackendName, choose, open_backend
 from service.generation.core import EngineCore
@@ -32,17 +36,22 @@ UNLIMITED = 10**9  # generations that may wait for a slot
 class Options(TypedDict, total=False):
     """How a text is generated. The options that are not described here are those of `Sampling`."""
 
-    num_generate: int  # characters (default: 1000)
-    seed: int | None  # 64 bits; None draws one
-    stop: str | Sequence[str]  # the text ends before the first of these strings
-    allowed_characters: str | None  # no other characters are generated
-    temperature: float
-    top_k: int | None
-    top_p: float
-    min_p: float
-    presence_penalty: float
-    frequency_penalty: float
-    repetition_penalty: float
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    num_generate: Annotated[int, Field(ge=1)]  # characters (default: 1000)
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None  # modulo 2^64; None and -1 draw one
+    stop: str | list[str]  # the text ends before the first of these strings
+    allowed_characters: Annotated[str, Field(min_length=1)] | None  # no other characters are generated
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    top_k: Annotated[int, Field(ge=-1)] | None  # 0, -1 and None: all
+    top_p: Annotated[float, Field(ge=0, le=1)]
+    min_p: Annotated[float, Field(ge=0, le=1)]
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)]
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=2)]
+
+
+OPTIONS = TypeAdapter(Options)
 
 
 class Score(NamedTuple):
@@ -53,14 +62,17 @@ class Score(NamedTuple):
 
 
 class Generator:
-    """Generates with one published model. Not for use by several threads at a time."""
+    """Generates with one published model. Threads that share it take turns."""
 
     def __init__(self, version: Version, *, backend: BackendName | Literal["auto"] = "auto", slots: int = 64) -> None:
-        """slots: texts that are generated at a time; others wait. Raises Unsupported."""
+        """slots: texts that are generated at a time; others wait. Raises Unsupported, and ValueError for less than one slot."""
+        if slots < 1:
+            raise ValueError(f"slots is {slots}, expected at least 1")
         self.version, self.vocabulary = version, Vocabulary(version.config.vocabulary)
         self.backend = open_backend(version, choose() if backend == "auto" else backend, slots=slots)
         self._core = EngineCore(self.backend, queue_limit=UNLIMITED)
         self._arrived: dict[Generation, deque[tuple[Chunk, FinishReason | None]]] = {}
+        self._lock = RLock()  # held while the network computes
 
     @classmethod
     def load(cls, path: str | Path, *, backend: BackendName | Literal["auto"] = "auto", slots: int = 64) -> Self:
@@ -80,8 +92,9 @@ class Generator:
         Each text is the same as if it were generated alone. Raises as `stream` does.
         """
         starts = [start] if isinstance(start, str) else start
-        streams = [self.stream(one, **options) for one in starts]
-        texts = [one + "".join(stream) for one, stream in zip(starts, streams, strict=True)]
+        with ExitStack() as stack:  # whatever happens, no stream stays behind
+            streams = [stack.enter_context(self.stream(one, **options)) for one in starts]
+            texts = [one + "".join(stream) for one, stream in zip(starts, streams, strict=True)]
         return texts[0] if isinstance(start, str) else texts
 
     def stream(self, start: str, **options: Unpack[Options]) -> "TextStream":
@@ -90,22 +103,20 @@ class Generator:
         Raises UnknownCharacters for characters that the vocabulary lacks, and ValueError for an option out of range.
         """
         ids = self._encode(start)
-        num_generate, seed = options.pop("num_generate", 1000), options.pop("seed", None)
-        if num_generate < 1:
-            raise ValueError(f"num_generate is {num_generate}, expected at least 1")
-        stop, characters = options.pop("stop", ()), options.pop("allowed_characters", None)
-        allowed = None
-        if characters is not None:
-            allowed = np.zeros(len(self.vocabulary), bool)
-            allowed[self._encode(characters)] = True
-        sampling = Sampling(**options, allowed=allowed)  # type: ignore[misc]
+        try:
+            options = OPTIONS.validate_python(options)
+        except ValidationError as error:
+            faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+            raise ValueError(faults) from None
+        seed, stop = options.pop("seed", None), options.pop("stop", [])
+        num_generate, sampling = options.pop("num_generate", 1000), self._sampling(options)
         strings, known = [stop] if isinstance(stop, str) else stop, set(self.vocabulary.characters)
         generation = Generation(
             prompt=Prompt(ids),
             num_generate=num_generate,
             sampling=sampling,
-            seed=secrets.randbelow(2**53) if seed is None else seed,
-            stop=[self.vocabulary.encode(string).tolist() for string in strings if known.issuperset(string)],
+            seed=secrets.randbelow(2**53) if seed in (None, -1) else seed % 2**64,
+            stop=[self.vocabulary.encode(string).tolist() for string in strings if string and known.issuperset(string)],
             history=History.of(ids, len(self.vocabulary)) if sampling.needs_history else None,
         )
         self._submit(generation)
@@ -126,23 +137,34 @@ class Generator:
 
     def read(self, generation: Generation) -> tuple[Chunk, FinishReason | None]:
         """The next characters of one generation; the reason if they are the last. Advances all generations if necessary."""
-        arrived = self._arrived[generation]
-        while not arrived:
-            for output in self._core.step()[0]:
-                self._arrived[output.generation].append((output.chunk, output.reason))
-        chunk, reason = arrived.popleft()
-        if reason is not None:
-            del self._arrived[generation]
-        return chunk, reason
+        with self._lock:
+            arrived = self._arrived[generation]
+            while not arrived:
+                for output in self._core.step()[0]:
+                    self._arrived[output.generation].append((output.chunk, output.reason))
+            chunk, reason = arrived.popleft()
+            if reason is not None:
+                del self._arrived[generation]
+            return chunk, reason
 
     def cancel(self, generation: Generation) -> None:
         """Frees its slot. Does nothing if it has finished."""
-        self._core.cancel(generation)
-        self._arrived.pop(generation, None)
+        with self._lock:
+            self._core.cancel(generation)
+            self._arrived.pop(generation, None)
 
     def _submit(self, generation: Generation) -> None:
-        self._core.submit(generation)
-        self._arrived[generation] = deque()
+        with self._lock:
+            self._core.submit(generation)
+            self._arrived[generation] = deque()
+
+    def _sampling(self, options: Options) -> Sampling:
+        characters, allowed = options.pop("allowed_characters", None), None
+        if characters is not None:
+            allowed = np.zeros(len(self.vocabulary), bool)
+            allowed[self._encode(characters)] = True
+        top_k = options.pop("top_k", None)
+        return Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed)  # type: ignore[misc]
 
     def _encode(self, text: str) -> NDArray[np.int32]:
         if not text:

@@ -49,19 +49,6 @@ class Sampling:
     repetition_penalty: float = 1.0
     automaton: Automaton | None = None
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for a value out of range."""
-        ranges = (
-            ("temperature", "finite and at least 0", 0 <= self.temperature < np.inf),
-            ("top_k", "at least 1", self.top_k is None or self.top_k >= 1),
-            ("top_p", "from 0 to 1", 0 <= self.top_p <= 1),
-            ("min_p", "from 0 to 1", 0 <= self.min_p <= 1),
-            ("repetition_penalty", "above 0", 0 < self.repetition_penalty < np.inf),
-        )
-        for name, expected, valid in ranges:
-            if not valid:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {expected}")
-
     @property
     def inverse_temperature(self) -> float:
         """1 / temperature, from 1e-30 to 1e30. At 1e30 only the most likely character keeps a weight."""

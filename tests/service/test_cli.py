@@ -49,10 +49,13 @@ def test_the_text_is_generates_and_the_receipt_is_on_stderr(models: Path, client
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_said(client: httpx.Client, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(models: Path, client: httpx.Client, tmp_path: Path) -> None:
     for arguments, message in (
         (["a1", "--url", client.base_url], "'1' at position 1"),
         (["a", "--url", client.base_url, "--temperature", "-1"], "temperature"),
+        (["a", "--models-dir", models, "--seed", 10**23], "seed"),
+        (["a", "--models-dir", models, "--pace", 0], "--pace is 0"),
+        (["a1", "--models-dir", models], "'1' at position 1"),
         (["a", "--models-dir", tmp_path], "no published version"),
         (["a", "--models-dir", tmp_path / "being loaded"], "being loaded: No such file"),
         (["a", "--url", "http://127.0.0.1:9"], "127.0.0.1:9"),

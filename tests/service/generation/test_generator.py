@@ -1,6 +1,7 @@
 """The Python API gives what the service gives, without one."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,14 @@ OPTIONS: list[dict[str, Any]] = [
     {"temperature": 0.8},
     {"temperature": 0, "num_generate": 3},
     {"top_k": 5, "top_p": 0.9, "min_p": 0.01, "stop": ["qz", "e"]},
+    {"top_k": 0, "seed": -5},
     {"allowed_characters": "abc", "presence_penalty": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_same_seed_same_text_as_over_http(generator: Generator, client: httpx.Client, options: dict[str, Any]) -> None:
-    body = {"num_generate": 200, **options, "seed": 2**63 + 5}
+    body = {"num_generate": 200, "seed": 2**63 + 5, **options}
     answer = client.post("/generate", json={"start_string": "To be", **body}).json()
     assert generator.generate("To be", **body) == answer["text"]
     with generator.stream("To be", **body) as stream:
@@ -74,6 +76,18 @@ def test_a_stream_that_is_dropped_frees_its_slot(generator: Generator) -> None:
         next(generator.stream("a", num_generate=10**9))
     assert not generator._core.has_work
     assert len(generator.generate("a", num_generate=10)) == 11
+
+
+def test_a_text_that_cannot_begin_leaves_none_of_the_others_behind(generator: Generator) -> None:
+    with pytest.raises(UnknownCharacters):
+        generator.generate(["a", "b", "a1"])
+    assert not generator._core.has_work
+
+
+def test_threads_take_turns(generator: Generator) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda _: generator.generate("To be", seed=5, num_generate=300), range(24)))
+    assert set(texts) == {generator.generate("To be", seed=5, num_generate=300)}
 
 
 def test_without_a_seed_each_text_is_another_and_the_stream_says_its_seed(generator: Generator) -> None:
@@ -112,19 +126,31 @@ def test_a_damaged_version_is_passed_over_as_the_service_does(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1}, "temperature is -1; it must be finite and at least 0"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"top_k": 0}, "top_k is 0"),
-        ({"top_p": 1.5}, "top_p is 1.5"),
-        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
-        ({"num_generate": 0}, "num_generate is 0"),
-        ({"allowed_characters": ""}, "empty"),
+        ({"temperature": -1}, "temperature: Input should be greater than or equal to 0"),
+        ({"temperature": float("nan")}, "temperature: Input should be a finite number"),
+        ({"top_k": 1.5}, "top_k: Input should be a valid integer"),
+        ({"top_p": 1.5}, "top_p: "),
+        ({"repetition_penalty": 0}, "repetition_penalty: "),
+        ({"presence_penalty": float("inf")}, "presence_penalty: "),
+        ({"num_generate": 0}, "num_generate: "),
+        ({"num_generate": float("nan")}, "num_generate: "),
+        ({"seed": 2**64}, "seed: "),
+        ({"stop": [[1]]}, "stop: "),
+        ({"top": 3}, "top: "),
+        ({"allowed_characters": ""}, "allowed_characters: "),
         ({"allowed_characters": "a1"}, "'1' at position 1"),
     ],
 )
 def test_an_option_out_of_range_is_named(generator: Generator, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generator.generate("a", **options)
+    assert len(generator.generate("a", num_generate=5)) == 6, "it still works"
+
+
+@pytest.mark.parametrize(("options", "message"), [({"slots": 0}, "slots is 0"), ({"backend": "x"}, "no backend 'x'")])
+def test_a_generator_that_cannot_be_is_refused(models: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Generator.load(models / "tiny", **options)
 
 
 def test_a_text_that_the_model_cannot_read_is_refused(generator: Generator) -> None:
