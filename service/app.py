@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
 from service.api import errors, generate, health, models, notes, playground, scoring
+from service.api.disconnect import ClientDisconnected, no_answer
 from service.api.openai import chat, completions
 from service.api.openai import models as openai_models
 from service.generation.backends import choose, open_backend
@@ -101,6 +102,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(health.router)
     app.include_router(playground.router)
     errors.install(app)
+    app.add_exception_handler(ClientDisconnected, no_answer)
     app.openapi = partial(errors.openapi_without_422, app.openapi)  # type: ignore[method-assign]
 
 

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
-from service.api.errors import ClientDisconnected
+from service.api.disconnect import ClientDisconnected
 
 JSON_TYPE = "application/json"
 

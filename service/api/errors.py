@@ -10,15 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from service.generation.engine import EngineFailed, EngineStopped
 from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
-
-
-class ClientDisconnected(Exception):
-    """The client disconnected before its response."""
 
 
 class StreamEnded(Exception):
@@ -26,7 +21,6 @@ class StreamEnded(Exception):
 
 
 MAX_MESSAGE, MAX_PARAM = 2000, 200  # characters
-DISCONNECTED = 499  # nginx's status for a client that has disconnected: only the log and the metrics see it
 INVALID = "A field is invalid. `param` names it, and `message` says what is valid"
 STATUSES = {
     400: f"{INVALID} (`invalid_value`, `invalid_type`, `unknown_parameter`, `missing_required_parameter`, "
@@ -175,8 +169,6 @@ def _openais_code(error: Exception) -> str:
 
 def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
-        if isinstance(error.__cause__, ClientDisconnect):  # FastAPI reports it as a body that it cannot parse
-            return Response(status_code=DISCONNECTED)
         found = to_api_error(error)
         if found.status_code == 404 and found.body.error.code == "http_404":
             found = _no_such_path(request.scope["path"])
@@ -186,13 +178,12 @@ def install(app: FastAPI) -> None:
             found = found.as_openais(_openais_code(error))
         return found.response()
 
-    async def nothing(_: Request, error: Exception) -> Response:
-        return Response(status_code=204 if isinstance(error, StreamEnded) else DISCONNECTED)
+    async def nothing_left(_: Request, __: Exception) -> Response:
+        return Response(status_code=204)
 
     for kind in (HTTPException, UnknownModel, NotReady, QueueFull, EngineStopped, RequestValidationError):
         app.add_exception_handler(kind, answer)
-    app.add_exception_handler(StreamEnded, nothing)
-    app.add_exception_handler(ClientDisconnected, nothing)
+    app.add_exception_handler(StreamEnded, nothing_left)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -2,19 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Literal, Self
 
 from fastapi import Request
-from starlette.types import Receive
 
-from service.api.errors import ClientDisconnected
+from service.api.disconnect import cancel_on_disconnect
 from service.api.pacing import PacedReader
 from service.generation.output_queue import Chunk
 from service.generation.request import Generation
 from service.registry import Model
-
-T = TypeVar("T")
 
 
 class Completion:
@@ -140,22 +137,3 @@ class Job:
         finally:
             for task in following:
                 task.cancel()
-
-
-async def wait_for_disconnect(receive: Receive) -> None:
-    """Returns when the client has disconnected."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def cancel_on_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of `work`. Raises its error, or ClientDisconnected as soon as the client disconnects."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect(receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnected
-        return await working
-    finally:
-        working.cancel()
-        leaving.cancel()

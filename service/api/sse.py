@@ -9,9 +9,10 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.errors import ApiError, ClientDisconnected, to_api_error
+from service.api.disconnect import ClientDisconnected, cancel_on_disconnect
+from service.api.errors import ApiError, to_api_error
 from service.api.events import COMMENT
-from service.api.job import Job, cancel_on_disconnect
+from service.api.job import Job
 from service.generation.engine import EngineStopped
 from service.generation.output_queue import Chunk
 

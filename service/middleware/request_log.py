@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import DISCONNECTED, to_api_error
+from service.api.disconnect import DISCONNECTED
+from service.api.errors import to_api_error
 from service.api.job import Job
 from service.api.notes import Notes
 from service.middleware.access import PUBLIC

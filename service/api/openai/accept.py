@@ -13,7 +13,7 @@ from service.api.errors import ApiError
 from service.api.events import event
 from service.api.fields import OnUnknown
 from service.api.job import Completion, Job
-from service.api.openai.requests import CompletionParams
+from service.api.openai.requests import CommonFields
 from service.api.openai.responses import FinishReason, TokenUsage
 from service.api.validation import (
     check_length,
@@ -35,7 +35,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
-class Work:
+class CompletionParams:
     """What an operation asks of the engine, each from its own fields."""
 
     kind: str  # the answer's id begins with it
@@ -53,8 +53,8 @@ class Work:
 class Answer:
     """An accepted request."""
 
+    body: CommonFields
     params: CompletionParams
-    work: Work
     job: Job
     id: str
     created: int
@@ -79,61 +79,63 @@ class Answer:
         return "stop" if self.job.completions[i].generation.output.finish_reason == "stop" else "length"
 
 
-def accept(request: Request, params: CompletionParams, work: Work) -> Answer:
+def accept(request: Request, body: CommonFields, params: CompletionParams) -> Answer:
     """Checks a request. Raises ApiError, UnknownModel or NotReady."""
     settings: Settings = request.app.state.settings
-    model: Model = request.app.state.registry.get(params.model)
-    _check_limits(params, work, model, settings)
-    vocabulary, seed = model.vocabulary, random_seed() if params.seed is None else params.seed
-    sampling, stop = sampling_of(model, params, params.logit_bias), stop_ids(work.stop, vocabulary)
+    model: Model = request.app.state.registry.get(body.model)
+    _check_limits(body, params, model, settings)
+    vocabulary, seed = model.vocabulary, random_seed() if body.seed is None else body.seed
+    sampling, stop = sampling_of(model, body, body.logit_bias), stop_ids(params.stop, vocabulary)
     completions: list[Completion] = []
-    for given in work.prompts:
-        text, prompt = _read(given, params, work, model, settings)
-        for _ in range(params.n):
+    for given in params.prompts:
+        text, prompt = _read(given, body, params, model, settings)
+        for _ in range(body.n):
             generation = Generation(
                 prompt=prompt,
-                num_generate=work.max_tokens,
+                num_generate=params.max_tokens,
                 sampling=sampling,
                 history=history_of(model, sampling, prompt.ids),
                 seed=seed,
                 choice=len(completions),
                 stop=stop,
-                top_logprobs=work.logprobs,
-                min_tokens=params.min_tokens,
+                top_logprobs=params.logprobs,
+                min_tokens=body.min_tokens,
             )
             completions.append(Completion(text, generation))
-    job = Job(request, model, completions, pace=params.pace)
-    return Answer(params, work, job, f"{work.kind}-{uuid.uuid4().hex}", int(time.time()))
+    job = Job(request, model, completions, pace=body.pace)
+    return Answer(body, params, job, f"{params.kind}-{uuid.uuid4().hex}", int(time.time()))
 
 
-def _check_limits(params: CompletionParams, work: Work, model: Model, settings: Settings) -> None:
-    count, limit = len(work.prompts) * params.n, min(settings.max_choices, model.engine.capacity)
+def _check_limits(body: CommonFields, params: CompletionParams, model: Model, settings: Settings) -> None:
+    count, limit = len(params.prompts) * body.n, min(settings.max_choices, model.engine.capacity)
     if count > limit:
-        message = f"n: {len(work.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
+        message = f"n: {len(params.prompts)} x {body.n} continuations exceed this server's limit of {limit}"
         raise ApiError(422, "too_many", message, param="n")
-    check_length(work.max_tokens_field, count * work.max_tokens, settings.max_num_generate)
-    echoed = sum(map(len, work.prompts)) * params.n if work.echo else 0
-    check_logprobs(count * work.max_tokens + echoed, work.logprobs, settings)
-    if params.min_tokens > work.max_tokens:
-        message = f"min_tokens: {params.min_tokens:,} are more than {work.max_tokens_field}"
+    check_length(params.max_tokens_field, count * params.max_tokens, settings.max_num_generate)
+    echoed = sum(map(len, params.prompts)) * body.n if params.echo else 0
+    check_logprobs(count * params.max_tokens + echoed, params.logprobs, settings)
+    if body.min_tokens > params.max_tokens:
+        message = f"min_tokens: {body.min_tokens:,} are more than {params.max_tokens_field}"
         raise ApiError(422, "invalid_value", message, param="min_tokens")
 
 
-def _read(given: str | list[int], params: CompletionParams, work: Work, model: Model, settings: Settings) -> tuple[str, Prompt]:
+def _read(
+    given: str | list[int], body: CommonFields, params: CompletionParams, model: Model, settings: Settings
+) -> tuple[str, Prompt]:
     """(The text as it was read, its prompt)."""
-    field, vocabulary, limit = work.prompt_field, model.vocabulary, settings.max_start_string
+    field, vocabulary, limit = params.prompt_field, model.vocabulary, settings.max_start_string
     if len(given) > limit:  # in words that clients look for
         message = f"This model's maximum context length is {limit:,} tokens, but {field} has {len(given):,}; a token is a character"
         raise ApiError(422, "context_length_exceeded", message, param=field)
     if isinstance(given, str):
-        on_unknown = work.on_unknown or ("replace" if " " in vocabulary.characters else "skip")
+        on_unknown = params.on_unknown or ("replace" if " " in vocabulary.characters else "skip")
         text, ids = read_text(vocabulary, given, on_unknown, field)
     else:
         text, ids = read_tokens(vocabulary, given, field)
     if not len(ids):
         why = "nothing is left without unknown characters" if given else "there is no text in it"
         raise ApiError(422, "invalid_value", f"{field}: {why}", param=field)
-    return text, Prompt(ids, shared=params.n > 1, scored=work.echo and work.logprobs is not None)
+    return text, Prompt(ids, shared=body.n > 1, scored=params.echo and params.logprobs is not None)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class AnswerStream:
         # As OpenAI does: the role alone, then texts, then the reason alone. Clients ignore a text beside these two.
         answer, form = self._answer, self._form
         parts = [self._event(_without_text(i, form.opening))] if i not in self._begun and form.opening else []
-        if chunk.characters or (i not in self._begun and answer.work.echo):
+        if chunk.characters or (i not in self._begun and answer.params.echo):
             offset = self._offsets[i]
             self._offsets[i] += len(chunk.characters)
             parts.append(self._event(form.part(answer, i, chunk, offset)))
@@ -172,15 +174,15 @@ class AnswerStream:
         return b"".join(parts)
 
     def closing(self) -> bytes:
-        return (self._event() if self._answer.params.include_usage else b"") + DONE
+        return (self._event() if self._answer.body.include_usage else b"") + DONE
 
     def failure(self, error: ApiError) -> bytes:
         return event(error.body.model_dump_json()) + DONE
 
     def _event(self, *choices: dict[str, Any]) -> bytes:
         usage: dict[str, Any] = {}
-        if self._answer.params.include_usage:
-            every = self._answer.params.continuous_usage or not choices
+        if self._answer.body.include_usage:
+            every = self._answer.body.continuous_usage or not choices
             usage = {"usage": self._answer.usage_after(sum(self._offsets)).model_dump() if every else None}
         return event(json.dumps({**self._head, "choices": choices, **usage}, ensure_ascii=False))
 

@@ -9,7 +9,7 @@ from service.api.body_route import BodyRoute, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.logprobs import named_logprobs
-from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, Work, accept
+from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, CompletionParams, accept
 from service.api.openai.requests import ChatRequest
 from service.api.openai.responses import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage, TokenLogprob, TopLogprob
 from service.api.sse import EventStream
@@ -30,7 +30,7 @@ MAX_REPLY = 1000  # characters, where the request sets no limit
 )
 async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
     """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
-    answer = accept(request, body, _work(request, body))
+    answer = accept(request, body, _params(request, body))
     if body.stream:
         return EventStream(answer.job.submit(), AnswerStream(answer, CHUNKS))
     vocabulary = answer.job.model.vocabulary
@@ -47,12 +47,12 @@ async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
         return json_response(ChatCompletion(choices=choices, usage=answer.usage, **answer.fields))
 
 
-def _work(request: Request, body: ChatRequest) -> Work:
+def _params(request: Request, body: ChatRequest) -> CompletionParams:
     registry: Registry = request.app.state.registry
     settings: Settings = request.app.state.settings
     template = registry.get(body.model).chat
     messages = [(message.role, message.name, str(message.content)) for message in body.messages]
-    return Work(
+    return CompletionParams(
         kind="chatcmpl",
         prompts=[template.render(messages, open_ended=body.continues)],
         max_tokens=body.max_completion_tokens or body.max_tokens or min(MAX_REPLY, settings.max_num_generate),

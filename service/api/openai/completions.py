@@ -10,7 +10,7 @@ from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Completion as JobCompletion
 from service.api.logprobs import named_logprobs
-from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, Work, accept
+from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, CompletionParams, accept
 from service.api.openai.requests import CompletionRequest
 from service.api.openai.responses import Completion, CompletionChoice, CompletionLogprobs, FinishReason
 from service.api.sse import EventStream
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 )
 async def complete(request: Request, body: JsonBody[CompletionRequest]) -> Response:
     """Continues each prompt n times."""
-    work = Work(
+    params = CompletionParams(
         kind="cmpl",
         prompts=body.prompts,
         max_tokens=body.max_tokens,
@@ -38,7 +38,7 @@ async def complete(request: Request, body: JsonBody[CompletionRequest]) -> Respo
         max_tokens_field="max_tokens",
         echo=body.echo,
     )
-    answer = accept(request, body, work)
+    answer = accept(request, body, params)
     if body.stream:
         return EventStream(answer.job.submit(), AnswerStream(answer, CHUNKS))
     with answer.job.submit() as job:
@@ -53,10 +53,10 @@ def _part(answer: Answer, i: int, chunk: Chunk, offset: int) -> dict[str, Any]:
 def _choice(answer: Answer, i: int, chunk: Chunk, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
     """offset: characters of the choice before the chunk."""
     completion, vocabulary = answer.job.completions[i], answer.job.model.vocabulary
-    echoed = answer.work.echo and not offset
+    echoed = answer.params.echo and not offset
     text = vocabulary.decode(chunk.characters)
     logprobs = None
-    if answer.work.logprobs is not None:
+    if answer.params.logprobs is not None:
         logprobs = _logprobs(vocabulary, chunk, len(completion.prompt) + offset)
         if echoed:
             logprobs = _with_prompt(logprobs, completion, vocabulary)

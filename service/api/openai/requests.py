@@ -89,7 +89,7 @@ class CompatibilityFields(SamplingFields):
     typical_p: Annotated[Any, Only(1)] = None
 
 
-class CompletionParams(CompatibilityFields):
+class CommonFields(CompatibilityFields):
     """Fields of both operations."""
 
     model: ModelName = None
@@ -140,7 +140,7 @@ Prompts = Annotated[
 ]
 
 
-class CompletionRequest(CompletionParams):
+class CompletionRequest(CommonFields):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "prompt": "ROMEO: ", "max_tokens": 100}]})
 
     prompt: Prompts = Field(
@@ -207,7 +207,7 @@ class Message(RequestBody):
     reasoning_content: Unused = None
 
 
-class ChatRequest(CompletionParams):
+class ChatRequest(CommonFields):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"model": "shakespeare", "messages": [{"role": "user", "content": "Who art thou?"}]}]}
     )

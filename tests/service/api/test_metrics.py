@@ -37,7 +37,7 @@ def test_requests_characters_and_times_are_counted(client: httpx.Client, counted
     body: dict[str, Any] = {"start_string": "metrics", "num_generate": 300, "seed": 1}
     text = client.post("/generate", json=body).json()["text"]
     stream(client, **body, stop=text[30:34])
-    assert client.post("/generate", json=body | {"num_generate": 900_000, "max_time_ms": 50}).json()["finish_reason"] == "time"
+    assert client.post("/generate", json=body | {"num_generate": 900_000, "max_time_ms": 1000}).json()["finish_reason"] == "time"
     client.post("/v1/completions", json={"prompt": "metrics", "n": 2, "max_tokens": 10})
     found = counted()
     assert {reason: found[f"folio_request_success_total {reason}"] for reason in ("length", "stop", "time", "error")} == {

@@ -1,0 +1,41 @@
+"""Clients that disconnect: the work for them is cancelled, and nobody is answered."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+T = TypeVar("T")
+
+DISCONNECTED = 499  # nginx's status for a client that has disconnected: only the log and the metrics see it
+
+
+class ClientDisconnected(Exception):
+    """The client has disconnected before the response."""
+
+
+async def no_answer(_: Request, __: Exception) -> Response:
+    """The exception handler of ClientDisconnected."""
+    return Response(status_code=DISCONNECTED)
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Returns when the client has disconnected."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def cancel_on_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of `work`. Raises its error, or ClientDisconnected as soon as the client disconnects."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnected
+        return await working
+    finally:
+        working.cancel()
+        leaving.cancel()
