@@ -15,7 +15,7 @@ from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import ApiError, error_responses
 from service.api.events import event, stream_content
-from service.api.job import Completion, Job
+from service.api.job import Job
 from service.api.logprobs import character_logprobs
 from service.api.resume import EventId, parameters_digest
 from service.api.schemas import CharacterLogprob, Done, GenerateQuery, GenerateRequest, GenerateResponse, Timings, Usage
@@ -113,7 +113,7 @@ def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> "Accep
         returns_state=body.return_state,
     )
     position = resumed or EventId(uuid.uuid4().hex, parameters, model.config.version, model.weights_digest, source.seed, 0)
-    job = Job(request, model, [Completion(source.start_string, generation)], pace=body.pace, skip=position.sent)
+    job = Job(request, model, [(source.start_string, generation)], pace=body.pace, skip=position.sent)
     return Accepted(body, job, position, resumed is not None, settings.secret.get_secret_value())
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from fastapi import Request
 
@@ -14,35 +14,36 @@ from service.generation.request import Generation
 from service.registry import Model
 
 
-class Completion:
+class Completion(NamedTuple):
     """One continuation of a prompt."""
 
-    def __init__(self, prompt: str, generation: Generation) -> None:
-        """prompt: as it was read, without skipped characters."""
-        self.prompt, self.generation = prompt, generation
-
-    @property
-    def ended(self) -> bool:
-        """Its end has been read."""
-        return self.reader.ended
-
-    reader: PacedReader  # set by the job
+    prompt: str  # as it was read, without skipped characters
+    generation: Generation
+    reader: PacedReader
 
 
 class Job:
     """The completions of one request. `submit` first; leaving the `with` block cancels them, so no slot outlives its request."""
 
     def __init__(
-        self, request: Request, model: Model, completions: Sequence[Completion], *, pace: float | None = None, skip: int = 0
+        self,
+        request: Request,
+        model: Model,
+        generations: Sequence[tuple[str, Generation]],
+        *,
+        pace: float | None = None,
+        skip: int = 0,
     ) -> None:
-        """pace, skip: see `PacedReader`."""
-        self.model, self.completions = model, completions
+        """generations: each with its prompt, as it was read. pace, skip: see `PacedReader`."""
+        self.model = model
         self.sent: int | None = None  # characters streamed so far; None: the answer is no stream
         self.cut_by: Literal["cancelled", "error", "timeout"] | None = None  # why the answer ended before its texts did
         self._request = request
         registry = request.app.state.registry
-        for completion in completions:
-            completion.reader = PacedReader(completion.generation, skip=skip, pace=pace, stopped=lambda: registry.ended)
+        self.completions = [
+            Completion(prompt, generation, PacedReader(generation, skip=skip, pace=pace, stopped=lambda: registry.ended))
+            for prompt, generation in generations
+        ]
 
     def submit(self) -> Self:
         """Hands all completions to the engine, or none. Raises QueueFull or EngineStopped."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import ApiError, error_responses
-from service.api.job import Completion, Job
+from service.api.job import Job
 from service.api.logprobs import character_logprobs
 from service.api.schemas import ScoreRequest, ScoreResponse, Surprise, Unknown, VectorizeRequest, VectorizeResponse
 from service.api.validation import check_length, read_text
@@ -34,7 +34,7 @@ async def score(request: Request, body: JsonBody[ScoreRequest]) -> Response:
         return json_response(_scored(model, text, ids, None, 0))
     prompt = Prompt(ids, scored=True)
     generation = Generation(prompt, 0, Sampling(), seed=0, top_logprobs=ALTERNATIVES if body.surprising else 0)
-    with Job(request, model, [Completion(text, generation)]).submit() as job:
+    with Job(request, model, [(text, generation)]).submit() as job:
         await job.collect()
     return json_response(_scored(model, text, ids, concatenated(prompt.log_probabilities), body.surprising))
 

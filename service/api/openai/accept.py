@@ -12,7 +12,7 @@ from fastapi import Request
 from service.api.errors import ApiError
 from service.api.events import event
 from service.api.fields import OnUnknown
-from service.api.job import Completion, Job
+from service.api.job import Job
 from service.api.openai.requests import CommonFields
 from service.api.openai.responses import FinishReason, TokenUsage
 from service.api.validation import (
@@ -86,7 +86,7 @@ def accept(request: Request, body: CommonFields, params: CompletionParams) -> An
     _check_limits(body, params, model, settings)
     vocabulary, seed = model.vocabulary, random_seed() if body.seed is None else body.seed
     sampling, stop = sampling_of(model, body, body.logit_bias), stop_ids(params.stop, vocabulary)
-    completions: list[Completion] = []
+    generations: list[tuple[str, Generation]] = []
     for given in params.prompts:
         text, prompt = _read(given, body, params, model, settings)
         for _ in range(body.n):
@@ -96,13 +96,13 @@ def accept(request: Request, body: CommonFields, params: CompletionParams) -> An
                 sampling=sampling,
                 history=history_of(model, sampling, prompt.ids),
                 seed=seed,
-                choice=len(completions),
+                choice=len(generations),
                 stop=stop,
                 top_logprobs=params.logprobs,
                 min_tokens=body.min_tokens,
             )
-            completions.append(Completion(text, generation))
-    job = Job(request, model, completions, pace=body.pace)
+            generations.append((text, generation))
+    job = Job(request, model, generations, pace=body.pace)
     return Answer(body, params, job, f"{params.kind}-{uuid.uuid4().hex}", int(time.time()))
 
 
