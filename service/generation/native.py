@@ -36,10 +36,12 @@ class _Row(Structure):
         ("snapshot_at", c_int32),
         ("wants_logits", c_int32),
         ("automaton_state", c_int32),
+        ("num_left", c_int32),
         ("alphabet", c_int32),
         ("bias", c_void_p),
         ("counts", c_void_p),
         ("next", c_void_p),
+        ("distance", c_void_p),
     ]
 
 
@@ -150,7 +152,7 @@ class NativeNetwork:
         )
         self._library.folio_advance(self._handle, byref(call))
         for b, history in histories.items():
-            history.state = table[b].automaton_state
+            history.state, history.num_left = table[b].automaton_state, table[b].num_left
         return chosen, snapshots, logits
 
 
@@ -160,9 +162,11 @@ def _fill(row: _Row, sampling: Sampling, history: History | None) -> None:
     row.top_p, row.min_p, row.top_k = max(sampling.top_p, 1e-30), sampling.min_p, sampling.top_k or 0
     bias = sampling.exclusive_bias
     row.bias = None if bias is None else bias.ctypes.data
+    if history is not None:
+        row.automaton_state, row.num_left = history.state, history.num_left
     if history is not None and sampling.penalizes:
         row.presence, row.frequency = sampling.presence_penalty, sampling.frequency_penalty
         row.repetition, row.counts = sampling.repetition_penalty, history.counts.ctypes.data
     if history is not None and sampling.automaton is not None:
-        row.automaton_state, row.alphabet = history.state, sampling.automaton.next.shape[1]
-        row.next = sampling.automaton.next.ctypes.data
+        row.alphabet, row.next = sampling.automaton.next.shape[1], sampling.automaton.next.ctypes.data
+        row.distance = sampling.automaton.distance.ctypes.data

@@ -93,7 +93,7 @@ def step(
 
 def draw(logits: Floats, uniform: np.float32, sampling: Sampling, history: History | None) -> int:
     """Samples an id from one row's logits [vocabulary] by inverting the CDF at `uniform`. See `Sampling` for the order."""
-    allowed, logits = drawable(len(logits), sampling, history), adjust(logits, sampling, history)
+    allowed, logits = allowed_next(len(logits), sampling, history)[: len(logits)], adjust(logits, sampling, history)
     x = np.where(allowed, logits - logits[allowed].max(), f32(-1)) * f32(sampling.inverse_temperature)
     weights = np.where(allowed & (x >= SMALLEST), exp(x), f32(0))
     if sampling.top_k is not None or sampling.top_p < 1 or sampling.min_p > 0:
@@ -114,22 +114,36 @@ def adjust(logits: Floats, sampling: Sampling, history: History | None) -> Float
     return np.where(drawn > 0, logits - f32(sampling.presence_penalty), logits)
 
 
-def drawable(vocabulary: int, sampling: Sampling, history: History | None) -> NDArray[np.bool_]:
-    """Which characters of the vocabulary are allowed next: [vocabulary]."""
+def allowed_next(vocabulary: int, sampling: Sampling, history: History | None) -> NDArray[np.bool_]:
+    """Which characters are allowed next: [vocabulary], then those that only the automaton knows."""
     allowed = np.full(vocabulary, True) if sampling.allowed is None else sampling.allowed
-    if history is not None and sampling.automaton is not None:
-        allowed = allowed & (sampling.automaton.next[history.state, :vocabulary] >= 0)
-    return allowed
+    if history is None or sampling.automaton is None:
+        return allowed
+    after = sampling.automaton.next[history.state]
+    reachable: NDArray[np.bool_] = (after >= 0) & (sampling.automaton.distance[after] < history.num_left)
+    reachable[:vocabulary] &= allowed
+    return reachable
 
 
-def draw_unknown(logits: Floats, uniform: np.float32, sampling: Sampling, history: History | None) -> int:
+def divide(vocabulary: int, uniform: np.float32, sampling: Sampling, history: History | None) -> tuple[bool, np.float32]:
+    """Decides between the characters that the network knows and those that only the automaton knows. See `Automaton`.
+
+    Returns (whether it is one of the latter, the uniform number to sample it with).
+    """
+    allowed = allowed_next(vocabulary, sampling, history)
+    known, unknown = f32(allowed[:vocabulary].sum()), f32(allowed[vocabulary:].sum())
+    if known and (not unknown or f32(sampling.inverse_temperature) >= f32(1e30)):
+        return False, uniform
+    place = uniform * (known + unknown)
+    return (True, place / max(unknown, f32(1))) if place < unknown or not known else (False, (place - unknown) / known)
+
+
+def draw_unknown(vocabulary: int, uniform: np.float32, sampling: Sampling, history: History | None) -> int:
     """Samples one of the characters that only the automaton knows, with equal probability. -1 if it allows none."""
-    if sampling.automaton is None or history is None:
-        return -1
-    allowed = np.flatnonzero(sampling.automaton.next[history.state, len(logits) :] >= 0)
+    allowed = np.flatnonzero(allowed_next(vocabulary, sampling, history)[vocabulary:])
     if not len(allowed):
         return -1
-    return len(logits) + int(allowed[min(int(uniform * f32(len(allowed))), len(allowed) - 1)])
+    return vocabulary + int(allowed[min(int(uniform * f32(len(allowed))), len(allowed) - 1)])
 
 
 def keep_likely(weights: Floats, sampling: Sampling) -> Floats:
@@ -178,20 +192,23 @@ def advance(
 ) -> tuple[NDArray[np.int32], list[Floats], Floats]:
     """Advances all rows. The arguments are those of `Batch`; `histories` is updated, `states` [rows, vectors, units] is not.
 
-    Returns (chosen ids [steps, rows], states before each step and after the last, logits [steps, rows, vocabulary]). A row whose
-    automaton allows no character of the vocabulary is paused for the step.
+    Returns (chosen ids [steps, rows], states before each step and after the last, logits [steps, rows, vocabulary]). A row that
+    samples a character which only its automaton knows is paused for the step.
     """
-    chosen, logits, path, inputs = np.empty_like(forced), [], [states], inputs.copy()
+    chosen, logits, path, inputs, uniforms = np.empty_like(forced), [], [states], inputs.copy(), uniforms.copy()
     for k in range(len(forced)):
         paused = np.zeros(len(inputs), np.bool_)
         for b, history in histories.items():
-            paused[b] = forced[k, b] < 0 and not drawable(network.vocabulary, samplings[b], history).any()
+            if samplings[b].automaton is not None and forced[k, b] < 0:
+                paused[b], uniforms[k, b] = divide(network.vocabulary, uniforms[k, b], samplings[b], history)
         after, row_logits = step(network, path[-1], inputs, paused)
         for b, sampling in enumerate(samplings):
             chosen[k, b] = forced[k, b]
             if forced[k, b] < 0:
-                draw_one = draw_unknown if paused[b] else draw
-                chosen[k, b] = draw_one(row_logits[b], uniforms[k, b], sampling, histories.get(b))
+                if paused[b]:
+                    chosen[k, b] = draw_unknown(network.vocabulary, uniforms[k, b], sampling, histories.get(b))
+                else:
+                    chosen[k, b] = draw(row_logits[b], uniforms[k, b], sampling, histories.get(b))
                 remember(histories.get(b), sampling, chosen[k, b])
             if not paused[b]:
                 inputs[b] = chosen[k, b]
@@ -201,10 +218,11 @@ def advance(
 
 
 def remember(history: History | None, sampling: Sampling, character: int) -> None:
-    """Updates the counts and the automaton's state with a sampled id."""
+    """Updates the counts, and the automaton's state and budget, with a sampled id."""
     if history is None or character < 0:
         return
     if sampling.penalizes and character < history.counts.shape[1]:
         history.counts[1, character] += 1
     if sampling.automaton is not None:
         history.state = int(sampling.automaton.next[history.state, character])
+        history.num_left -= 1

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+UNLIMITED = 2**31 - 1  # characters
 EXCLUDED = np.float32(-3e38)  # the logit of a character that must not be sampled
 
 
@@ -13,12 +14,18 @@ EXCLUDED = np.float32(-3e38)  # the logit of a character that must not be sample
 class Automaton:
     """Restricts which characters may come next. `next[state, character]` is the next state, or -1 if the character is not allowed.
 
-    The first columns are the vocabulary. Further columns are characters that the network does not know. If a state allows no
-    character of the vocabulary, one of the others is sampled, with equal probability, and the network does not read it. If a
+    The first columns are the vocabulary. Further columns are characters that the network does not know. Each of these is as likely
+    as if all allowed characters were equally likely, and the network's distribution divides the rest of the probability among the
+    characters that it knows. At temperature 0 the network chooses if it knows any. The network does not read the characters that
+    it does not know.
+
+    `distance[state]` is the least number of characters after which the text may end. A character is allowed only if its next state
+    can end within the characters that are left (`History.num_left`). So a text that could end when it began ends in time. If a
     state allows nothing, the text has ended and the chosen id is -1.
     """
 
     next: NDArray[np.int32]  # [states, characters]
+    distance: NDArray[np.int32]  # [states]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +90,11 @@ class History:
 
     counts: NDArray[np.int32]  # [2, vocabulary]: occurrences in the prompt, and in the generated text
     state: int = 0  # of the automaton
+    num_left: int = UNLIMITED  # characters that may still be sampled, for the automaton
 
     @classmethod
-    def of(cls, prompt: NDArray[np.int32], vocabulary: int) -> "History":
+    def of(cls, prompt: NDArray[np.int32], vocabulary: int, num_left: int = UNLIMITED) -> "History":
         """The history of a row that has read a prompt [characters] and sampled nothing."""
         counts = np.zeros((2, vocabulary), np.int32)
         counts[0] = np.bincount(prompt, minlength=vocabulary)
-        return cls(counts)
+        return cls(counts, num_left=num_left)

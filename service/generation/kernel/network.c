@@ -291,11 +291,20 @@ Network *folio_open(int lstm, int layers, int units, int vocabulary, int embeddi
 int folio_threads(const Network *n) { return n->threads; }
 const char *folio_name(const Network *n) { return n->instructions->name; }
 
-// Whether the row may sample a character of the vocabulary next.
-int folio_knows(const Network *n, const Row *row) {
+// Decides whether a row with an automaton samples a character that the network does not know. Changes the uniform number to the one
+// to sample with. See reference.divide.
+int folio_divide(const Network *n, const Row *row, float *uniform) {
   const int32_t *next = row->next + (size_t)row->automaton_state * row->alphabet;
-  for (int c = 0; c < n->vocabulary; c++)
-    if (next[c] >= 0 && !(row->bias && row->bias[c] <= EXCLUDED)) return 1;
+  float known = 0, unknown = 0;
+  for (int c = 0; c < n->vocabulary; c++) known += reachable(row, next, c) && !(row->bias && row->bias[c] <= EXCLUDED);
+  for (int c = n->vocabulary; c < row->alphabet; c++) unknown += reachable(row, next, c);
+  if (known > 0 && (unknown == 0 || row->inverse_temperature >= 1e30f)) return 0;
+  float place = *uniform * (known + unknown);
+  if (place < unknown || known == 0) {
+    *uniform = place / (unknown > 1 ? unknown : 1);
+    return 1;
+  }
+  *uniform = (place - unknown) / known;
   return 0;
 }
 
@@ -308,7 +317,8 @@ void folio_advance(Network *n, const Call *call) {
   n->call = &bounded;
   memcpy(n->characters, call->inputs, (size_t)call->rows * 4);
   for (int r = 0; r < call->rows; r++) {
-    n->paused[r] = call->row[r].next && call->forced[r] < 0 && !folio_knows(n, &call->row[r]);
+    float uniform = call->uniforms[r];
+    n->paused[r] = call->row[r].next && call->forced[r] < 0 && folio_divide(n, &call->row[r], &uniform);
     for (int v = 0; v < n->vectors; v++) {
       float *h = n->h + ((size_t)r * n->vectors + v) * U;
       memcpy(h, call->states + ((size_t)r * n->vectors + v) * n->units, (size_t)n->units * 4);

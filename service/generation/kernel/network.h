@@ -31,10 +31,12 @@ typedef struct {
   int32_t top_k;                            // 0 keeps all
   int32_t snapshot_at;                      // steps after which the state is copied to `snapshots`, or -1
   int32_t wants_logits;
-  int32_t automaton_state, alphabet;        // the state is updated; alphabet: the automaton's characters, the vocabulary first
+  int32_t automaton_state, num_left;        // of the automaton, updated; num_left: characters that may still be sampled
+  int32_t alphabet;                         // the automaton's characters, the vocabulary first
   const float *bias;    // [vocabulary], EXCLUDED where a character must not be sampled
   int32_t *counts;      // [2][vocabulary]: occurrences in the prompt, and in the sampled text, updated
   const int32_t *next;  // [states of the automaton][alphabet]: the next state, or -1 where a character is not allowed
+  const int32_t *distance;  // [states of the automaton]: the least number of characters after which the text may end
 } Row;
 
 typedef struct {
@@ -97,5 +99,10 @@ struct Network {
 
 static const float EXCLUDED = -3e38f;  // the logit of a character that must not be sampled
 
-int folio_knows(const Network *, const Row *);
+int folio_divide(const Network *, const Row *, float *uniform);
+
+// Whether the row's automaton allows a character. `next`: its row for the current state.
+static inline int reachable(const Row *row, const int32_t *next, int character) {
+  return next[character] >= 0 && row->distance[next[character]] < row->num_left;
+}
 void folio_wait(Barrier *);

@@ -367,7 +367,7 @@ static void adjust(const Network *n, float *v, const Row *row) {
       x = x - row->frequency * (float)drawn[i];
       if (drawn[i]) x = x - row->presence;
     }
-    if ((row->bias && row->bias[i] <= EXCLUDED) || (next && next[i] < 0)) x = EXCLUDED;
+    if ((row->bias && row->bias[i] <= EXCLUDED) || (next && !reachable(row, next, i))) x = EXCLUDED;
     v[i] = x;
   }
 }
@@ -396,10 +396,10 @@ static void logits_of(const Network *n, const int32_t *sums, int stride, int row
 static int draw_unknown(const Network *n, const Row *row, float uniform) {
   const int32_t *next = row->next + (size_t)row->automaton_state * row->alphabet;
   int count = 0;
-  for (int c = n->vocabulary; c < row->alphabet; c++) count += next[c] >= 0;
+  for (int c = n->vocabulary; c < row->alphabet; c++) count += reachable(row, next, c);
   int place = (int)(uniform * (float)count);
   for (int c = n->vocabulary; c < row->alphabet; c++)
-    if (next[c] >= 0 && (place-- == 0 || --count == 0)) return c;
+    if (reachable(row, next, c) && (place-- == 0 || --count == 0)) return c;
   return -1;
 }
 
@@ -409,11 +409,15 @@ static int draw_next(Network *n, int step, int r, float *v, int thread, int writ
   Row *row = &c->row[r];
   size_t place = (size_t)step * c->rows + r;
   float uniform = c->uniforms[place];
+  if (row->next) folio_divide(n, row, &uniform);
   int found = n->paused[r] ? draw_unknown(n, row, uniform) : draw(n, v, row, uniform, n->scratch[thread], n->order[thread]);
   int known = found >= 0 && found < n->vocabulary;
   if (writes) c->chosen[place] = found;
   if (row->counts && known) row->counts[n->vocabulary + found]++;
-  if (row->next && found >= 0) row->automaton_state = row->next[(size_t)row->automaton_state * row->alphabet + found];
+  if (row->next && found >= 0) {
+    row->automaton_state = row->next[(size_t)row->automaton_state * row->alphabet + found];
+    row->num_left--;
+  }
   return known ? found : n->characters[r];
 }
 
@@ -427,7 +431,11 @@ static int conclude(Network *n, int step, int r, float *v, int thread, int write
     input = draw_next(n, step, r, v, thread, writes);
   else if (writes)
     c->chosen[place] = input;
-  if (c->row[r].next) n->paused[r] = step + 1 < c->steps && c->forced[place + c->rows] < 0 && !folio_knows(n, &c->row[r]);
+  if (c->row[r].next) {
+    int samples = step + 1 < c->steps && c->forced[place + c->rows] < 0;
+    float uniform = samples ? c->uniforms[place + c->rows] : 0;
+    n->paused[r] = samples && folio_divide(n, &c->row[r], &uniform);
+  }
   return input;
 }
 

@@ -40,15 +40,16 @@ def drawn_sampling(rng: np.random.Generator, vocabulary: int) -> Sampling:
 
 
 def drawn_automaton(rng: np.random.Generator, vocabulary: int) -> Automaton:
-    """Of its states some allow characters that the network does not know only, and some nothing."""
+    """Of its states some allow characters that the network does not know only, and some nothing. Some are near the end."""
     states, others = int(rng.integers(1, 6)), int(rng.integers(0, 4))
     table = np.where(rng.random((states, vocabulary + others)) < 0.3, rng.integers(0, states, (states, vocabulary + others)), -1)
     table[rng.random(states) < 0.4, :vocabulary] = -1
-    return Automaton(table.astype(np.int32))
+    return Automaton(table.astype(np.int32), rng.integers(0, 6, states).astype(np.int32))
 
 
 def drawn_history(rng: np.random.Generator, vocabulary: int) -> History:
-    return History(rng.integers(0, 3, (2, vocabulary)).astype(np.int32) * (rng.random((2, vocabulary)) < 0.3))
+    counts = rng.integers(0, 3, (2, vocabulary)).astype(np.int32) * (rng.random((2, vocabulary)) < 0.3)
+    return History(counts, num_left=int(rng.integers(1, 12)))
 
 
 def check_call(n: QuantizedNetwork, native: NativeNetwork, rows: int, steps: int, threads: int, seed: int = 0) -> None:
@@ -73,7 +74,7 @@ def check_call(n: QuantizedNetwork, native: NativeNetwork, rows: int, steps: int
         assert logits is not None
         assert bits(logits[:, row]) == bits(expected_logits[:, row])
     for row, history in histories.items():
-        assert history.state == expected_histories[row].state
+        assert (history.state, history.num_left) == (expected_histories[row].state, expected_histories[row].num_left)
         assert (history.counts == expected_histories[row].counts).all()
 
 

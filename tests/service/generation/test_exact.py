@@ -113,8 +113,10 @@ def test_a_draw_never_takes_a_weight_of_zero() -> None:
 # --- what penalties and automata mean
 
 
-def run(backend: ExactBackend, steps: int, *, fresh: bool, forced: list[int] | None = None, **options: Any) -> Decoded:
-    """So many steps of one row, all drawn at uniform 0.5 or all forced."""
+def run(
+    backend: ExactBackend, steps: int, *, fresh: bool, forced: list[int] | None = None, uniform: float = 0.5, **options: Any
+) -> Decoded:
+    """So many steps of one row, all drawn at one uniform number or all forced."""
     choices = np.full((steps, 1), -1, np.int32) if forced is None else np.array(forced, np.int32)[:, None]
     fields: dict[str, Any] = {"sampling": [Sampling()], "snapshot_at": np.zeros(1, np.int32), **options}
     return backend.decode(
@@ -123,7 +125,7 @@ def run(backend: ExactBackend, steps: int, *, fresh: bool, forced: list[int] | N
             starts={0: None} if fresh else {},
             inputs=np.array([3], np.int32),
             forced=choices,
-            uniforms=np.full((steps, 1), 0.5, np.float32),
+            uniforms=np.full((steps, 1), uniform, np.float32),
             **fields,
         )
     )
@@ -141,7 +143,7 @@ def test_an_automaton_demands_characters_that_the_network_does_not_see(small: Ex
     table[0, 7] = 1
     table[1, 20:] = 2, 2  # two characters that the network does not know
     table[2, 9] = 3  # and after that nothing
-    sampling, history = Sampling(automaton=Automaton(table)), History.of(np.array([3]), 20)
+    sampling, history = Sampling(automaton=Automaton(table, np.zeros(4, np.int32))), History.of(np.array([3]), 20)
     decoded = run(small, 6, fresh=True, sampling=[sampling], histories={0: history}, log_probabilities=True)
     assert decoded.chosen[:, 0].tolist() == [7, 21, 9, -1, -1, -1]
     assert history.state == 3
@@ -157,12 +159,48 @@ def test_an_automaton_demands_characters_that_the_network_does_not_see(small: Ex
 def test_an_automaton_waits_while_a_prompt_is_read(small: ExactBackend) -> None:
     table = np.full((2, 21), -1, np.int32)
     table[0, 20] = table[1, 20] = 1
-    sampling, history = Sampling(automaton=Automaton(table)), History.of(np.array([3]), 20)
+    sampling, history = Sampling(automaton=Automaton(table, np.zeros(2, np.int32))), History.of(np.array([3]), 20)
     run(small, 3, fresh=True, forced=[1, 2, 3], sampling=[sampling], histories={0: history})
     assert history.state == 0
     state = run(small, 1, fresh=False).snapshots[0]
     run(small, 3, fresh=True, forced=[1, 2, 3])
     assert bits(run(small, 1, fresh=False).snapshots[0]) == bits(state)
+
+
+def mixed(states: int) -> Automaton:
+    """Each state allows characters 5 and 6, which the network knows, and 20 to 25, which it does not. 25 leads to the next state."""
+    table = np.full((states, 26), -1, np.int32)
+    for state in range(states):
+        table[state, [5, 6, 20, 21, 22, 23, 24]] = state
+        table[state, 25] = min(state + 1, states - 1)
+    return Automaton(table, np.arange(states - 1, -1, -1).astype(np.int32))
+
+
+def test_a_character_that_the_network_does_not_know_is_as_likely_as_if_all_were_equal(small: ExactBackend) -> None:
+    """Of eight allowed characters it does not know six: uniform numbers below 6/8 choose one of these, the others are the network's."""
+    bias = np.zeros(20, np.float32)
+    bias[6] = 100  # among those that it knows it chooses 6
+    for uniform, chosen in ((0.0, 20), (0.12, 20), (0.13, 21), (0.74, 25), (0.76, 6), (0.99, 6)):
+        sampling, history = Sampling(bias=bias, automaton=mixed(1)), History.of(np.array([3]), 20)
+        options: dict[str, Any] = {"sampling": [sampling], "histories": {0: history}}
+        assert run(small, 1, fresh=True, uniform=uniform, **options).chosen[0, 0] == chosen
+
+
+def test_at_temperature_0_the_network_chooses_if_it_knows_a_character(small: ExactBackend) -> None:
+    sampling, history = Sampling(temperature=0, automaton=mixed(1)), History.of(np.array([3]), 20)
+    chosen = run(small, 20, fresh=True, uniform=0, sampling=[sampling], histories={0: history}).chosen
+    assert set(chosen[:, 0].tolist()) <= {5, 6}
+
+
+def test_an_automaton_ends_within_the_characters_that_are_left(small: ExactBackend) -> None:
+    """The last of four states is three characters away, and with three left there is only one way."""
+    bias = np.zeros(20, np.float32)
+    bias[5] = 100
+    sampling = Sampling(temperature=0, bias=bias, automaton=mixed(4))
+    history = History.of(np.array([3]), 20, num_left=8)
+    chosen = run(small, 9, fresh=True, uniform=0, sampling=[sampling], histories={0: history}).chosen
+    assert chosen[:, 0].tolist() == [5, 5, 5, 5, 5, 25, 25, 25, -1]
+    assert (history.state, history.num_left) == (3, 0)
 
 
 def test_penalties_are_of_the_drawn_text_and_repetition_of_the_prompt_too(small: ExactBackend) -> None:
