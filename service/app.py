@@ -18,6 +18,7 @@ from service.api.disconnect import ClientDisconnected, no_answer
 from service.api.openai import chat, completions
 from service.api.openai import models as openai_models
 from service.generation.backends import choose, open_backend
+from service.generation.constraints.compiler import Compiler
 from service.generation.engine import Engine
 from service.metrics import Metrics
 from service.middleware.access import Access
@@ -65,7 +66,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         settings.any_model,
     )
     metrics.watch(registry)
-    app.state.settings, app.state.registry, app.state.metrics = settings, registry, metrics
+    app.state.settings, app.state.registry, app.state.metrics, app.state.compiler = settings, registry, metrics, Compiler()
     watching = _start(registry.watch, settings.watch)
     try:
         yield
@@ -74,6 +75,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         for thread in (watching, _start(registry.close)):
             await asyncio.to_thread(thread.join, STUCK)
             app.state.stuck |= thread.is_alive()
+        app.state.compiler.close()
         await asyncio.to_thread(app.state.end_tracing)
 
 

@@ -112,6 +112,15 @@ class Settings(BaseSettings):
     )
     aliases: str = Field("", description="further names of models, such as gpt-4o-mini=shakespeare, separated by commas or spaces")
     any_model: bool = Field(False, description="use the default model for requests that name an unknown model")
+    auto_tools: str = Field(
+        "text",
+        pattern=r"text|call",
+        description="how to answer a chat with tools whose tool_choice is auto. call: a user's message is answered with a call, "
+        "the result of a call with a text. The request header X-Folio-Tools overrides this: text, call or call NAME",
+    )
+    seed: int | None = Field(
+        None, ge=0, le=2**64 - 1, description="seed of requests that have none; by default each gets a random one"
+    )
     secret: SecretStr = Field(
         default_factory=random_secret,
         description="secret that signs state tokens; all replicas need the same one",

@@ -137,6 +137,7 @@ def _invalid(error: RequestValidationError) -> ApiError:
     # The path of the field, without the part of the request and pydantic's names for the branches of a union.
     parts = [str(part) for part in first["loc"][1:]]
     place = ".".join(parts[:1] + [part for part in parts[1:] if not re.search(r"[\[-]", part)]) or None
+    place = ".".join(filter(None, [place, first.get("ctx", {}).get("param")])) or None  # see `fields.invalid`
     said = "this field is unknown: check its spelling or omit it" if first["type"] == "extra_forbidden" else first["msg"]
     return ApiError(422, "invalid_value", f"{place}: {said}" if place else said, param=place)
 

@@ -18,10 +18,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from service.generation.backend import MAX_TOP_LOGPROBS
+from service.generation.constraints.compiler import Constraint
 
 MAX_SEED = 2**64 - 1
 MAX_STOP = 16  # stop strings
 MAX_ALLOWED = 10_000  # characters
+MAX_REGEX = 10_000  # characters
+MAX_CHOICES = 1_000
 
 
 class RequestBody(BaseModel):
@@ -33,6 +36,11 @@ class RequestBody(BaseModel):
     @classmethod
     def _drop_nulls(cls, value: Any) -> Any:
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
+
+
+def invalid(field: str, message: str) -> PydanticCustomError:
+    """An error of one field that is found when all fields are known."""
+    return PydanticCustomError("invalid_value", "{message}", {"message": message, "param": field})
 
 
 class Only:
@@ -137,6 +145,20 @@ OnUnknown = Annotated[
         "replaced characters."
     ),
 ]
+JsonSchema = dict[str, Any]
+Regex = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_REGEX,
+        description="The whole generated text matches this regular expression: Python's syntax without lookaround, "
+        "backreferences and word boundaries. It may demand characters that the model's vocabulary lacks.",
+    ),
+]
+Choices = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1000)]],
+    Field(min_length=1, max_length=MAX_CHOICES, description="The generated text is one of these strings."),
+]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -175,3 +197,33 @@ Stop = Annotated[
     ),
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
 ]
+
+
+def only_constraint(
+    *,
+    regex: str | None,
+    choices: list[str] | None,
+    json_schema: JsonSchema | str | None,
+    json_object: bool | None,
+    names: Mapping[str, str] | None = None,
+) -> Constraint | None:
+    """The constraint of a request, which has at most one. names: of the fields, where they are others.
+
+    Raises PydanticCustomError for several constraints, and for a schema that is no JSON object.
+    """
+    if isinstance(json_schema, str):
+        try:
+            json_schema = json.loads(json_schema)
+        except ValueError:
+            json_schema = None
+        if not isinstance(json_schema, dict):
+            raise invalid("json_schema", "the string holds no JSON object")
+    given: dict[str, Any] = {"regex": regex, "choices": choices, "json_schema": json_schema, "json_object": json_object or None}
+    found = [(kind, value) for kind, value in given.items() if value is not None]
+    if len(found) > 1:
+        first, second, *_ = [(names or {}).get(kind, kind) for kind, _ in found]
+        raise invalid(second, f"cannot be combined with {first}; send one of them")
+    if not found:
+        return None
+    kind, value = found[0]
+    return Constraint(kind, None if kind == "json_object" else value)  # type: ignore[arg-type]

@@ -21,7 +21,16 @@ from service.api.resume import EventId, parameters_digest
 from service.api.schemas import CharacterLogprob, Done, GenerateQuery, GenerateRequest, GenerateResponse, Timings, Usage
 from service.api.sse import EventStream
 from service.api.state_token import StateToken
-from service.api.validation import check_length, check_logprobs, history_of, random_seed, read_text, sampling_of, stop_ids
+from service.api.validation import (
+    check_length,
+    check_logprobs,
+    constrain,
+    history_of,
+    read_text,
+    sampling_of,
+    seed_or_default,
+    stop_ids,
+)
 from service.generation.output_queue import Chunk
 from service.generation.request import Generation, Prompt
 from service.registry import Model
@@ -55,8 +64,8 @@ LAST_EVENT_ID: dict[str, Any] = {
 async def generate(request: Request, body: JsonBody[GenerateRequest]) -> Response:
     """Continues start_string. Each next character is sampled from the model's distribution at the temperature."""
     if prefers_stream(request) if body.stream is None else body.stream:
-        return _stream(request, body)
-    accepted = _accept(request, body, streams=False)
+        return await _stream(request, body)
+    accepted = await _accept(request, body, streams=False)
     with accepted.job.submit() as job:
         (chunk,) = await job.collect()
         return json_response(accepted.answer(chunk), exclude_none=True)
@@ -67,11 +76,11 @@ async def generate(request: Request, body: JsonBody[GenerateRequest]) -> Respons
 )
 async def generate_by_query(request: Request, query: Annotated[GenerateQuery, Query()]) -> Response:
     """The same as a stream, for a browser's EventSource and for curl without a body."""
-    return _stream(request, query)
+    return await _stream(request, query)
 
 
-def _stream(request: Request, body: GenerateRequest) -> Response:
-    accepted = _accept(request, body, streams=True)
+async def _stream(request: Request, body: GenerateRequest) -> Response:
+    accepted = await _accept(request, body, streams=True)
     return EventStream(accepted.job.submit(), accepted)
 
 
@@ -88,7 +97,7 @@ def prefers_stream(request: Request) -> bool:
     return stream > 0 and next(kind for kind in weights if kind in (EVENTS, JSON)) == EVENTS
 
 
-def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> "Accepted":
+async def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> "Accepted":
     """Checks a request. Raises ApiError, UnknownModel, NotReady or StreamEnded, before the answer starts."""
     settings: Settings = request.app.state.settings
     check_length("start_string", len(body.start_string or ""), settings.max_start_string)
@@ -98,14 +107,17 @@ def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> "Accep
     parameters = parameters_digest(model, body) if streams else ""
     resumed = _resumed(request, model, body, parameters, streams=streams)
     source = _read(body, model, settings, resumed.seed if resumed else body.seed)
-    sampling = sampling_of(model, body)
+    field = body.constraint.kind if body.constraint else ""
+    constrained = await constrain(request, model, body.constraint, body.num_generate, field)
+    vocabulary = constrained.vocabulary if constrained else model.vocabulary
+    sampling = sampling_of(model, body, constrained=constrained)
     generation = Generation(
         prompt=Prompt(source.ids, initial_state=source.token.state if source.token else None),
         num_generate=body.num_generate,
         sampling=sampling,
-        history=history_of(model, sampling, source.ids),
+        history=history_of(model, sampling, source.ids, body.num_generate),
         seed=source.seed,
-        stop=stop_ids(body.stop, model.vocabulary),
+        stop=stop_ids(body.stop, vocabulary),
         top_logprobs=body.logprobs,
         deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
         already_sent=resumed.sent if resumed else 0,
@@ -113,7 +125,8 @@ def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> "Accep
         returns_state=body.return_state,
     )
     position = resumed or EventId(uuid.uuid4().hex, parameters, model.config.version, model.weights_digest, source.seed, 0)
-    job = Job(request, model, [(source.start_string, generation)], pace=body.pace, skip=position.sent)
+    generations = [(source.start_string, generation)]
+    job = Job(request, model, generations, vocabulary=vocabulary, pace=body.pace, skip=position.sent)
     return Accepted(body, job, position, resumed is not None, settings.secret.get_secret_value())
 
 
@@ -152,7 +165,7 @@ def _read(body: GenerateRequest, model: Model, settings: Settings, seed: int | N
         if not len(ids):
             message = "start_string: nothing is left of it without unknown characters"
             raise ApiError(422, "invalid_value", message, param="start_string")
-        return Source(start_string, ids, None, random_seed() if seed is None else seed, 0)
+        return Source(start_string, ids, None, seed_or_default(seed, settings), 0)
     ids = np.concatenate([np.array(token.ids, np.int32), ids])
     check_length("state", len(ids), 2 * settings.max_start_string)  # a text that was cut while it was read holds the rest
     same_text = seed is None or seed == token.seed
@@ -171,7 +184,7 @@ class Accepted:
 
     def __post_init__(self) -> None:
         (self._completion,) = self.job.completions
-        self._vocabulary, self._sent = self.job.model.vocabulary, self.position.sent
+        self._vocabulary, self._sent = self.job.vocabulary, self.position.sent
 
     def answer(self, chunk: Chunk) -> GenerateResponse:
         text, found = self._vocabulary.decode(chunk.characters), chunk.log_probabilities

@@ -1,6 +1,7 @@
 """An accepted request: its model, and the completions that the engine generates for it."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal, NamedTuple, Self
@@ -9,9 +10,11 @@ from fastapi import Request
 
 from service.api.disconnect import cancel_on_disconnect
 from service.api.pacing import PacedReader
+from service.conversation import Reply
 from service.generation.output_queue import Chunk
 from service.generation.request import Generation
 from service.registry import Model
+from trainer.vocabulary import Vocabulary
 
 
 class Completion(NamedTuple):
@@ -31,11 +34,15 @@ class Job:
         model: Model,
         generations: Sequence[tuple[str, Generation]],
         *,
+        vocabulary: Vocabulary | None = None,
+        calls: bool = False,
         pace: float | None = None,
         skip: int = 0,
     ) -> None:
-        """generations: each with its prompt, as it was read. pace, skip: see `PacedReader`."""
-        self.model = model
+        """generations: each with its prompt, as it was read. vocabulary: of the texts, if a constraint adds characters to the
+        model's. calls: the texts are calls of tools (see `service.conversation`). pace, skip: see `PacedReader`.
+        """
+        self.model, self.vocabulary, self.calls = model, vocabulary or model.vocabulary, calls
         self.sent: int | None = None  # characters streamed so far; None: the answer is no stream
         self.cut_by: Literal["cancelled", "error", "timeout"] | None = None  # why the answer ended before its texts did
         self._request = request
@@ -82,6 +89,16 @@ class Job:
             if not completion.reader.ended:
                 completion.generation.output.wake()
                 return
+
+    def reply(self, i: int) -> Reply:
+        """A reader that divides completion `i` into texts and calls. Equal requests with equal seeds give calls of equal ids."""
+        prompt, generation = self.completions[i].prompt, self.completions[i].generation
+
+        def id_of(call: int) -> str:
+            made_from = f"{generation.seed} {generation.choice} {call} {prompt}"
+            return f"call_{hashlib.sha256(made_from.encode()).hexdigest()[:24]}"
+
+        return Reply(self.calls, id_of)
 
     @property
     def num_prompt(self) -> int:

@@ -1,12 +1,26 @@
 """Requests and answers of the service's own operations. OpenAI's are in `service.api.openai`."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.api.body import drop_unknown
-from service.api.fields import Logprobs, ModelName, OnUnknown, Pace, RequestBody, SamplingFields, Seed, Stop
+from service.api.fields import (
+    Choices,
+    JsonSchema,
+    Logprobs,
+    ModelName,
+    OnUnknown,
+    Pace,
+    Regex,
+    RequestBody,
+    SamplingFields,
+    Seed,
+    Stop,
+    only_constraint,
+)
+from service.generation.constraints.compiler import Constraint
 from trainer.artifact import VersionConfig
 
 
@@ -51,12 +65,29 @@ class GenerateRequest(SamplingFields):
     )
     on_unknown: OnUnknown = "error"
     pace: Pace | None = None
+    regex: Regex | None = None
+    choices: Choices | None = None
+    json_schema: JsonSchema | str | None = Field(
+        None, description="The generated text is JSON that is valid under this JSON Schema, an object or its text."
+    )
+    json_object: bool | None = Field(None, description="The generated text is a JSON object.")
+
+    @model_validator(mode="after")
+    def _check_constraint(self) -> Self:
+        self.constraint  # noqa: B018 - raises for several
+        return self
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the text is restricted to."""
+        return only_constraint(regex=self.regex, choices=self.choices, json_schema=self.json_schema, json_object=self.json_object)
 
 
 class GenerateQuery(GenerateRequest):
     """The same fields as query parameters. An empty parameter counts as absent."""
 
     stream: bool | None = Field(None, description="Ignored: the answer to GET is always a stream.")
+    json_schema: str | None = Field(None, description="The generated text is JSON that is valid under this JSON Schema.")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,15 +1,19 @@
 """Converts a request's fields to the engine's parameters, and checks the server's limits."""
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
+from fastapi import Request
 from numpy.typing import NDArray
 
 from service.api.errors import ApiError
 from service.api.fields import SamplingFields
 from service.api.notes import note_unknown_characters
+from service.generation.constraints.compiler import Compiler, Constrained, Constraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import History, Sampling
 from service.registry import Model
 from service.settings import Settings
@@ -28,15 +32,46 @@ def check_length(field: str, given: int, limit: int, unit: str = "characters") -
         raise ApiError(422, "too_long", f"{field}: {given:,} {unit} exceed this server's limit of {limit:,}", param=field)
 
 
-def random_seed() -> int:
-    """A seed that every JSON parser represents exactly."""
-    return secrets.randbelow(2**53)
+def seed_or_default(seed: int | None, settings: Settings) -> int:
+    """The seed of a request. If it has none: the server's, or else a random one that every JSON parser represents exactly."""
+    if seed is not None:
+        return seed
+    return secrets.randbelow(2**53) if settings.seed is None else settings.seed
 
 
-def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, float] = MappingProxyType({})) -> Sampling:
+async def constrain(
+    request: Request, model: Model, constraint: Constraint | None, num_generate: int, field: str
+) -> Constrained | None:
+    """Compiles a constraint. field: errors name it. Raises ApiError, also if num_generate is too little for any text."""
+    if constraint is None:
+        return None
+    if model.engine_name == "tensorflow":
+        raise ApiError(422, "unsupported_value", f"{field}: requires the native or reference backend", param=field)
+    compiler: Compiler = request.app.state.compiler
+    try:
+        found = compiler.cached(constraint, model.vocabulary)
+        if found is None:
+            found = await asyncio.to_thread(compiler.compile, constraint, model.vocabulary)
+    except UnsupportedConstraint as error:
+        raise ApiError(422, "invalid_value", f"{field}: {error}", param=field) from None
+    if found.shortest > num_generate:
+        message = f"{field}: the shortest answer has {found.shortest:,} characters, more than the {num_generate:,} that are allowed"
+        raise ApiError(422, "invalid_value", message, param=field)
+    return found
+
+
+def sampling_of(
+    model: Model,
+    fields: SamplingFields,
+    logit_bias: Mapping[int, float] = MappingProxyType({}),
+    constrained: Constrained | None = None,
+) -> Sampling:
     """Raises ApiError for characters or tokens outside the vocabulary, and for options that the backend does not support."""
     vocabulary, allowed, bias = model.vocabulary, None, None
     if fields.allowed_characters is not None:
+        if constrained is not None:
+            message = "allowed_characters: cannot be combined with a constraint; a regex can exclude characters"
+            raise ApiError(422, "invalid_value", message, param="allowed_characters")
         allowed = np.zeros(len(vocabulary), bool)
         allowed[read_text(vocabulary, fields.allowed_characters, "error", "allowed_characters")[1]] = True
     if logit_bias:
@@ -55,14 +90,15 @@ def sampling_of(model: Model, fields: SamplingFields, logit_bias: Mapping[int, f
         fields.presence_penalty,
         fields.frequency_penalty,
         fields.repetition_penalty,
+        None if constrained is None else constrained.automaton,
     )
     if model.engine_name == "tensorflow" and (bias is not None or sampling.needs_history):
         raise ApiError(422, "unsupported_value", "penalties and logit_bias require the native or reference backend")
     return sampling
 
 
-def history_of(model: Model, sampling: Sampling, prompt: NDArray[np.int32]) -> History | None:
-    return History.of(prompt, len(model.vocabulary)) if sampling.needs_history else None
+def history_of(model: Model, sampling: Sampling, prompt: NDArray[np.int32], num_generate: int) -> History | None:
+    return History.of(prompt, len(model.vocabulary), num_generate) if sampling.needs_history else None
 
 
 def read_text(vocabulary: Vocabulary, text: str, on_unknown: str, field: str) -> tuple[str, NDArray[np.int32]]:

@@ -142,14 +142,25 @@ class Generation:
         Call it before `add`. Held back characters may be dropped, so the snapshot must not lie behind them.
         """
         if snapshot is not None and not self._held.characters:
-            self._snapshot, self._inputs_since = snapshot, self._inputs_since[-1:]
+            self._snapshot, self._inputs_since = snapshot, self.known(self._inputs_since)[-1:]
         self._inputs_since += chosen
 
     @property
     def resume_point(self) -> tuple[State | None, list[int]]:
         """Where another generation can continue this text: (the network's state, the ids to read from there)."""
         ids = self._inputs_since[: len(self._inputs_since) - (self.num_sampled - self.num_emitted)]
-        return self._snapshot, ids + self.prompt.ids[self.num_prompt_read :].tolist()  # the deadline may cut the prompt
+        return self._snapshot, self.known(ids) + self.prompt.ids[self.num_prompt_read :].tolist()  # the deadline may cut the prompt
+
+    def num_characters(self, chosen: Sequence[int]) -> int:
+        """How many of the chosen ids come before the end of the text."""
+        automaton = self.sampling.automaton
+        if automaton is None:
+            return len(chosen)
+        return next((i for i, character in enumerate(chosen) if character in (automaton.end, -1)), len(chosen))
+
+    def known(self, ids: list[int]) -> list[int]:
+        """Without the characters that only an automaton knows: the network does not read them."""
+        return ids if self.history is None else [i for i in ids if i < self.history.vocabulary]
 
     def add(self, sampled: Chunk) -> tuple[Chunk, FinishReason | None]:
         """Takes what the network sampled. Returns what can be emitted, and the reason if this was the end.
@@ -157,22 +168,28 @@ class Generation:
         Characters that may be the beginning of a stop string are held back until that is decided.
         """
         self.num_sampled += len(sampled.characters)
+        reason = self._ended()
         if not self.stop:
             self.num_emitted += len(sampled.characters)
-            return sampled, None if self.remaining else "length"
+            return sampled, reason
         pending = joined(self._held, sampled)
         found = self._stop.find(sampled.characters)
-        reason: FinishReason | None = None
         if found is not None:
             upto, length = found
             end, reason = len(self._held.characters) + upto - length, "stop"
-        elif not self.remaining:
-            end, reason = len(pending.characters), "length"
+        elif reason:
+            end = len(pending.characters)
         else:
             end = len(pending.characters) - self._stop.begun
         self._held = Chunk([]) if reason else cut(pending, end, len(pending.characters))
         self.num_emitted += end
         return cut(pending, 0, end), reason
+
+    def _ended(self) -> FinishReason | None:
+        automaton = self.sampling.automaton
+        if automaton is not None and self.history is not None and automaton.must_end(self.history.state):
+            return "stop"
+        return None if self.remaining else "length"
 
     def release(self) -> Chunk:
         """What was held back, when no more will come."""

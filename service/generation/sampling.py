@@ -20,12 +20,22 @@ class Automaton:
     it does not know.
 
     `distance[state]` is the least number of characters after which the text may end. A character is allowed only if its next state
-    can end within the characters that are left (`History.num_left`). So a text that could end when it began ends in time. If a
-    state allows nothing, the text has ended and the chosen id is -1.
+    can end within the characters that are left (`History.num_left`). So a text that could end when it began ends in time.
+
+    The last column is the end of the text. Nothing is allowed after it, and where nothing is allowed the chosen id is -1.
     """
 
     next: NDArray[np.int32]  # [states, characters]
     distance: NDArray[np.int32]  # [states]
+
+    @property
+    def end(self) -> int:
+        """The id that ends the text."""
+        return int(self.next.shape[1]) - 1
+
+    def must_end(self, state: int) -> bool:
+        """Whether the text can only end in a state."""
+        return not (self.next[state, : self.end] >= 0).any()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +101,10 @@ class History:
     counts: NDArray[np.int32]  # [2, vocabulary]: occurrences in the prompt, and in the generated text
     state: int = 0  # of the automaton
     num_left: int = UNLIMITED  # characters that may still be sampled, for the automaton
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.counts.shape[1])
 
     @classmethod
     def of(cls, prompt: NDArray[np.int32], vocabulary: int, num_left: int = UNLIMITED) -> "History":

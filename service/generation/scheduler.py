@@ -125,6 +125,7 @@ class Scheduler:
         now, outputs = self._clock(), []
         for b, (row, chosen) in enumerate(zip(self._rows, decoded.chosen.T.tolist(), strict=True)):
             generation, prompt = row.generation, row.generation.prompt
+            chosen = chosen[: row.forced + generation.num_characters(chosen[row.forced : row.forced + row.sampled])]
             if row.snapshots_prompt:
                 prompt.state, prompt.prefilled_by = decoded.snapshots[b], None
                 if prompt.initial_state is None:
@@ -133,16 +134,16 @@ class Scheduler:
                 continue
             if generation.returns_state:
                 state = None if row.snapshots_prompt else decoded.snapshots[b]
-                generation.advance(state, chosen[: row.forced + row.sampled])
+                generation.advance(state, chosen)
             generation.num_prompt_read = max(generation.num_prompt_read, 1) + row.forced
-            generation.next_input = chosen[-1]
+            generation.next_input = next(iter(generation.known(chosen)[-1:]), generation.next_input)
             if prompt.scored and row.forced:
                 read = _probabilities(decoded, slice(row.forced), b, generation.top_logprobs)
                 prompt.log_probabilities += [read] if read else []
             chunk, reason = Chunk([]), None
             if row.sampled:
                 generation.first_token_at = generation.first_token_at or now
-                span = slice(row.forced, row.forced + row.sampled)
+                span = slice(row.forced, len(chosen))
                 chunk, reason = generation.add(Chunk(chosen[span], _probabilities(decoded, span, b, generation.top_logprobs)))
             elif not generation.remaining and not generation.num_prompt_left:
                 reason = "length"

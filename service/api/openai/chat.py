@@ -1,26 +1,26 @@
-"""/v1/chat/completions: writes what the assistant says next."""
+"""/v1/chat/completions: writes what the assistant says next, or the calls of tools that it makes."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.accept import CompletionParams, accept_chat
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
+from service.api.job import Job
 from service.api.logprobs import named_logprobs
-from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, CompletionParams, accept
 from service.api.openai.requests import ChatRequest
 from service.api.openai.responses import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage, TokenLogprob, TopLogprob
+from service.api.openai.stream import STREAM, Answer, AnswerStream, Choice
 from service.api.sse import EventStream
+from service.conversation import Arguments, CallBegun, Reply, Text
 from service.generation.output_queue import Chunk
-from service.registry import Registry
-from service.settings import Settings
 from trainer.vocabulary import Vocabulary
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
-
-MAX_REPLY = 1000  # characters, where the request sets no limit
 
 
 @router.post(
@@ -30,16 +30,33 @@ MAX_REPLY = 1000  # characters, where the request sets no limit
 )
 async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
     """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
-    answer = accept(request, body, _params(request, body))
+    params = CompletionParams(
+        model=body.model,
+        prompts=[],
+        max_tokens=body.max_completion_tokens or body.max_tokens or 0,
+        sampling=body,
+        logit_bias=body.logit_bias,
+        n=body.n,
+        stop=body.stop,
+        min_tokens=body.min_tokens,
+        seed=body.seed,
+        logprobs=body.top_logprobs if body.logprobs else None,
+        pace=body.pace,
+        on_unknown=body.on_unknown,
+        max_tokens_field="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+    )
+    job = (await accept_chat(request, body.conversation, params, past_turn=body.ignore_eos)).submit()
+    answer = Answer("chatcmpl", job, "function_call" if body.is_legacy else "tool_calls")
     if body.stream:
-        return EventStream(answer.job.submit(), AnswerStream(answer, CHUNKS))
-    vocabulary = answer.job.model.vocabulary
-    with answer.job.submit() as job:
+        parts = partial(_parts, body, job, [job.reply(i) for i in range(body.n)])
+        opening = {"delta": {"role": "assistant", "content": None if job.calls else ""}}
+        return EventStream(job, AnswerStream(answer, body.usage, "chat.completion.chunk", parts, opening, {"delta": {}}))
+    with job:
         choices = [
             ChatChoice(
                 index=i,
-                message=ChatMessage(content=vocabulary.decode(chunk.characters)),
-                logprobs=_logprobs(vocabulary, chunk),
+                message=_message(job.reply(i), job.vocabulary.decode(chunk.characters), legacy=body.is_legacy),
+                logprobs=_logprobs(job.vocabulary, chunk),
                 finish_reason=answer.finish_reason(i),
             )
             for i, chunk in enumerate(await job.collect())
@@ -47,28 +64,40 @@ async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
         return json_response(ChatCompletion(choices=choices, usage=answer.usage, **answer.fields))
 
 
-def _params(request: Request, body: ChatRequest) -> CompletionParams:
-    registry: Registry = request.app.state.registry
-    settings: Settings = request.app.state.settings
-    template = registry.get(body.model).chat
-    messages = [(message.role, message.name, str(message.content)) for message in body.messages]
-    return CompletionParams(
-        kind="chatcmpl",
-        prompts=[template.render(messages, open_ended=body.continues)],
-        max_tokens=body.max_completion_tokens or body.max_tokens or min(MAX_REPLY, settings.max_num_generate),
-        stop=body.stop if body.ignore_eos else [*template.stop, *body.stop],
-        logprobs=body.top_logprobs if body.logprobs else None,
-        on_unknown=body.on_unknown,
-        prompt_field="messages",
-        max_tokens_field="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
-    )
+def _message(reply: Reply, text: str, *, legacy: bool) -> ChatMessage:
+    parts = reply.read(text)
+    if not reply.calls:
+        return ChatMessage(content=text)
+    calls: list[dict[str, Any]] = []
+    for part in parts:
+        match part:
+            case CallBegun(_, call_id, name):
+                calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}})
+            case Arguments(index, arguments):
+                calls[index]["function"]["arguments"] += arguments
+    if legacy and calls:
+        return ChatMessage(content=None, function_call=calls[0]["function"])
+    return ChatMessage(content=None, tool_calls=calls)
 
 
-def _part(answer: Answer, i: int, chunk: Chunk, offset: int) -> dict[str, Any]:  # noqa: ARG001 - as the other form
-    vocabulary = answer.job.model.vocabulary
-    logprobs = _logprobs(vocabulary, chunk)
-    delta = {"content": vocabulary.decode(chunk.characters)}
-    return {"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": None}
+def _parts(body: ChatRequest, job: Job, replies: list[Reply], i: int, chunk: Chunk, _: int) -> list[Choice]:
+    """The new parts of a choice. Log-probabilities stand beside the first of them."""
+    logprobs = _logprobs(job.vocabulary, chunk)
+    choices = []
+    for part in replies[i].read(job.vocabulary.decode(chunk.characters)):
+        match part:
+            case Text(text):
+                delta: dict[str, Any] = {"content": text}
+            case CallBegun(index, call_id, name):
+                begun = {"name": name, "arguments": ""}
+                call = {"index": index, "id": call_id, "type": "function", "function": begun}
+                delta = {"function_call": begun} if body.is_legacy else {"tool_calls": [call]}
+            case Arguments(index, text):
+                more = {"arguments": text}
+                delta = {"function_call": more} if body.is_legacy else {"tool_calls": [{"index": index, "function": more}]}
+        choices.append({"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": None})
+        logprobs = None
+    return choices
 
 
 def _logprobs(vocabulary: Vocabulary, chunk: Chunk) -> ChatLogprobs | None:
@@ -86,6 +115,3 @@ def _logprobs(vocabulary: Vocabulary, chunk: Chunk) -> ChatLogprobs | None:
         for character, value, likeliest in zip(chunk.characters, own, top, strict=True)
     ]
     return ChatLogprobs(content=content)
-
-
-CHUNKS = ChunkForm("chat.completion.chunk", _part, {"delta": {"role": "assistant", "content": ""}}, {"delta": {}})

@@ -1,18 +1,20 @@
 """/v1/completions: continues texts."""
 
-from typing import Any
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.accept import CompletionParams, accept
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Completion as JobCompletion
+from service.api.job import Job
 from service.api.logprobs import named_logprobs
-from service.api.openai.accept import STREAM, Answer, AnswerStream, ChunkForm, CompletionParams, accept
 from service.api.openai.requests import CompletionRequest
 from service.api.openai.responses import Completion, CompletionChoice, CompletionLogprobs, FinishReason
+from service.api.openai.stream import STREAM, Answer, AnswerStream, Choice
 from service.api.sse import EventStream
 from service.generation.output_queue import Chunk, concatenated
 from trainer.vocabulary import Vocabulary
@@ -28,35 +30,47 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 async def complete(request: Request, body: JsonBody[CompletionRequest]) -> Response:
     """Continues each prompt n times."""
     params = CompletionParams(
-        kind="cmpl",
+        model=body.model,
         prompts=body.prompts,
         max_tokens=body.max_tokens,
+        sampling=body,
+        logit_bias=body.logit_bias,
+        n=body.n,
         stop=body.stop,
+        min_tokens=body.min_tokens,
+        seed=body.seed,
         logprobs=body.logprobs,
+        pace=body.pace,
         on_unknown=body.on_unknown,
-        prompt_field="prompt",
-        max_tokens_field="max_tokens",
         echo=body.echo,
+        constraint=body.constraint,
+        prompt_field="prompt",
+        constraint_field=body.constraint_field,
     )
-    answer = accept(request, body, params)
+    answer = Answer("cmpl", await accept(request, params))
+    job = answer.job.submit()
     if body.stream:
-        return EventStream(answer.job.submit(), AnswerStream(answer, CHUNKS))
-    with answer.job.submit() as job:
-        choices = [_choice(answer, i, chunk, 0, answer.finish_reason(i)) for i, chunk in enumerate(await job.collect())]
+        return EventStream(job, AnswerStream(answer, body.usage, "text_completion", partial(_parts, body, job), None, {"text": ""}))
+    with job:
+        choices = [_choice(body, job, i, chunk, 0, answer.finish_reason(i)) for i, chunk in enumerate(await job.collect())]
         return json_response(Completion(choices=choices, usage=answer.usage, **answer.fields))
 
 
-def _part(answer: Answer, i: int, chunk: Chunk, offset: int) -> dict[str, Any]:
-    return _choice(answer, i, chunk, offset, None).model_dump()
+def _parts(body: CompletionRequest, job: Job, i: int, chunk: Chunk, offset: int) -> list[Choice]:
+    if not chunk.characters and (offset or not body.echo):
+        return []
+    return [_choice(body, job, i, chunk, offset, None).model_dump()]
 
 
-def _choice(answer: Answer, i: int, chunk: Chunk, offset: int, finish_reason: FinishReason | None) -> CompletionChoice:
+def _choice(
+    body: CompletionRequest, job: Job, i: int, chunk: Chunk, offset: int, finish_reason: FinishReason | None
+) -> CompletionChoice:
     """offset: characters of the choice before the chunk."""
-    completion, vocabulary = answer.job.completions[i], answer.job.model.vocabulary
-    echoed = answer.params.echo and not offset
+    completion, vocabulary = job.completions[i], job.vocabulary
+    echoed = body.echo and not offset
     text = vocabulary.decode(chunk.characters)
     logprobs = None
-    if answer.params.logprobs is not None:
+    if body.logprobs is not None:
         logprobs = _logprobs(vocabulary, chunk, len(completion.prompt) + offset)
         if echoed:
             logprobs = _with_prompt(logprobs, completion, vocabulary)
@@ -88,6 +102,3 @@ def _logprobs(vocabulary: Vocabulary, chunk: Chunk, offset: int) -> CompletionLo
         top_logprobs=[dict(likeliest) | {token: value} for token, value, likeliest in zip(tokens, own, top, strict=True)],
         text_offset=list(range(offset, offset + len(tokens))),
     )
-
-
-CHUNKS = ChunkForm("text_completion", _part, None, {"text": ""})

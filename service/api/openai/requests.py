@@ -6,19 +6,38 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from pydantic_core import PydanticCustomError
 
 from service.api.fields import (
+    Choices,
+    JsonSchema,
     Logprobs,
     ModelName,
     Only,
     OnUnknown,
     Pace,
+    Regex,
     RequestBody,
-    SamplingFields,
     Seed,
     Stop,
     Unsupported,
     Unused,
+    invalid,
+    only_constraint,
 )
+from service.api.openai.compatibility import CompatibilityFields
+from service.api.openai.responses import UsageChunks
+from service.api.openai.tools import (
+    MAX_TOOLS,
+    FunctionDefinition,
+    FunctionTool,
+    Named,
+    NamedFunction,
+    ResponseFormat,
+    StructuredOutputs,
+    ToolChoice,
+    chosen_tools,
+)
+from service.conversation import MAX_CALLS, RESULTS, Conversation, Tool, Turn, call_turn
 from service.generation.backend import MAX_TOP_LOGPROBS
+from service.generation.constraints.compiler import Constraint
 
 MAX_PROMPTS, MAX_MESSAGES = 2_048, 10_000
 
@@ -27,66 +46,6 @@ class StreamOptions(RequestBody):
     include_usage: bool = Field(False, description="End the stream with a chunk that has `usage` and no choices.")
     continuous_usage_stats: bool = Field(False, description="Include the usage so far in every chunk. Requires include_usage.")
     include_obfuscation: Unused = None
-
-
-class TextFormat(RequestBody):
-    type: Annotated[Any, Only("text")]
-
-
-class CompatibilityFields(SamplingFields):
-    """Fields of OpenAI, vLLM and llama.cpp that are ignored, accepted only at values that change nothing, or rejected by name."""
-
-    # OpenAI
-    function_call: Annotated[Any, Only("none", "auto")] = None
-    functions: Annotated[Any, Only([])] = None
-    metadata: Unused = None
-    modalities: Annotated[Any, Only(["text"], [])] = None
-    moderation: Unsupported = None
-    parallel_tool_calls: Unused = None
-    prediction: Unused = None  # a hint for speed
-    prompt_cache_key: Unused = None
-    prompt_cache_options: Unused = None
-    prompt_cache_retention: Unused = None
-    reasoning_effort: Unused = None
-    response_format: TextFormat | None = None
-    safety_identifier: Unused = None
-    service_tier: Annotated[Any, Only("auto", "default")] = None
-    store: Annotated[Any, Only(False)] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    tools: Annotated[Any, Only([])] = None
-    user: Unused = None
-    verbosity: Unused = None
-    web_search_options: Unsupported = None
-
-    # vLLM; load tools send them
-    add_special_tokens: Unused = None
-    allowed_token_ids: Unsupported = None
-    best_of: Annotated[Any, Only(1)] = None
-    bad_words: Annotated[Any, Only([])] = None
-    cache_salt: Unused = None
-    chat_template: Unsupported = None
-    chat_template_kwargs: Unused = None
-    detokenize: Annotated[Any, Only(True)] = None
-    documents: Annotated[Any, Only([])] = None
-    early_stopping: Annotated[Any, Only(False)] = None
-    include_stop_str_in_output: Annotated[Any, Only(False)] = None
-    length_penalty: Annotated[Any, Only(1)] = None
-    priority: Annotated[Any, Only(0)] = None
-    prompt_logprobs: Unsupported = None
-    request_id: Unused = None
-    return_token_ids: Annotated[Any, Only(False)] = None
-    return_tokens_as_token_ids: Annotated[Any, Only(False)] = None
-    skip_special_tokens: Unused = None
-    spaces_between_special_tokens: Unused = None
-    stop_token_ids: Annotated[Any, Only([])] = None
-    truncate_prompt_tokens: Unsupported = None
-    use_beam_search: Annotated[Any, Only(False)] = None
-
-    # llama.cpp
-    cache_prompt: Unused = None
-    mirostat: Annotated[Any, Only(0)] = None
-    repeat_penalty: Annotated[Any, Only(1)] = None
-    typical_p: Annotated[Any, Only(1)] = None
 
 
 class CommonFields(CompatibilityFields):
@@ -108,13 +67,47 @@ class CommonFields(CompatibilityFields):
     )
     pace: Pace | None = None
 
-    @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    response_format: ResponseFormat | None = Field(
+        None, description="The answer is a text, any JSON object, or JSON under a schema."
+    )
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: JsonSchema | str | None = Field(None, description="vLLM's earlier name of structured_outputs.json.")
+    guided_regex: Regex | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Unsupported = None
+    guided_decoding_backend: Unused = None
+    guided_whitespace_pattern: Unused = None
+
+    @model_validator(mode="after")
+    def _check_constraint(self) -> Self:
+        self.constraint  # noqa: B018 - raises for several
+        return self
 
     @property
-    def continuous_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+    def constraint(self) -> Constraint | None:
+        """What the answer is restricted to. Raises PydanticCustomError."""
+        guided = only_constraint(
+            regex=self.guided_regex, choices=self.guided_choice, json_schema=self.guided_json, json_object=None
+        )
+        found = [one.constraint for one in (self.response_format, self.structured_outputs) if one is not None] + [guided]
+        given = [constraint for constraint in found if constraint is not None]
+        if len(given) > 1:
+            raise invalid(self.constraint_field, "another field restricts the answer too; send one of them")
+        return given[0] if given else None
+
+    @property
+    def constraint_field(self) -> str:
+        """The field that the constraint comes from."""
+        if self.response_format is not None and self.response_format.constraint is not None:
+            return "response_format"
+        return "structured_outputs" if self.structured_outputs is not None else "guided_json"
+
+    @property
+    def usage(self) -> UsageChunks:
+        """Which chunks of a stream hold the usage."""
+        if self.stream_options is None or not self.stream_options.include_usage:
+            return "none"
+        return "always" if self.stream_options.continuous_usage_stats else "last"
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -194,17 +187,37 @@ Content = Annotated[
 ]
 
 
+class CalledFunction(RequestBody):
+    name: str
+    arguments: str
+
+
+class MadeCall(RequestBody):
+    id: Unused = None
+    index: Unused = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(RequestBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[Content, BeforeValidator(_reject_other_parts), AfterValidator(_join_parts)] = ""
     name: str | None = Field(None, description="Name of the speaker. The model reads it instead of the role.")
     tool_call_id: Unused = None
-    tool_calls: Annotated[Any, Only([])] = None
-    function_call: Unsupported = None
+    tool_calls: list[MadeCall] = Field([])
+    function_call: CalledFunction | None = None
     annotations: Annotated[Any, Only([])] = None
     audio: Unsupported = None
     refusal: Unused = None
     reasoning_content: Unused = None
+
+    @property
+    def turn(self) -> Turn:
+        calls = [call.function for call in self.tool_calls] + ([self.function_call] if self.function_call else [])
+        if calls:
+            called = call_turn([(call.name, call.arguments) for call in calls])
+            return called._replace(name=self.name, words=f"{self.content}\n{called.words}" if self.content else called.words)
+        return Turn(self.role, None if self.role in RESULTS else self.name, str(self.content))
 
 
 class ChatRequest(CommonFields):
@@ -233,6 +246,15 @@ class ChatRequest(CommonFields):
     add_generation_prompt: bool | None = Field(
         None, description="Start a reply instead of continuing the last message: the opposite of continue_final_message."
     )
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="none, auto, required, or a function to call. With auto the answer is a text, unless the server's option "
+        "--auto-tools or the request's header X-Folio-Tools is call.",
+    )
+    parallel_tool_calls: bool = Field(False, description=f"Allow up to {MAX_CALLS} calls in one answer.")
+    functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS, description="Former name of tools.")
+    function_call: Literal["none", "auto"] | Named | None = Field(None, description="Former name of tool_choice.")
     audio: Unsupported = None
     echo: Annotated[Any, Only(False)] = None
     on_unknown: OnUnknown = "skip"
@@ -244,6 +266,39 @@ class ChatRequest(CommonFields):
                 "invalid_value", "continue_final_message and add_generation_prompt are opposites; send only one of them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Self:
+        if self.tools and self.functions:
+            raise invalid("functions", "it is the former name of tools; send one of them")
+        self.chosen_tools  # noqa: B018 - raises for unknown names
+        return self
+
+    @property
+    def is_legacy(self) -> bool:
+        """The answer uses the former names of tools."""
+        return bool(self.functions)
+
+    @property
+    def chosen_tools(self) -> tuple[list[Tool], Literal["auto", "none", "required"] | Tool]:
+        """The tools, and how one is chosen. Raises PydanticCustomError."""
+        if not self.functions:
+            return chosen_tools([tool.function for tool in self.tools], self.tool_choice)
+        named = NamedFunction(function=self.function_call) if isinstance(self.function_call, Named) else self.function_call
+        return chosen_tools(self.functions, named)
+
+    @property
+    def conversation(self) -> Conversation:
+        tools, choice = self.chosen_tools
+        return Conversation(
+            turns=[message.turn for message in self.messages],
+            continues=self.continues,
+            format=self.constraint,
+            format_field=self.constraint_field,
+            tools=tools,
+            tool_choice=choice,
+            parallel_calls=self.parallel_tool_calls and not self.functions,
+        )
 
     @property
     def continues(self) -> bool:

@@ -27,7 +27,8 @@ class CompletionLogprobs(BaseModel):
     text_offset: list[int] = Field(description="Index of each character in the prompt and text together.")
 
 
-FinishReason = Literal["length", "stop"]
+UsageChunks = Literal["none", "last", "always"]  # which chunks of a stream hold the usage
+FinishReason = Literal["length", "stop", "tool_calls", "function_call"]
 
 
 class CompletionChoice(BaseModel):
@@ -64,10 +65,27 @@ class ChatLogprobs(BaseModel):
     refusal: None = None
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class FunctionCall(BaseModel):
+    name: str
+    arguments: str = Field(description="JSON, valid under the tool's schema.")
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class ChatMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = Field(None, exclude_if=_absent)
+    function_call: FunctionCall | None = Field(None, exclude_if=_absent)
 
 
 class ChatChoice(BaseModel):

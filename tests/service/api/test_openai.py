@@ -197,15 +197,11 @@ def test_characters_that_a_model_lacks_are_skipped_in_a_chat(peer: OpenAI) -> No
 
 
 def test_what_a_chats_messages_hold_besides_is_refused(peer: OpenAI) -> None:
-    called = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}]
-    messages: Any = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": called}]
-    with pytest.raises(openai.BadRequestError, match="tool_calls"):
-        peer.chat.completions.create(model="tiny", messages=messages)
     picture: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
     with pytest.raises(openai.BadRequestError):
         peer.chat.completions.create(model="tiny", messages=picture)
     with pytest.raises(openai.BadRequestError) as raised:
-        peer.chat.completions.create(model="tiny", messages=messages[:1], max_completion_tokens=10**10)
+        peer.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hi"}], max_completion_tokens=10**10)
     assert raised.value.param == "max_completion_tokens"
 
 

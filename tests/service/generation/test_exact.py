@@ -168,7 +168,7 @@ def test_an_automaton_waits_while_a_prompt_is_read(small: ExactBackend) -> None:
 
 
 def mixed(states: int) -> Automaton:
-    """Each state allows characters 5 and 6, which the network knows, and 20 to 25, which it does not. 25 leads to the next state."""
+    """Each state allows 5 and 6, which the network knows, and 20 to 25, which it does not. 25 leads to the next state."""
     table = np.full((states, 26), -1, np.int32)
     for state in range(states):
         table[state, [5, 6, 20, 21, 22, 23, 24]] = state
@@ -177,7 +177,7 @@ def mixed(states: int) -> Automaton:
 
 
 def test_a_character_that_the_network_does_not_know_is_as_likely_as_if_all_were_equal(small: ExactBackend) -> None:
-    """Of eight allowed characters it does not know six: uniform numbers below 6/8 choose one of these, the others are the network's."""
+    """It does not know six of eight allowed characters: uniform numbers below 6/8 choose one of these."""
     bias = np.zeros(20, np.float32)
     bias[6] = 100  # among those that it knows it chooses 6
     for uniform, chosen in ((0.0, 20), (0.12, 20), (0.13, 21), (0.74, 25), (0.76, 6), (0.99, 6)):

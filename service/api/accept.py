@@ -1,0 +1,137 @@
+"""From what a protocol asks for to a job: checks the server's limits and prepares the generations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from fastapi import Request
+
+from service.api.errors import ApiError
+from service.api.fields import OnUnknown, SamplingFields
+from service.api.job import Job
+from service.api.validation import (
+    check_length,
+    check_logprobs,
+    constrain,
+    history_of,
+    read_text,
+    read_tokens,
+    sampling_of,
+    seed_or_default,
+    stop_ids,
+)
+from service.conversation import Conversation
+from service.generation.constraints.compiler import Constraint
+from service.generation.request import Generation, Prompt
+from service.registry import Model, Registry
+from service.settings import Settings
+
+MAX_REPLY = 1000  # characters of an answer in a chat, where the request sets no limit
+TOOLS_HEADER = "X-Folio-Tools"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionParams:
+    """What an operation asks of the engine: the one form that every protocol is translated to."""
+
+    model: str | None
+    prompts: Sequence[str | list[int]]  # texts or ids
+    max_tokens: int  # of each continuation; 0, in a chat: MAX_REPLY
+    sampling: SamplingFields
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    n: int = 1  # continuations of each prompt
+    stop: Sequence[str] = ()
+    min_tokens: int = 0
+    seed: int | None = None
+    logprobs: int | None = None
+    pace: float | None = None
+    on_unknown: OnUnknown | None = None  # None: replace where the model knows a space, else skip
+    echo: bool = False  # the answer will begin with the prompts, which are scored too if there are logprobs
+    constraint: Constraint | None = None
+    prompt_field: str = "messages"  # errors name these fields
+    max_tokens_field: str = "max_tokens"
+    constraint_field: str = "response_format"
+
+
+async def accept(request: Request, params: CompletionParams) -> Job:
+    """Checks a request. Raises ApiError, UnknownModel or NotReady."""
+    settings: Settings = request.app.state.settings
+    model: Model = request.app.state.registry.get(params.model)
+    _check_limits(params, model, settings)
+    constrained = await constrain(request, model, params.constraint, params.max_tokens, params.constraint_field)
+    vocabulary = constrained.vocabulary if constrained else model.vocabulary
+    sampling = sampling_of(model, params.sampling, params.logit_bias, constrained)
+    seed, stop = seed_or_default(params.seed, settings), stop_ids(params.stop, vocabulary)
+    generations: list[tuple[str, Generation]] = []
+    for given in params.prompts:
+        text, prompt = _read(given, params, model, settings)
+        for _ in range(params.n):
+            generation = Generation(
+                prompt=prompt,
+                num_generate=params.max_tokens,
+                sampling=sampling,
+                history=history_of(model, sampling, prompt.ids, params.max_tokens),
+                seed=seed,
+                choice=len(generations),
+                stop=stop,
+                top_logprobs=params.logprobs,
+                min_tokens=params.min_tokens,
+            )
+            generations.append((text, generation))
+    calls = params.constraint is not None and params.constraint.kind == "tools"
+    return Job(request, model, generations, vocabulary=vocabulary, calls=calls, pace=params.pace)
+
+
+async def accept_chat(request: Request, conversation: Conversation, params: CompletionParams, *, past_turn: bool = False) -> Job:
+    """Checks a request for the next answer of a chat. The conversation's prompt and constraint replace those of params.
+
+    past_turn: the answer may go on past the end of the speaker's turn. Raises as `accept` does.
+    """
+    registry: Registry = request.app.state.registry
+    settings: Settings = request.app.state.settings
+    template = registry.get(params.model).chat
+    header = request.headers.get(TOOLS_HEADER)
+    try:
+        constraint = conversation.constraint(header or settings.auto_tools)
+    except ValueError as error:
+        raise ApiError(422, "invalid_value", f"{TOOLS_HEADER}: {error}", param=TOOLS_HEADER) from None
+    ends = [] if past_turn or constraint else template.stop
+    field = conversation.format_field if constraint is conversation.format else "tools"
+    complete = replace(
+        params,
+        prompts=[template.render(conversation.turns, open_ended=conversation.continues)],
+        max_tokens=params.max_tokens or min(MAX_REPLY, settings.max_num_generate),
+        stop=[*ends, *params.stop],
+        constraint=constraint,
+        constraint_field=field,
+    )
+    return await accept(request, complete)
+
+
+def _check_limits(params: CompletionParams, model: Model, settings: Settings) -> None:
+    count, limit = len(params.prompts) * params.n, min(settings.max_choices, model.engine.capacity)
+    if count > limit:
+        message = f"n: {len(params.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
+        raise ApiError(422, "too_many", message, param="n")
+    check_length(params.max_tokens_field, count * params.max_tokens, settings.max_num_generate)
+    echoed = sum(map(len, params.prompts)) * params.n if params.echo else 0
+    check_logprobs(count * params.max_tokens + echoed, params.logprobs, settings)
+    if params.min_tokens > params.max_tokens:
+        message = f"min_tokens: {params.min_tokens:,} are more than {params.max_tokens_field}"
+        raise ApiError(422, "invalid_value", message, param="min_tokens")
+
+
+def _read(given: str | list[int], params: CompletionParams, model: Model, settings: Settings) -> tuple[str, Prompt]:
+    """(The text as it was read, its prompt)."""
+    field, vocabulary, limit = params.prompt_field, model.vocabulary, settings.max_start_string
+    if len(given) > limit:  # in words that clients look for
+        message = f"This model's maximum context length is {limit:,} tokens, but {field} has {len(given):,}; a token is a character"
+        raise ApiError(422, "context_length_exceeded", message, param=field)
+    if isinstance(given, str):
+        on_unknown = params.on_unknown or ("replace" if " " in vocabulary.characters else "skip")
+        text, ids = read_text(vocabulary, given, on_unknown, field)
+    else:
+        text, ids = read_tokens(vocabulary, given, field)
+    if not len(ids):
+        why = "nothing is left without unknown characters" if given else "there is no text in it"
+        raise ApiError(422, "invalid_value", f"{field}: {why}", param=field)
+    return text, Prompt(ids, shared=params.n > 1, scored=params.echo and params.logprobs is not None)

@@ -1,0 +1,149 @@
+"""Fields of OpenAI's operations that restrict an answer: tools, the format of the response, and vLLM's structured outputs."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from service.api.fields import Choices, JsonSchema, Regex, RequestBody, Unsupported, Unused, invalid, only_constraint
+from service.conversation import Tool
+from service.generation.constraints.compiler import Constraint
+
+MAX_TOOLS = 128
+NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
+
+class Named(RequestBody):
+    name: str
+
+
+class FunctionDefinition(RequestBody):
+    name: ToolName
+    description: Unused = None
+    parameters: JsonSchema | None = Field(None, description="JSON Schema of the arguments, an object. If omitted, there are none.")
+    strict: Unused = None  # arguments are always valid
+
+    @property
+    def tool(self) -> Tool:
+        return Tool(self.name, schema_of_arguments(self.parameters))
+
+
+def schema_of_arguments(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A tool's schema, which may be omitted and may leave out that it is one of objects."""
+    return {"type": "object", **schema} if schema else NO_ARGUMENTS
+
+
+class FunctionTool(RequestBody):
+    type: Literal["function"] = "function"
+    function: FunctionDefinition
+
+
+class NamedFunction(RequestBody):
+    type: Literal["function"] = "function"
+    function: Named
+
+
+class AllowedTools(RequestBody):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Field(min_length=1)]
+
+
+class AllowedToolsChoice(RequestBody):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _kind(choice: Any) -> str:
+    """The form of a tool choice. See `service.api.openai.requests._kind` for the brackets."""
+    if not isinstance(choice, Mapping):
+        return "[mode]"
+    return "[allowed tools]" if choice.get("type") == "allowed_tools" else "[function]"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("[mode]")]
+    | Annotated[NamedFunction, Tag("[function]")]
+    | Annotated[AllowedToolsChoice, Tag("[allowed tools]")],
+    Discriminator(_kind),
+]
+
+
+def find_tool(tools: Mapping[str, Tool], name: str) -> Tool:
+    """Raises PydanticCustomError if the request has no tool of that name."""
+    if name not in tools:
+        raise invalid("tool_choice", f"there is no tool {name!r} in tools")
+    return tools[name]
+
+
+def chosen_tools(
+    functions: list[FunctionDefinition], choice: ToolChoice | None
+) -> tuple[list[Tool], Literal["auto", "none", "required"] | Tool]:
+    """(The tools that may be called, how one is chosen). Raises PydanticCustomError."""
+    tools = {function.name: function.tool for function in functions}
+    if len(tools) < len(functions):
+        raise invalid("tools", "two of them have the same name")
+    if isinstance(choice, NamedFunction):
+        return [*tools.values()], find_tool(tools, choice.function.name)
+    if isinstance(choice, AllowedToolsChoice):
+        allowed = choice.allowed_tools
+        return [find_tool(tools, one.function.name) for one in allowed.tools], allowed.mode
+    if choice == "required" and not tools:
+        raise invalid("tool_choice", "a call is required, but there are no tools")
+    return [*tools.values()], choice or "auto"
+
+
+class NamedSchema(RequestBody):
+    name: Unused = None
+    description: Unused = None
+    strict: Unused = None  # an answer is always valid
+    schema_: JsonSchema | None = Field(None, alias="schema", description="If omitted, the answer is any object.")
+
+
+class TextFormat(RequestBody):
+    type: Literal["text"]
+
+    constraint: None = Field(None, exclude=True, init=False)
+
+
+class JsonObjectFormat(RequestBody):
+    type: Literal["json_object"]
+
+    @property
+    def constraint(self) -> Constraint:
+        return Constraint("json_object", None)
+
+
+class JsonSchemaFormat(RequestBody):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+    @property
+    def constraint(self) -> Constraint:
+        schema = self.json_schema.schema_
+        return Constraint("json_object", None) if schema is None else Constraint("json_schema", schema)
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StructuredOutputs(RequestBody):
+    """vLLM's field for constraints. One of them may be set."""
+
+    json_: JsonSchema | str | None = Field(None, alias="json")
+    regex: Regex | None = None
+    choice: Choices | None = None
+    json_object: bool | None = None
+    grammar: Unsupported = None
+    structural_tag: Unsupported = None
+    disable_fallback: Unused = None
+    disable_any_whitespace: Unused = None
+    disable_additional_properties: Unused = None
+    whitespace_pattern: Unused = None
+
+    @property
+    def constraint(self) -> Constraint | None:
+        return only_constraint(
+            regex=self.regex, choices=self.choice, json_schema=self.json_, json_object=self.json_object, names={"choices": "choice"}
+        )

@@ -1,0 +1,119 @@
+"""The process that compiles constraints: python -m service.generation.constraints.worker FILE_DESCRIPTOR.
+
+It imports little, so that it starts quickly, and limits its own memory.
+"""
+
+import contextlib
+import json
+import signal
+import sys
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from outlines_core import Index
+from outlines_core import Vocabulary as Tokens
+
+from service.generation.constraints.json_schema import free_json_object, json_pattern
+from service.generation.constraints.pattern import UnsupportedConstraint, choices_pattern, portable_pattern
+
+MEMORY = 2**30  # bytes
+UNREACHABLE = 2**30  # a distance
+MAX_STATES, MAX_ENTRIES = 20_000, 4_000_000  # of a table of states by characters
+
+Compiled = tuple[list[str], bytes, bytes]
+
+
+def serve(connection: Connection) -> None:
+    """Answers each (constraint, vocabulary, further characters) with (error message, characters, table, distances)."""
+    while True:
+        constraint, vocabulary, further = connection.recv()
+        try:
+            kind, value = json.loads(constraint)
+            connection.send(("", *automaton(pattern_of(kind, value, vocabulary), vocabulary, further)))
+        except (UnsupportedConstraint, RecursionError) as error:
+            message = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            connection.send((message, [], b"", b""))
+
+
+def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
+    """The regular expression of a constraint. Raises UnsupportedConstraint."""
+    match kind:
+        case "regex":
+            return portable_pattern(value)
+        case "choices":
+            return choices_pattern(value)
+        case "json_schema":
+            return json_pattern(value, vocabulary)
+        case "json_object":
+            return free_json_object(vocabulary)
+        case _:
+            calls = [f"{choices_pattern([name])} {json_pattern(schema, vocabulary)}" for name, schema in value["tools"]]
+            call = f"(?:{'|'.join(calls)})"
+            return call if value["most"] == 1 else f"{call}(?:\n{call}){{0,{value['most'] - 1}}}"
+
+
+def automaton(pattern: str, vocabulary: str, further: Sequence[str]) -> Compiled:
+    """Compiles a pattern over the vocabulary, `further` characters and its own. Raises UnsupportedConstraint.
+
+    Returns (the characters beyond the vocabulary, the table [states, characters + 1] and the distances [states] as int32). The
+    table's last column is the end of the text, which a state allows if the text may end there. State 0 is the start.
+    """
+    more = sorted({*further, *pattern} - set(vocabulary))
+    characters = [*vocabulary, *more]
+    end = len(characters)
+    try:
+        index = Index(pattern, Tokens(end, {character: [i] for i, character in enumerate(characters)}))
+    except ValueError as error:
+        raise UnsupportedConstraint(f"this regular expression is not supported: {error}") from None
+    transitions, final = index.get_transitions(), set(index.get_final_states())
+    numbers = {state: i for i, state in enumerate([index.get_initial_state(), *(transitions.keys() - {index.get_initial_state()})])}
+    if len(numbers) > MAX_STATES or (len(numbers) + 1) * (end + 1) > MAX_ENTRIES:
+        raise UnsupportedConstraint(f"this needs {len(numbers):,} states, which are too many; make it simpler")
+    ended = len(numbers)
+    table = array("i", [-1]) * ((ended + 1) * (end + 1))
+    for state, found in transitions.items():
+        for character, after in found.items():
+            if character != end:
+                table[numbers[state] * (end + 1) + character] = numbers[after]
+    for state in final & numbers.keys():
+        table[numbers[state] * (end + 1) + end] = ended
+    return more, table.tobytes(), array("i", distances(table, ended, end + 1)).tobytes()
+
+
+def distances(table: Sequence[int], ended: int, columns: int) -> list[int]:
+    """By state: the least number of characters after which the text may end. Raises UnsupportedConstraint if it never can."""
+    before: list[list[int]] = [[] for _ in range(ended + 1)]
+    for state in range(ended):
+        for after in {*table[state * columns : (state + 1) * columns]} - {-1}:
+            before[after].append(state)
+    found = [UNREACHABLE] * (ended + 1)
+    found[ended] = 0
+    reached = deque(before[ended])
+    for state in reached:
+        found[state] = 0
+    while reached:
+        state = reached.popleft()
+        for earlier in before[state]:
+            if found[earlier] == UNREACHABLE:
+                found[earlier] = found[state] + 1
+                reached.append(earlier)
+    if found[0] == UNREACHABLE:
+        raise UnsupportedConstraint("no text can match it")
+    return found
+
+
+def _limit() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends this process
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system has such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+if __name__ == "__main__":
+    _limit()
+    with contextlib.suppress(EOFError):
+        serve(Connection(int(sys.argv[1])))
