@@ -1,12 +1,13 @@
 """Requests and answers of the service's own operations. OpenAI's are in `service.api.openai`."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.api.body import drop_unknown
 from service.api.fields import (
+    MAX_STOP,
     Choices,
     JsonSchema,
     Logprobs,
@@ -88,6 +89,7 @@ class GenerateQuery(GenerateRequest):
 
     stream: bool | None = Field(None, description="Ignored: the answer to GET is always a stream.")
     json_schema: str | None = Field(None, description="The generated text is JSON that is valid under this JSON Schema.")
+    choices: Annotated[Choices, Field(max_length=MAX_STOP)] | None = None  # a URL cannot hold many
 
     @model_validator(mode="before")
     @classmethod

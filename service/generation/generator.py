@@ -18,10 +18,11 @@ from typing import Annotated, Literal, NamedTuple, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's condition for Python before 3.12
 
 from service.generation.backends import BackendName, choose, open_backend
+from service.generation.constraints.compiler import Compiler, Constrained, Constraint
 from service.generation.core import EngineCore
 from service.generation.output_queue import Chunk, FinishReason, concatenated
 from service.generation.request import Generation, Prompt
@@ -49,6 +50,7 @@ class Options(TypedDict, total=False):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)]
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)]
+    constraint: InstanceOf[Constraint] | None  # what the continuation is restricted to
 
 
 OPTIONS = TypeAdapter(Options)
@@ -71,6 +73,7 @@ class Generator:
         self.version, self.vocabulary = version, Vocabulary(version.config.vocabulary)
         self.backend = open_backend(version, choose() if backend == "auto" else backend, slots=slots)
         self._core = EngineCore(self.backend, queue_limit=UNLIMITED)
+        self._compiler = Compiler()
         self._arrived: dict[Generation, deque[tuple[Chunk, FinishReason | None]]] = {}
         self._lock = RLock()  # held while the network computes
 
@@ -100,7 +103,8 @@ class Generator:
     def stream(self, start: str, **options: Unpack[Options]) -> "TextStream":
         """The continuation of a start string, as it is generated.
 
-        Raises UnknownCharacters for characters that the vocabulary lacks, and ValueError for an option out of range.
+        Raises UnknownCharacters for characters that the vocabulary lacks, and ValueError for an option out of range or a constraint
+        that is not supported.
         """
         ids = self._encode(start)
         try:
@@ -109,18 +113,23 @@ class Generator:
             faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
             raise ValueError(faults) from None
         seed, stop = options.pop("seed", None), options.pop("stop", [])
-        num_generate, sampling = options.pop("num_generate", 1000), self._sampling(options)
-        strings, known = [stop] if isinstance(stop, str) else stop, set(self.vocabulary.characters)
+        num_generate, constraint = options.pop("num_generate", 1000), options.pop("constraint", None)
+        constrained = None if constraint is None else self._compiler.compile(constraint, self.vocabulary)
+        if constrained is not None and constrained.shortest > num_generate:
+            raise ValueError(f"num_generate is {num_generate}, but the shortest text has {constrained.shortest} characters")
+        vocabulary = self.vocabulary if constrained is None else constrained.vocabulary
+        sampling = self._sampling(options, constrained)
+        strings, known = [stop] if isinstance(stop, str) else stop, set(vocabulary.characters)
         generation = Generation(
             prompt=Prompt(ids),
             num_generate=num_generate,
             sampling=sampling,
             seed=secrets.randbelow(2**53) if seed in (None, -1) else seed % 2**64,
-            stop=[self.vocabulary.encode(string).tolist() for string in strings if string and known.issuperset(string)],
-            history=History.of(ids, len(self.vocabulary)) if sampling.needs_history else None,
+            stop=[vocabulary.encode(string).tolist() for string in strings if string and known.issuperset(string)],
+            history=History.of(ids, len(self.vocabulary), num_generate) if sampling.needs_history else None,
         )
         self._submit(generation)
-        return TextStream(self, generation)
+        return TextStream(self, generation, vocabulary)
 
     def score(self, text: str) -> Score:
         """How likely the model finds a text. Raises UnknownCharacters, and ValueError for a text of less than 2 characters."""
@@ -158,13 +167,16 @@ class Generator:
             self._core.submit(generation)
             self._arrived[generation] = deque()
 
-    def _sampling(self, options: Options) -> Sampling:
+    def _sampling(self, options: Options, constrained: Constrained | None) -> Sampling:
         characters, allowed = options.pop("allowed_characters", None), None
         if characters is not None:
+            if constrained is not None:
+                raise ValueError("allowed_characters cannot be combined with a constraint")
             allowed = np.zeros(len(self.vocabulary), bool)
             allowed[self._encode(characters)] = True
         top_k = options.pop("top_k", None)
-        return Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed)  # type: ignore[misc]
+        automaton = None if constrained is None else constrained.automaton
+        return Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed, automaton=automaton)  # type: ignore[misc]
 
     def _encode(self, text: str) -> NDArray[np.int32]:
         if not text:
@@ -175,11 +187,11 @@ class Generator:
 class TextStream:
     """An iterator over the parts of a text. `close` it, or use it in a `with` block, to end it early."""
 
-    def __init__(self, generator: Generator, generation: Generation) -> None:
+    def __init__(self, generator: Generator, generation: Generation, vocabulary: Vocabulary) -> None:
         self.seed = generation.seed
         self.num_generated = 0  # characters so far
         self.finish_reason: FinishReason | None = None  # set with the last part
-        self._generator, self._generation = generator, generation
+        self._generator, self._generation, self._vocabulary = generator, generation, vocabulary
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -189,7 +201,7 @@ class TextStream:
             chunk, self.finish_reason = self._generator.read(self._generation)
             if chunk.characters:
                 self.num_generated += len(chunk.characters)
-                return self._generator.vocabulary.decode(chunk.characters)
+                return self._vocabulary.decode(chunk.characters)
         raise StopIteration
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from service.generation.constraints.pattern import UnsupportedConstraint, choice
 
 MEMORY = 2**30  # bytes
 UNREACHABLE = 2**30  # a distance
+END = "\U0010ffff"  # one of Unicode's noncharacters stands for the end of the text
 MAX_STATES, MAX_ENTRIES = 20_000, 4_000_000  # of a table of states by characters
 
 Compiled = tuple[list[str], bytes, bytes]
@@ -61,25 +62,25 @@ def automaton(pattern: str, vocabulary: str, further: Sequence[str]) -> Compiled
     Returns (the characters beyond the vocabulary, the table [states, characters + 1] and the distances [states] as int32). The
     table's last column is the end of the text, which a state allows if the text may end there. State 0 is the start.
     """
-    more = sorted({*further, *pattern} - set(vocabulary))
-    characters = [*vocabulary, *more]
-    end = len(characters)
+    more = sorted({*further, *pattern} - {*vocabulary, END})
+    characters = [*vocabulary, *more, END]
+    end = len(characters) - 1
     try:
-        index = Index(pattern, Tokens(end, {character: [i] for i, character in enumerate(characters)}))
+        # Without a character for the end, a match would exclude all longer ones of alternatives that come later.
+        index = Index(f"(?:{pattern}){END}", Tokens(end + 1, {character: [i] for i, character in enumerate(characters)}))
     except ValueError as error:
         raise UnsupportedConstraint(f"this regular expression is not supported: {error}") from None
     transitions, final = index.get_transitions(), set(index.get_final_states())
-    numbers = {state: i for i, state in enumerate([index.get_initial_state(), *(transitions.keys() - {index.get_initial_state()})])}
+    start = index.get_initial_state()
+    numbers = {state: i for i, state in enumerate([start, *(transitions.keys() - final - {start})])}
     if len(numbers) > MAX_STATES or (len(numbers) + 1) * (end + 1) > MAX_ENTRIES:
         raise UnsupportedConstraint(f"this needs {len(numbers):,} states, which are too many; make it simpler")
     ended = len(numbers)
     table = array("i", [-1]) * ((ended + 1) * (end + 1))
-    for state, found in transitions.items():
-        for character, after in found.items():
-            if character != end:
-                table[numbers[state] * (end + 1) + character] = numbers[after]
-    for state in final & numbers.keys():
-        table[numbers[state] * (end + 1) + end] = ended
+    for state, row in numbers.items():
+        for character, after in transitions[state].items():
+            if character < end or after in final:
+                table[row * (end + 1) + character] = ended if after in final else numbers[after]
     return more, table.tobytes(), array("i", distances(table, ended, end + 1)).tobytes()
 
 
