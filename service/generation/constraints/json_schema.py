@@ -1,12 +1,154 @@
-import json
-from typing import Any
+"""The pattern of a JSON Schema: every match is compact JSON that is valid under the schema.
 
-from outlines_core.json_schema import build_regex_from_schema
+Not every valid value matches. A model of characters does not know when to end, so whatever has no end in the schema has one here.
+"""
+
+from service.generation.constraints.array_schema import Arrays
+from service.generation.constraints.bounds import GENEROUS, Bounds
+from service.generation.constraints.branches import Branches
+from service.generation.constraints.document import Document, Json, Schema, at
+from service.generation.constraints.flat import Flat
+from service.generation.constraints.number_schema import number_pattern
+from service.generation.constraints.object_schema import Objects
+from service.generation.constraints.pattern import MAX_PATTERN, checked
+from service.generation.constraints.place import Place
+from service.generation.constraints.string_schema import Strings
+from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
+from service.generation.constraints.validity import Validity
+from service.generation.constraints.values import identity, json_literal
+
+MAX_DEPTH = 30
+SCALARS = ("string", "number", "boolean")  # what an item or a member is where the schema does not say
+KINDS = (  # what a schema without a type speaks of, by its limits
+    ("string", ("minLength", "maxLength")),
+    ("number", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")),
+    ("array", ("minItems", "maxItems")),
+    ("object", ("minProperties", "maxProperties")),
+)
 
 
-def json_pattern(s: Any, free: str) -> str:
-    return build_regex_from_schema(json.dumps(s), whitespace_pattern="").replace("{1,}", "{1,9}")
+def json_pattern(schema: Schema, free: str) -> str:
+    """A pattern whose every match is JSON that is valid under the schema, with `,` and `:` as separators.
+
+    `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
+    """
+    for bounds in GENEROUS[:-1]:
+        try:
+            return Writer(schema, free, bounds).all()
+        except TooLarge:
+            continue
+    return Writer(schema, free, GENEROUS[-1]).all()
 
 
 def free_json_object(free: str) -> str:
-    return r'\{"[a-z]{1,5}":"[a-z]{1,20}"\}'
+    """A pattern of JSON objects of any content."""
+    scalar = {"type": list(SCALARS)}
+    value = {"anyOf": [scalar, {"type": "array", "items": scalar}, {"type": "object", "additionalProperties": scalar}]}
+    return json_pattern({"type": "object", "additionalProperties": value}, free)
+
+
+class Writer:
+    """Writes the schemas of one document as patterns."""
+
+    def __init__(self, schema: Schema, free: str, bounds: Bounds) -> None:
+        self.document = Document(schema)
+        self.validity = Validity(self.document, formats=True)
+        valid = Validity(self.document, formats=False).valid
+        self.branches = Branches(self.document, bounds.recursion, self.possible)
+        self.strings = Strings(free, bounds.characters, valid)
+        self.arrays = Arrays(self.schema, self.attempt, self.branches.of, bounds)
+        self.objects = Objects(self.schema, self.attempt, self.validity.valid, bounds)
+        self.valid = valid
+
+    def all(self) -> str:
+        """The pattern of the whole document."""
+        return checked(self.schema(self.document.root, Place()))
+
+    def attempt(self, schema: Schema, place: Place) -> str | None:
+        """The pattern, or None where there is none."""
+        try:
+            return self.schema(schema, place)
+        except TooLarge:
+            raise
+        except UnsupportedConstraint:
+            return None
+
+    def possible(self, flat: Flat, place: Place) -> bool:
+        """Whether anything can be written for the flat schema."""
+        try:
+            return bool(self.flat(flat, place))
+        except TooLarge:
+            raise
+        except UnsupportedConstraint:
+            return False
+
+    def schema(self, schema: Schema, place: Place) -> str:
+        """The pattern of one schema. Raises UnsupportedConstraint."""
+        if place.depth > MAX_DEPTH:
+            raise UnsupportedConstraint(f"{at(place.path)}values are nested more than {MAX_DEPTH} deep")
+        flats = self.branches.of(schema, place)
+        if not flats:
+            raise UnsupportedConstraint(f"{at(place.path)}the schema allows nothing")
+        values = {identity(value): value for flat in flats for value in flat.values or ()}
+        options = [json_literal(value) for value in values.values() if self.validity.valid(value, schema, place.path)]
+        error = None
+        for flat in flats:
+            if flat.values is None:
+                try:
+                    options.append(self.flat(flat, place))
+                except TooLarge:
+                    raise
+                except UnsupportedConstraint as problem:
+                    error = error or problem
+        if not options:
+            raise error or UnsupportedConstraint(f"{at(place.path)}no value of enum or const is valid under the schema")
+        return alternatives(options)
+
+    def flat(self, flat: Flat, place: Place) -> str:
+        """The pattern of a flat schema. Raises UnsupportedConstraint."""
+        if flat.values is not None:
+            return alternatives([json_literal(value) for value in flat.values])
+        options, errors = [], []
+        for types in (flat.types,) if flat.types is not None else (presumed(flat), SCALARS, ("array", "object", "null")):
+            for name in types:
+                try:
+                    options.append(self.typed(flat, name, place))
+                except TooLarge:
+                    raise
+                except UnsupportedConstraint as error:
+                    errors.append(error)
+            if options:
+                return alternatives(options)
+        raise errors[0]
+
+    def typed(self, flat: Flat, name: str, place: Place) -> str:
+        """The pattern of values of one type."""
+        self.document.spend(place.path)
+        if name == "null" or name == "boolean":
+            values: list[Json] = [None] if name == "null" else [True, False]
+            kept = [value for value in values if not any(self.valid(value, schema) for schema in flat.unlike)]
+            if not kept:
+                raise UnsupportedConstraint(f"{at(place.path)}no {name} is allowed")
+            return alternatives([json_literal(value) for value in kept])
+        if name == "string":
+            return self.strings.pattern(flat, place.path)
+        if name == "array":
+            return self.arrays.pattern(flat, place)
+        if name == "object":
+            return self.objects.pattern(flat, place)
+        return number_pattern(flat, name == "integer", self.valid, place.path)
+
+
+def presumed(flat: Flat) -> tuple[str, ...]:
+    """The types that a schema without `type` speaks of. None where it says nothing of any."""
+    named = {"string": flat.patterns or flat.formats, "number": flat.multiples, "array": flat.arrays, "object": flat.objects}
+    return tuple(name for name, limits in KINDS if named[name] or any(limit in flat.limits for limit in limits))
+
+
+def alternatives(options: list[str]) -> str:
+    """A choice of patterns, without repeated ones."""
+    distinct = list(dict.fromkeys(options))
+    text = distinct[0] if len(distinct) == 1 else f"(?:{'|'.join(distinct)})"
+    if len(text) > MAX_PATTERN:
+        raise TooLarge("the pattern of the schema is too large")
+    return text

@@ -1,0 +1,133 @@
+"""The pattern of an array under its schema."""
+
+from collections.abc import Callable, Iterator
+
+from service.generation.constraints.bounds import Bounds
+from service.generation.constraints.document import Schema, at
+from service.generation.constraints.flat import Flat
+from service.generation.constraints.object_schema import together
+from service.generation.constraints.place import Place
+from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.validity import item_schemas
+
+Write = Callable[[Schema, Place], str]
+Attempt = Callable[[Schema, Place], str | None]
+
+EXPLICIT = 10  # items beyond the fewest where maxItems allows them
+
+
+class Arrays:
+    """Writes arrays. `write` raises UnsupportedConstraint for a schema that has no pattern, `attempt` returns None."""
+
+    def __init__(self, write: Write, attempt: Attempt, flatten: Callable[[Schema, Place], list[Flat]], bounds: Bounds) -> None:
+        self.write = write
+        self.attempt = attempt
+        self.flatten = flatten
+        self.bounds = bounds
+
+    def pattern(self, flat: Flat, place: Place) -> str:
+        """The pattern. Raises UnsupportedConstraint."""
+        fewest, most = self._numbers(flat, place)
+        first = max([self._contained(flat), *(len(item_schemas(part)[0]) for part in flat.arrays)])
+        if most > 1 and any(part.get("uniqueItems") for part in flat.arrays):
+            return self._unique(flat, fewest, most, first, place)
+        single = [self._item(flat, i, place, i < fewest) for i in range(min(first, most))]
+        if None in single:
+            return listed([one for one in single[: single.index(None)] if one is not None], fewest)
+        items = [one for one in single if one is not None]
+        if most <= first:
+            return listed(items, fewest)
+        rest = self._item(flat, first, place, first < fewest)
+        return listed(items, fewest) if rest is None else repeated(items, rest, fewest, most)
+
+    def _numbers(self, flat: Flat, place: Place) -> tuple[int, int]:
+        """The fewest items that there have to be, and the most that there will be."""
+        fewest, most = flat.limit("minItems", 0), flat.limit("maxItems", 1 << 30)
+        fewest = max([fewest, self._contained(flat)])
+        most = min([most, *(int(part["maxContains"]) for part in flat.arrays if "contains" in part and "maxContains" in part)])
+        if fewest > most:
+            raise UnsupportedConstraint(f"{at(place.path)}no array has at least {fewest} and at most {most} items")
+        lists = [len(item_schemas(part)[0]) for part in flat.arrays]
+        usual = max([fewest, 1]) + self.bounds.items - (not fewest)
+        return fewest, min(most, max([usual, *lists]) if "maxItems" not in flat.limits else fewest + EXPLICIT)
+
+    @staticmethod
+    def _contained(flat: Flat) -> int:
+        """The number of items at the beginning that `contains` speaks of."""
+        return max((int(part.get("minContains", 1)) for part in flat.arrays if "contains" in part), default=0)
+
+    def _schema(self, flat: Flat, index: int) -> Schema:
+        schemas = []
+        for part in flat.arrays:
+            prefix, rest = item_schemas(part)
+            schemas.append(prefix[index] if index < len(prefix) else rest)
+            if "contains" in part and index < part.get("minContains", 1):
+                schemas.append(part["contains"])
+        return False if False in schemas else together(schemas)
+
+    def _item(self, flat: Flat, index: int, place: Place, needed: bool) -> str | None:
+        inside = place.inside("items", flat.references)
+        schema = self._schema(flat, index)
+        return self.write(schema, inside) if needed else self.attempt(schema, inside)
+
+    def _unique(self, flat: Flat, fewest: int, most: int, first: int, place: Place) -> str:
+        """Items that cannot be equal: each position has its own values, lengths or numbers."""
+        items: list[str] = []
+        schemas = [self._schema(flat, i) for i in range(first + 1)]
+        for slices in distinct(self.flatten(schemas[-1], place.inside("items", flat.references)), min(most, max(fewest, 3))):
+            items = []
+            for i, own in enumerate(slices):
+                text = self.attempt(together([schemas[min(i, first)], own]), place.inside("items", flat.references))
+                if text is None:
+                    break
+                items.append(text)
+            if len(items) >= max(fewest, 2):
+                return listed(items, fewest)
+        one = self._item(flat, 0, place, fewest > 0)
+        if fewest > 1:
+            raise UnsupportedConstraint(f"{place.named('uniqueItems')} with {fewest} items of this schema is not supported")
+        return listed([] if one is None else [one], fewest)
+
+
+def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
+    """Ways to give each of so many positions a schema that no value of another position fits."""
+    values = [value for flat in flats for value in flat.values or ()]
+    if values:
+        count = min(count, len(values))
+        yield [{"enum": values[len(values) * i // count : len(values) * (i + 1) // count]} for i in range(count)]
+    for flat in flats:
+        if flat.types is not None and {"integer", "number"} & set(flat.types):
+            low = int(flat.limits.get("minimum", flat.limits.get("exclusiveMinimum", 0)))
+            yield [
+                {"type": "integer", "minimum": low + 10 * i, "exclusiveMinimum": low + 10 * i - 1, "maximum": low + 10 * i + 9}
+                for i in range(count)
+            ]
+            yield [{"const": low + i} for i in range(count)]
+        shortest = flat.limit("minLength", 0) or 3
+        yield [{"type": "string", "minLength": shortest + i, "maxLength": shortest + i} for i in range(count)]
+        least = max(flat.limit("minItems", 0), 1)
+        yield [{"type": "array", "minItems": least + i, "maxItems": least + i} for i in range(count)]
+    yield [{"type": name} for name in ("string", "number", "boolean", "null", "array", "object")]
+
+
+def listed(items: list[str], fewest: int) -> str:
+    """The items one after another. Those beyond the fewest may be left out from the end, but for the first."""
+    fewest = max(fewest, min(1, len(items)))
+    text = ",".join(items[:fewest])
+    optional = "".join(f"(?:,{one}" for one in items[fewest:]) + ")?" * len(items[fewest:])
+    return f"\\[{text}{optional}\\]"
+
+
+def repeated(items: list[str], rest: str, fewest: int, most: int) -> str:
+    """Some items, and then others of one schema, `fewest` to `most` in all."""
+    if not items:
+        more = f"(?:,{rest}){{{max(fewest, 1) - 1},{most - 1}}}" if most > 1 else ""
+        return f"\\[{rest}{more}\\]"
+    after = f"(?:,{rest}){{{max(fewest - len(items), 0)},{most - len(items)}}}"
+    if fewest >= len(items):
+        return f"\\[{','.join(items)}{after}\\]"
+    optional = "".join(f"(?:,{one}" for one in items[1:]) + after + ")?" * len(items[1:])
+    if fewest > 1:
+        optional = "".join(f",{one}" for one in items[1:fewest]) + "".join(f"(?:,{one}" for one in items[fewest:]) + after
+        optional += ")?" * len(items[fewest:])
+    return f"\\[{items[0]}{optional}\\]"

@@ -1,0 +1,91 @@
+"""Sets of characters as sorted ranges of code points, and their text in a pattern."""
+
+from collections.abc import Iterable
+
+Ranges = tuple[tuple[int, int], ...]
+
+END = "\U0010ffff"  # in no set, so a pattern followed by it matches no more and no less than the pattern
+LAST = ord(END) - 1
+SURROGATES: Ranges = ((0xD800, 0xDFFF),)
+CONTROLS: Ranges = ((0, 0x1F), (0x7F, 0x9F))
+LINE_SEPARATORS: Ranges = ((0x2028, 0x2029),)
+SPECIAL = set("\\.+*?()|[]{}^$#&-~")  # escaped by a backslash, in Python and in Rust, in a class and outside
+
+
+def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """The same set as sorted ranges that neither overlap nor touch."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def of(characters: Iterable[str]) -> Ranges:
+    """The set of these characters, without END."""
+    return normal((ord(one), ord(one)) for one in characters if one != END)
+
+
+def union(*sets: Ranges) -> Ranges:
+    """Characters in any of the sets."""
+    return normal(one for ranges in sets for one in ranges)
+
+
+def complement(ranges: Ranges) -> Ranges:
+    """All other code points but END."""
+    bounds = [-1, *(bound for one in ranges for bound in one), LAST + 1]
+    return tuple((left + 1, right - 1) for left, right in zip(bounds[::2], bounds[1::2], strict=True) if left + 1 < right)
+
+
+def minus(ranges: Ranges, *others: Ranges) -> Ranges:
+    """Characters of the first set that are in none of the others."""
+    return complement(union(complement(ranges), *others))
+
+
+def intersection(left: Ranges, right: Ranges) -> Ranges:
+    """Characters in both sets."""
+    return minus(left, complement(right))
+
+
+def single(ranges: Ranges) -> int | None:
+    """The only code point of the set, or None where it holds none or several."""
+    return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
+
+
+def size(ranges: Ranges) -> int:
+    """Number of code points."""
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def escaped(code: int) -> str:
+    """A code point in a pattern that Python and Rust read alike."""
+    character = chr(code)
+    return "\\" + character if character in SPECIAL else character
+
+
+def edge(code: int) -> str:
+    """A code point as an end of a range: escaped where it would not be printed, so that no reader takes it for a literal."""
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return escaped(code) if chr(code).isprintable() else f"\\u{code:04x}"
+
+
+def class_pattern(ranges: Ranges) -> str:
+    """A pattern that matches one character of the set, which is not empty. Open sets are written by what they lack."""
+    code = single(ranges)
+    if code is not None:
+        return escaped(code)
+    if ranges[-1][1] == LAST:
+        lacking = minus(complement(ranges), SURROGATES)
+        return f"[^{spans(lacking)}{edge(ord(END))}]"
+    return f"[{spans(minus(ranges, SURROGATES))}]"
+
+
+def spans(ranges: Ranges) -> str:
+    """The ranges as the inside of a class."""
+    return "".join(
+        edge(first) if first == last else f"{edge(first)}{edge(last)}" if last == first + 1 else f"{edge(first)}-{edge(last)}"
+        for first, last in ranges
+    )

@@ -1,0 +1,95 @@
+"""A schema as a whole: finds what its references name, and bounds the work that it causes."""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
+
+MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
+MAX_NESTING = 200
+
+Json = Any
+Schema = Any  # a dict or a bool, until it is looked at
+
+
+class Document:
+    """The outermost schema. Its parts are dicts and bools within it."""
+
+    def __init__(self, root: Schema) -> None:
+        self.root = root
+        self.work = 0
+        if isinstance(root, dict):
+            check_nesting(root)
+        self._anchors: dict[str, Schema] = {}
+        for part in subschemas(root):
+            for keyword in ("$anchor", "$dynamicAnchor"):
+                if isinstance(part.get(keyword), str):
+                    self._anchors[part[keyword]] = part
+        self.base = root.get("$id", "") if isinstance(root, dict) else ""
+        self.embedded = sum(isinstance(part.get("$id"), str) for part in subschemas(root)) > bool(self.base)
+
+    def spend(self, where: str) -> None:
+        """Counts one unit of work. Raises UnsupportedConstraint when there was too much."""
+        self.work += 1
+        if self.work > MAX_WORK:
+            raise TooLarge(f"{at(where)}the schema is too large or refers to itself too often")
+
+    def resolve(self, reference: Json, where: str) -> Schema:
+        """The schema that a `$ref` names. Raises UnsupportedConstraint for one that is not in this document."""
+        if not isinstance(reference, str):
+            raise UnsupportedConstraint(f"{at(where)}$ref is not a string")
+        if self.embedded:
+            raise UnsupportedConstraint(f"{at(where)}$ref beside an $id below the outermost schema is not supported")
+        address, _, fragment = reference.partition("#")
+        if address and address != str(self.base).partition("#")[0]:
+            raise UnsupportedConstraint(f"{at(where)}the schema of $ref {reference!r} is not in this document")
+        fragment = unquote(fragment)
+        found = self._pointed(fragment) if not fragment or fragment.startswith("/") else self._anchors.get(fragment)
+        if not isinstance(found, dict | bool):
+            raise UnsupportedConstraint(f"{at(where)}$ref {reference!r} names no schema")
+        return found
+
+    def _pointed(self, pointer: str) -> Json:
+        found = self.root
+        for step in pointer.split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(found, dict):
+                found = found.get(name)
+            elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+                found = found[int(name)]
+            else:
+                return None
+        return found
+
+
+def subschemas(root: Json) -> Iterator[dict[str, Json]]:
+    """Every dict within a schema, be it a schema or not."""
+    waiting = [root]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
+def check_nesting(root: Json) -> None:
+    """Raises UnsupportedConstraint for a schema nested so deep that recursion over it might not end well."""
+    level, depth = [root], 0
+    while level:
+        depth += 1
+        if depth > MAX_NESTING:
+            raise UnsupportedConstraint(f"a schema is nested at most {MAX_NESTING} levels deep")
+        level = [
+            child
+            for part in level
+            if isinstance(part, dict | list)
+            for child in (part.values() if isinstance(part, dict) else part)
+        ]
+
+
+def at(where: str) -> str:
+    """How an error message begins."""
+    return f"{where}: " if where else ""

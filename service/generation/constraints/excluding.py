@@ -1,0 +1,170 @@
+"""Whether two flat schemas have no value in common, and what remains of one without the values of another."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+from service.generation.constraints.document import Json, Schema
+from service.generation.constraints.flat import TYPES, Flat, common_types
+from service.generation.constraints.values import identity, is_number
+
+Flatten = Callable[[Schema], list[Flat]]
+
+COUNTS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems"), "object": ("minProperties", "maxProperties")}
+
+
+def apart(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
+    """Whether no value fits both, as far as it is clear: by type, by values, by bounds, or by a required member."""
+    types = common_types(left.types, right.types)
+    if types == ():
+        return True
+    if left.values is not None and right.values is not None:
+        return not {identity(one) for one in left.values} & {identity(one) for one in right.values}
+    kinds = {("number" if name == "integer" else name) for name in types or ()}
+    if kinds == {"number"}:
+        return least(left) > most(right) or least(right) > most(left)
+    if len(kinds) == 1 and (bounds := COUNTS.get(*kinds)):
+        both = left.but(right)
+        if both and both.limit(bounds[0], 0) > both.limit(bounds[1], 1 << 60):
+            return True
+    if kinds != {"object"} or nesting > 2:
+        return False
+    names = {name for part in left.objects + right.objects for name in part.get("required", [])}
+    return any(apart_at(name, left, right, flatten, nesting) for name in sorted(names))
+
+
+def apart_at(name: str, left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
+    """Whether no member of this name fits both."""
+    here, there = (
+        [part["properties"][name] for part in one.objects if name in part.get("properties", {})] for one in (left, right)
+    )
+    if not here or not there:
+        return False
+    return any(
+        all(apart(one, other, flatten, nesting + 1) for one in flatten(ours) for other in flatten(theirs))
+        for ours in here
+        for theirs in there
+    )
+
+
+def least(one: Flat) -> Fraction | float:
+    """The lower bound of its numbers, without regard to whether it is included."""
+    return max((one.limits[name] for name in ("minimum", "exclusiveMinimum") if name in one.limits), default=float("-inf"))
+
+
+def most(one: Flat) -> Fraction | float:
+    return min((one.limits[name] for name in ("maximum", "exclusiveMaximum") if name in one.limits), default=float("inf"))
+
+
+def unlike(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator[Iterator[Flat]]:
+    """Flat schemas of values of `one` that are not valid under `other`, which is a part of `schema`.
+
+    They come as options for each type, of which the first possible one will do.
+    """
+    types = one.types or tuple(name for name in TYPES if name != "integer")
+    foreign = tuple(name for name in types if common_types((name,), other.types) == ())
+    if foreign:  # the easiest way out: a type that the other one does not know
+        yield iter([replace(one, types=foreign)])
+        return
+    for name in types:
+        yield options_of_type(one.of_type(name), other, schema, flatten)
+
+
+def options_of_type(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator[Flat]:
+    kind = (one.types or ("",))[0]
+    if kind in ("boolean", "null"):
+        values: tuple[Json, ...] = (True, False) if kind == "boolean" else (None,)
+        known = None if other.values is None else {identity(value) for value in other.values}
+        left = tuple(value for value in values if known is not None and identity(value) not in known)
+        if left:
+            yield replace(one, values=left)
+    elif kind in ("number", "integer"):
+        yield from number_options(one, other, schema)
+    else:
+        yield from count_options(one, other, *COUNTS[kind])
+        if kind == "string":
+            yield from string_options(one, other, schema)
+        elif kind == "array":
+            yield from array_options(one, other)
+        elif kind == "object":
+            yield from object_options(one, other, flatten)
+
+
+def limited(one: Flat, keyword: str, bound: Fraction) -> Iterator[Flat]:
+    narrowed = one.but(Flat(limits={keyword: bound}))
+    if narrowed:
+        yield narrowed
+
+
+def count_options(one: Flat, other: Flat, least_count: str, most_count: str) -> Iterator[Flat]:
+    if most_count in other.limits:
+        yield from limited(one, least_count, other.limits[most_count] + 1)
+    if other.limits.get(least_count, 0) > 0:
+        yield from limited(one, most_count, other.limits[least_count] - 1)
+
+
+def number_options(one: Flat, other: Flat, schema: Schema) -> Iterator[Flat]:
+    for keyword, opposite in (
+        ("maximum", "exclusiveMinimum"),
+        ("exclusiveMaximum", "minimum"),
+        ("minimum", "exclusiveMaximum"),
+        ("exclusiveMinimum", "maximum"),
+    ):
+        if keyword in other.limits:
+            yield from limited(one, opposite, other.limits[keyword])
+    known = [Fraction(value) for value in other.values or () if is_number(value)]
+    if other.values is not None:
+        yield from limited(one, "minimum", max(known, default=Fraction(-1)) + 1)
+        yield from limited(one, "maximum", min(known, default=Fraction(1)) - 1)
+    yield replace(one, unlike=(*one.unlike, schema))
+
+
+def string_options(one: Flat, other: Flat, schema: Schema) -> Iterator[Flat]:
+    if other.values is not None and not one.patterns and not one.formats:
+        known = [len(value) for value in other.values if isinstance(value, str)]
+        yield from limited(one, "minLength", Fraction(max(known, default=-1) + 1))
+        yield from limited(one, "maxLength", Fraction(min(known, default=1) - 1))
+    yield replace(one, unlike=(*one.unlike, schema))
+
+
+def array_options(one: Flat, other: Flat) -> Iterator[Flat]:
+    known = [len(value) for value in other.values or () if isinstance(value, list)]
+    if other.values is not None:
+        yield from limited(one, "minItems", Fraction(max(known, default=-1) + 1))
+    for part in other.arrays:
+        if isinstance(part.get("items"), dict | bool) and "prefixItems" not in part:
+            yield from both(one, Flat(limits={"minItems": Fraction(1)}, arrays=({"items": {"not": part["items"]}},)))
+        if part.get("prefixItems"):
+            yield from both(
+                one, Flat(limits={"minItems": Fraction(1)}, arrays=({"prefixItems": [{"not": part["prefixItems"][0]}]},))
+            )
+
+
+def object_options(one: Flat, other: Flat, flatten: Flatten) -> Iterator[Flat]:
+    known = [len(value) for value in other.values or () if isinstance(value, dict)]
+    if other.values is not None:
+        yield from limited(one, "minProperties", Fraction(max(known, default=-1) + 1))
+    ours = list(dict.fromkeys(name for part in one.objects for name in part.get("properties", {})))
+    for name in ours:  # a discriminating member that is not required: it will be
+        if apart_at(name, one, other, flatten):
+            yield replace(one, objects=(*one.objects, {"required": [name]}))
+    for part in other.objects:
+        for name in part.get("required", []):
+            yield from both(one, Flat(objects=({"properties": {name: False}},)))
+        if "additionalProperties" in part and "patternProperties" not in part:
+            for name in (name for name in ours if name not in part.get("properties", {})):
+                yield from with_member(one, name, part["additionalProperties"])
+    for part in other.objects:
+        for name, schema in part.get("properties", {}).items():
+            yield from with_member(one, name, schema)
+
+
+def with_member(one: Flat, name: str, schema: Schema) -> Iterator[Flat]:
+    """With a member of this name that is not valid under the schema."""
+    yield from both(one, Flat(objects=({"properties": {name: {"not": schema}}, "required": [name]},)))
+
+
+def both(one: Flat, other: Flat) -> Iterator[Flat]:
+    joined = one.but(other)
+    if joined:
+        yield joined

@@ -1,0 +1,139 @@
+"""A schema without references and alternatives: what all of its parts together ask of one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from service.generation.constraints.document import Json, at
+from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.values import exact, identity, is_number
+
+TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
+UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+OBJECT = (
+    *("properties", "patternProperties", "additionalProperties", "required", "propertyNames"),
+    *("dependentRequired", "dependencies"),
+)
+ARRAY = ("prefixItems", "items", "additionalItems", "contains", "minContains", "maxContains", "uniqueItems")
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Keywords of schemas that hold together. Those about members and items stay as they were, a dict for each schema."""
+
+    types: tuple[str, ...] | None = None
+    values: tuple[Json, ...] | None = None
+    limits: Mapping[str, Fraction] = field(default_factory=dict)
+    multiples: tuple[Fraction, ...] = ()
+    patterns: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    objects: tuple[Mapping[str, Json], ...] = ()
+    arrays: tuple[Mapping[str, Json], ...] = ()
+    unlike: tuple[Json, ...] = ()  # schemas under which the value may not be valid
+    references: frozenset[str] = frozenset()  # those followed to get here
+
+    def limit(self, keyword: str, default: int) -> int:
+        """A count such as minItems."""
+        return int(self.limits.get(keyword, default))
+
+    def but(self, other: Flat) -> Flat | None:
+        """Both together. None where they contradict each other at first sight."""
+        types = common_types(self.types, other.types)
+        values = common_values(self.values, other.values)
+        if types == () or values == ():
+            return None
+        limits = dict(self.limits)
+        for keyword, bound in other.limits.items():
+            choose = max if keyword in LOWER else min
+            limits[keyword] = choose(bound, limits.get(keyword, bound))
+        return Flat(
+            types,
+            values,
+            limits,
+            self.multiples + other.multiples,
+            tuple(dict.fromkeys(self.patterns + other.patterns)),
+            tuple(dict.fromkeys(self.formats + other.formats)),
+            self.objects + other.objects,
+            self.arrays + other.arrays,
+            self.unlike + other.unlike,
+            self.references | other.references,
+        )
+
+    def of_type(self, name: str) -> Flat:
+        return replace(self, types=(name,))
+
+
+def flat(schema: Mapping[str, Json], where: str) -> Flat:
+    """The keywords of one schema itself. Raises UnsupportedConstraint for one whose value makes no sense."""
+    values = schema.get("enum")
+    if values is not None and not isinstance(values, list):
+        raise UnsupportedConstraint(f"{at(where)}enum is not a list")
+    if "const" in schema:
+        values = [one for one in values or [schema["const"]] if identity(one) == identity(schema["const"])]
+    strings = {keyword: schema[keyword] for keyword in ("pattern", "format") if keyword in schema}
+    for keyword, text in strings.items():
+        if not isinstance(text, str):
+            raise UnsupportedConstraint(f"{at(where)}{keyword} is not a string")
+    multiple = positive(schema, "multipleOf", where)
+    return Flat(
+        types(schema, where),
+        None if values is None else tuple(values),
+        limits(schema, where),
+        () if multiple is None else (multiple,),
+        tuple(strings[one] for one in ("pattern",) if one in strings),
+        tuple(strings[one] for one in ("format",) if one in strings),
+        tuple([part] if (part := {one: schema[one] for one in OBJECT if one in schema}) else ()),
+        tuple([part] if (part := {one: schema[one] for one in ARRAY if one in schema}) else ()),
+    )
+
+
+def types(schema: Mapping[str, Json], where: str) -> tuple[str, ...] | None:
+    """The types that `type` names. None where it is absent."""
+    if "type" not in schema:
+        return None
+    named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    for name in named:
+        if name not in TYPES:
+            raise UnsupportedConstraint(f"{at(where)}unknown type {name!r}")
+    return tuple(dict.fromkeys(name for name in named if name != "integer" or "number" not in named))
+
+
+def limits(schema: Mapping[str, Json], where: str) -> dict[str, Fraction]:
+    found = {}
+    for keyword in LOWER + UPPER:
+        bound = schema.get(keyword)
+        if isinstance(bound, bool) and keyword.startswith("exclusive"):  # as in draft 4
+            plain = schema.get(keyword[9:].lower())
+            bound = plain if bound else None
+        if bound is None:
+            continue
+        if not is_number(bound):
+            raise UnsupportedConstraint(f"{at(where)}{keyword} is not a number")
+        found[keyword] = exact(bound)
+    return found
+
+
+def positive(schema: Mapping[str, Json], keyword: str, where: str) -> Fraction | None:
+    if keyword not in schema:
+        return None
+    if not is_number(schema[keyword]) or schema[keyword] <= 0:
+        raise UnsupportedConstraint(f"{at(where)}{keyword} is not a number above 0")
+    return exact(schema[keyword])
+
+
+def common_types(left: tuple[str, ...] | None, right: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Types in both, where an integer is a number."""
+    if left is None or right is None:
+        return right if left is None else left
+    both = [name for name in left if name in right or (name == "integer" and "number" in right)]
+    return tuple(both + [name for name in right if name == "integer" and "number" in left and name not in both])
+
+
+def common_values(left: tuple[Json, ...] | None, right: tuple[Json, ...] | None) -> tuple[Json, ...] | None:
+    if left is None or right is None:
+        return right if left is None else left
+    known = {identity(value) for value in right}
+    return tuple(value for value in left if identity(value) in known)

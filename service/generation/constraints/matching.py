@@ -1,0 +1,139 @@
+"""Whether a text matches a regular expression, in polynomial time, and some texts that do.
+
+Python's own `re` takes exponential time on some pairs of an expression and a text, and a request must not choose such a pair.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from random import Random
+
+from service.generation.constraints import charset
+from service.generation.constraints.parsing import START, Parser
+from service.generation.constraints.tree import (
+    EMPTY,
+    Alternation,
+    Characters,
+    Concatenation,
+    Lookaround,
+    Node,
+    Repetition,
+    alternation,
+    concatenation,
+    repetition,
+)
+from service.generation.constraints.unsupported import UnsupportedConstraint
+
+MAX_TEXT = 1000
+MAX_STEPS = 200_000
+
+
+@lru_cache(maxsize=64)
+def exact_tree(regex: str) -> Node:
+    """The expression with its anchors and lookaround."""
+    return Parser(regex, exact=True).parse()
+
+
+def searches(regex: str, text: str) -> bool:
+    """Whether the expression matches somewhere in the text. Raises UnsupportedConstraint where that takes too long to find out."""
+    if len(text) > MAX_TEXT:
+        raise UnsupportedConstraint(f"a text of {len(text)} characters is too long to be compared with a regular expression")
+    matcher = Matcher(text)
+    tree = exact_tree(regex)
+    anchored = isinstance(tree, Concatenation) and tree.parts[:1] == (START,)
+    return any(matcher.ends(tree, start) for start in range(1 if anchored else len(text) + 1))
+
+
+class Matcher:
+    """Finds matches in one text. What is found at a position is kept, so that no expression takes exponential time."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.steps = 0
+        self._found: dict[tuple[int, int], frozenset[int]] = {}
+
+    def ends(self, node: Node, start: int) -> frozenset[int]:
+        """All positions at which a match that begins at `start` may end."""
+        key = id(node), start
+        if key not in self._found:
+            self.steps += 1
+            if self.steps > MAX_STEPS:
+                raise UnsupportedConstraint("a regular expression takes too long to be compared with a text")
+            self._found[key] = self._find(node, start)
+        return self._found[key]
+
+    def _find(self, node: Node, start: int) -> frozenset[int]:
+        match node:
+            case Characters(ranges):
+                inside = start < len(self.text) and any(low <= ord(self.text[start]) <= high for low, high in ranges)
+                return frozenset([start + 1] if inside else [])
+            case Concatenation(parts):
+                found = frozenset([start])
+                for part in parts:
+                    found = self._after(part, found)
+                return found
+            case Alternation(options):
+                return frozenset(end for option in options for end in self.ends(option, start))
+            case Repetition(part, least, most):
+                return self._repeat(part, least, most, start)
+            case Lookaround(part, ahead, negative):
+                return frozenset([start] if self._holds(part, ahead, start) != negative else [])
+
+    def _after(self, part: Node, starts: frozenset[int]) -> frozenset[int]:
+        return frozenset(end for start in starts for end in self.ends(part, start))
+
+    def _repeat(self, part: Node, least: int, most: int | None, start: int) -> frozenset[int]:
+        found = frozenset([start])
+        for _ in range(min(least, len(self.text) + 1)):
+            following = self._after(part, found)
+            if following == found:
+                break
+            found = following
+        reached, times = found, least
+        while found and (most is None or times < most):
+            found = self._after(part, found) - reached
+            reached, times = reached | found, times + 1
+        return reached
+
+    def _holds(self, part: Node, ahead: bool, position: int) -> bool:
+        if ahead:
+            return bool(self.ends(part, position))
+        return any(position in self.ends(part, start) for start in range(position, -1, -1))
+
+
+def without_lookaround(node: Node) -> Node:
+    """The tree with all lookaround taken as fulfilled."""
+    match node:
+        case Concatenation(parts):
+            return concatenation(without_lookaround(part) for part in parts)
+        case Alternation(options):
+            return alternation(without_lookaround(option) for option in options)
+        case Repetition(part, least, most):
+            return repetition(without_lookaround(part), least, most)
+        case Lookaround():
+            return EMPTY
+    return node
+
+
+def samples(node: Node, count: int) -> Iterator[str]:
+    """Texts of a tree without lookaround and without unlimited repeats: the same ones each time, some of them more than once."""
+    random = Random(0)
+    for _ in range(count):
+        yield sample(node, random)
+
+
+def sample(node: Node, random: Random) -> str:
+    match node:
+        case Characters(ranges):
+            at = random.randrange(charset.size(ranges))
+            for first, last in ranges:
+                if at <= last - first:
+                    return chr(first + at)
+                at -= last - first + 1
+        case Concatenation(parts):
+            return "".join(sample(part, random) for part in parts)
+        case Alternation(options):
+            return sample(random.choice(options), random)
+        case Repetition(part, least, most):
+            times = random.randint(least, least + 4 if most is None else min(most, least + 4))
+            return "".join(sample(part, random) for _ in range(times))
+    raise UnsupportedConstraint("a regular expression of which no text is found")

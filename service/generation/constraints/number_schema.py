@@ -1,0 +1,104 @@
+"""The pattern of a number under its schema."""
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from math import ceil, floor, lcm
+
+from service.generation.constraints.document import Json, at
+from service.generation.constraints.flat import Flat
+from service.generation.constraints.number_ranges import integer_range, number_range
+from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.validity import is_multiple
+from service.generation.constraints.values import json_literal
+
+USUAL = 999  # the largest number where nothing asks for a larger one
+FAR = 2**31 - 1  # a bound as far as this only says how large a machine's integers are
+MOST_DIGITS = 15  # those that a float keeps
+MOST_VALUES = 200
+DECIMAL = r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?"
+
+Valid = Callable[[Json, Json], bool]
+
+
+def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
+    """The pattern. `whole`: integers only. `valid`: whether a number is valid under a schema. Raises UnsupportedConstraint."""
+    limits = {name: bound for name, bound in flat.limits.items() if name.lower().endswith("imum")}
+    if flat.multiples or flat.unlike:
+        return chosen(flat, whole, valid, where)
+    if not whole and not limits:
+        return DECIMAL
+    low, high = usual_bounds(limits, where)
+    if whole:
+        first, last = ceil(low), floor(high)
+        first += first == limits.get("exclusiveMinimum")
+        last -= last == limits.get("exclusiveMaximum")
+        if first > last:
+            raise UnsupportedConstraint(f"{at(where)}no integer is from {shown(low)} to {shown(high)}")
+        return integer_range(first, last)
+    return decimals(low, high, limits, where)
+
+
+def usual_bounds(limits: dict[str, Fraction], where: str) -> tuple[Fraction, Fraction]:
+    """The least and the largest number. Where there is no bound, or one far away, the usual numbers are preferred."""
+    lows = [limits[name] for name in ("minimum", "exclusiveMinimum") if name in limits]
+    highs = [limits[name] for name in ("maximum", "exclusiveMaximum") if name in limits]
+    low, high = max(lows, default=None), min(highs, default=None)
+    if low is not None and high is not None and low > high:
+        raise UnsupportedConstraint(f"{at(where)}no number is from {shown(low)} to {shown(high)}")
+    if low is not None and low <= -FAR and (high is None or high >= 0):
+        low = Fraction(0)
+    if high is not None and high >= FAR and (low is None or low <= USUAL):
+        high = None
+    if low is None:
+        low = Fraction(0) if high is None or high > 0 else high - USUAL
+    if high is None:
+        high = max(Fraction(USUAL), low + USUAL)
+    return low, high
+
+
+def decimals(low: Fraction, high: Fraction, limits: dict[str, Fraction], where: str) -> str:
+    """Numbers with up to two decimal places, or with as many as there have to be between the bounds."""
+    for places in range(MOST_DIGITS):
+        step = Fraction(1, 10**places)
+        first = floor(low / step) + 1 if low == limits.get("exclusiveMinimum") else ceil(low / step)
+        last = ceil(high / step) - 1 if high == limits.get("exclusiveMaximum") else floor(high / step)
+        digits = len(str(max(abs(first), abs(last))))
+        enough = places >= 2 or digits + 2 > MOST_DIGITS
+        if (enough and first <= last) or (first == last and low == high):
+            return number_range(first * step, last * step, places) or ""
+    raise UnsupportedConstraint(f"{at(where)}no number is found from {shown(low)} to {shown(high)}")
+
+
+def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
+    """Some numbers, one by one: the multiples nearest to the least bound, without those that are valid under another schema."""
+    low, high = usual_bounds(dict(flat.limits), where)
+    steps = [*flat.multiples, *([Fraction(1)] if whole else [])]
+    texts = []
+    for number in multiples(low, high, steps or [Fraction(1, 2)]):
+        value = int(number) if number.denominator == 1 else float(number)
+        excluded = number == flat.limits.get("exclusiveMinimum") or number == flat.limits.get("exclusiveMaximum")
+        fits = all(is_multiple(value, plain(step)) for step in flat.multiples)
+        if fits and not excluded and not any(valid(value, schema) for schema in flat.unlike):
+            texts.append(json_literal(value))
+        if len(texts) == MOST_VALUES:
+            break
+    if not texts:
+        raise UnsupportedConstraint(f"{at(where)}no number is found that fits multipleOf and the bounds")
+    return texts[0] if len(texts) == 1 else f"(?:{'|'.join(texts)})"
+
+
+def multiples(low: Fraction, high: Fraction, steps: list[Fraction]) -> Iterator[Fraction]:
+    """Common multiples of the steps within the bounds, at most 5000."""
+    denominator = lcm(*(step.denominator for step in steps))
+    step = Fraction(lcm(*(int(step * denominator) for step in steps)), denominator)
+    first = ceil(low / step)
+    for i in range(first, min(floor(high / step), first + 5000) + 1):
+        yield i * step
+
+
+def plain(step: Fraction) -> float:
+    return int(step) if step.denominator == 1 else float(step)
+
+
+def shown(bound: Fraction) -> str:
+    return str(plain(bound))

@@ -1,0 +1,201 @@
+"""The pattern of an object under its schema: its members in the schema's order, optional ones left out or not."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from service.generation.constraints import charset
+from service.generation.constraints.bounds import Bounds
+from service.generation.constraints.document import Json, Schema, at
+from service.generation.constraints.fitting import bounded, within
+from service.generation.constraints.flat import Flat
+from service.generation.constraints.matching import exact_tree, samples, searches, without_lookaround
+from service.generation.constraints.pattern import json_string_pattern
+from service.generation.constraints.place import Place
+from service.generation.constraints.tree import Characters, concatenation, repetition
+from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.validity import member_schemas
+from service.generation.constraints.values import json_literal
+
+Write = Callable[[Schema, Place], str]
+Attempt = Callable[[Schema, Place], str | None]
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A name and a value as a pattern, and whether the object may not lack it."""
+
+    text: str
+    required: bool
+
+
+class Objects:
+    """Writes objects. `write` raises UnsupportedConstraint for a schema that has no pattern, `attempt` returns None."""
+
+    def __init__(self, write: Write, attempt: Attempt, valid: Callable[[Json, Schema], bool], bounds: Bounds) -> None:
+        self.write = write
+        self.attempt = attempt
+        self.valid = valid
+        self.bounds = bounds
+
+    def pattern(self, flat: Flat, place: Place) -> str:
+        """The pattern. Raises UnsupportedConstraint."""
+        fewest, most = flat.limit("minProperties", 0), flat.limit("maxProperties", 1 << 30)
+        required = self._required(flat, place)
+        if max(fewest, len(required)) > most:
+            raise UnsupportedConstraint(f"{at(place.path)}more members are required than maxProperties {most}")
+        members = self._named(flat, required, place)
+        if len(members) < fewest or not members:
+            if most and self._open(flat):
+                return self._free(flat, max(fewest, 1), min(most, max(fewest, self.bounds.members)), place)
+            members += self._others(flat, max(fewest - len(members), 0), most - len(members), place)
+        if len(members) < fewest:
+            raise UnsupportedConstraint(f"{at(place.path)}no more than {len(members)} members are known, minProperties is {fewest}")
+        return f"\\{{{joined(counted(members, fewest, most))}\\}}"
+
+    def _required(self, flat: Flat, place: Place) -> dict[str, None]:
+        """The names of required members, and of those that they bring with them."""
+        required = dict.fromkeys(name for part in flat.objects for name in part.get("required", []))
+        dependent = dependencies(flat)
+        waiting = list(required)
+        while waiting:
+            for name in dependent.get(waiting.pop(), ()):
+                if name not in required:
+                    required[name] = None
+                    waiting.append(name)
+        for name in required:
+            if not self._allowed(flat, name):
+                raise UnsupportedConstraint(f"{at(place.path)}the required member {name!r} is not allowed")
+        return required
+
+    def _allowed(self, flat: Flat, name: str) -> bool:
+        named = all(self.valid(name, part["propertyNames"]) for part in flat.objects if "propertyNames" in part)
+        return named and False not in member(flat, name)
+
+    def _named(self, flat: Flat, required: dict[str, None], place: Place) -> list[Member]:
+        """The members that the schema names. One that cannot be written is left out, unless it is required."""
+        names = dict.fromkeys(name for part in flat.objects for name in part.get("properties", {}))
+        dependent = dependencies(flat)
+        members = []
+        for name in [*names, *(name for name in required if name not in names)]:
+            needs_others = any(one not in required for one in dependent.get(name, ()))
+            if name in required:
+                members.append(Member(self._member(flat, name, place), True))
+            elif not needs_others and self._allowed(flat, name):
+                inside = place.inside(f"properties.{name}", flat.references)
+                value = self.attempt(together(member(flat, name)), inside)
+                members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
+        return members
+
+    def _member(self, flat: Flat, name: str, place: Place) -> str:
+        value = self.write(together(member(flat, name)), place.inside(f"properties.{name}", flat.references))
+        return f"{json_literal(name)}:{value}"
+
+    @staticmethod
+    def _open(flat: Flat) -> bool:
+        """Whether any name will do, for members of which the schema names none."""
+        named = ("properties", "patternProperties", "propertyNames", "required")
+        return not any(part.get(keyword) not in (None, {}, [], True) for part in flat.objects for keyword in named)
+
+    def _free(self, flat: Flat, fewest: int, most: int, place: Place) -> str:
+        """Members with short names. Each has a first letter of its own, so no two have the same name."""
+        schemas = [part.get("additionalProperties", True) for part in flat.objects]
+        if False in schemas:
+            if fewest > 1 or flat.limit("minProperties", 0):
+                raise UnsupportedConstraint(f"{at(place.path)}no member is allowed, and minProperties is {fewest}")
+            return "\\{\\}"
+        if most > len(LETTERS):
+            raise UnsupportedConstraint(f"{at(place.path)}minProperties is more than {len(LETTERS)}")
+        value = self.write(together(schemas), place.inside("additionalProperties", flat.references))
+        members = []
+        for i in range(most):
+            first = charset.of(LETTERS[len(LETTERS) * i // most : len(LETTERS) * (i + 1) // most])
+            name = concatenation([Characters(first), repetition(Characters(charset.of(LETTERS)), 0, 7)])
+            members.append(Member(f"{json_string_pattern(name)}:{value}", i < fewest))
+        return f"\\{{{joined(members)}\\}}"
+
+    def _others(self, flat: Flat, needed: int, room: int, place: Place) -> list[Member]:
+        """Members with names that the schema does not list but that its patterns and other rules allow."""
+        wanted = min(max(needed, self.bounds.members), room)
+        members: list[Member] = []
+        known = {name for part in flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
+        for name in candidates(flat):
+            if len(members) >= wanted:
+                break
+            if name not in known and self._allowed(flat, name):
+                known.add(name)
+                inside = place.inside("additionalProperties", flat.references)
+                value = self.attempt(together(member(flat, name)), inside)
+                members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
+        return members
+
+
+def dependencies(flat: Flat) -> dict[str, list[str]]:
+    """By name: the members without which it may not be there."""
+    found: dict[str, list[str]] = {}
+    for part in flat.objects:
+        for keyword in ("dependentRequired", "dependencies"):
+            for name, needed in part.get(keyword, {}).items():
+                found.setdefault(name, []).extend(needed if isinstance(needed, list) else [])
+    return found
+
+
+def member(flat: Flat, name: str) -> list[Schema]:
+    """All schemas that the member's value has to be valid under."""
+    return [schema for part in flat.objects for schema in member_schemas(part, name) if schema is not True and schema != {}]
+
+
+def together(schemas: Sequence[Schema]) -> Schema:
+    """One schema that asks for all of them."""
+    distinct = [schema for i, schema in enumerate(schemas) if schema is not True and schema not in schemas[:i]]
+    if len(distinct) < 2:
+        return distinct[0] if distinct else True
+    return {"allOf": distinct}
+
+
+def candidates(flat: Flat) -> Iterator[str]:
+    """Names to try: those that rules of names list or describe, then short ones."""
+    for part in flat.objects:
+        rule = part.get("propertyNames")
+        if isinstance(rule, dict):
+            yield from (name for name in [*rule.get("enum", []), rule.get("const")] if isinstance(name, str))
+        described = [rule["pattern"]] if isinstance(rule, dict) and isinstance(rule.get("pattern"), str) else []
+        for regex in [*part.get("patternProperties", {}), *described]:
+            tree = within(bounded(without_lookaround(exact_tree(regex)), 8, 2), charset.complement(charset.CONTROLS), ((97, 122),))
+            yield from (name for name in samples(tree, 40) if searches(regex, name))
+    for length in range(1, 40):
+        yield from (letter * length for letter in LETTERS)
+
+
+def counted(members: list[Member], fewest: int, most: int) -> list[Member]:
+    """With as many of the first optional members required, and of the last ones dropped, as the bounds of the number need."""
+    required = sum(one.required for one in members)
+    missing, room = max(fewest - required, 0), most - required
+    kept = []
+    for one in members:
+        if one.required:
+            kept.append(one)
+        elif room > 0:
+            kept.append(Member(one.text, missing > 0))
+            missing -= 1
+            room -= 1
+    return kept
+
+
+def joined(members: Sequence[Member]) -> str:
+    """The members in order with commas between, at least one where there are any. Grows with n log n where none is required."""
+    if not members:
+        return ""
+    fixed = next((i for i, one in enumerate(members) if one.required), None)
+    if fixed is not None:
+        before = "".join(f"(?:{one.text},)?" for one in members[:fixed])
+        return before + members[fixed].text + following(members[fixed + 1 :])
+    if len(members) == 1:
+        return members[0].text
+    half = len(members) // 2
+    return f"(?:{joined(members[:half])}{following(members[half:])}|{joined(members[half:])})"
+
+
+def following(members: Sequence[Member]) -> str:
+    return "".join(f",{one.text}" if one.required else f"(?:,{one.text})?" for one in members)

@@ -1,0 +1,85 @@
+"""A regular expression as a tree of five kinds of node. Whoever builds one calls the functions below, which keep it simple."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from service.generation.constraints.charset import Ranges, of
+
+
+@dataclass(frozen=True, slots=True)
+class Characters:
+    """One character of a set. The empty set matches nothing."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenation:
+    """All parts, one after another."""
+
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternation:
+    """One of two or more options."""
+
+    options: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """The part `least` to `most` times. `most` is None where there is no limit."""
+
+    part: Node
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lookaround:
+    """Matches the empty text where `part` follows (or precedes), or where it does not. Only `matching` understands it."""
+
+    part: Node
+    ahead: bool
+    negative: bool
+
+
+Node = Characters | Concatenation | Alternation | Repetition | Lookaround
+
+NOTHING = Characters(())
+EMPTY = Concatenation(())
+
+
+def concatenation(parts: Iterable[Node]) -> Node:
+    """The parts one after another, without needless nesting."""
+    flat: list[Node] = []
+    for part in parts:
+        if part == NOTHING:
+            return NOTHING
+        flat += part.parts if isinstance(part, Concatenation) else (part,)
+    return flat[0] if len(flat) == 1 else Concatenation(tuple(flat))
+
+
+def alternation(options: Iterable[Node]) -> Node:
+    """One of the options. Those that match nothing, and repeated ones, are dropped."""
+    kept = list(dict.fromkeys(option for option in options if option != NOTHING))
+    if len(kept) < 2:
+        return kept[0] if kept else NOTHING
+    return Alternation(tuple(kept))
+
+
+def repetition(part: Node, least: int, most: int | None) -> Node:
+    """The part, `least` to `most` times."""
+    if part == NOTHING and least:
+        return NOTHING
+    if part in (NOTHING, EMPTY) or most == 0:
+        return EMPTY
+    return part if least == most == 1 else Repetition(part, least, most)
+
+
+def literal(text: str) -> Node:
+    """Exactly this text."""
+    return concatenation(Characters(of(character)) for character in text)

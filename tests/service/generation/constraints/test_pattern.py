@@ -1,0 +1,116 @@
+"""Regular expressions and choices as patterns."""
+
+import json
+import re
+
+import pytest
+
+from service.generation.constraints.parsing import Parser
+from service.generation.constraints.pattern import (
+    UnsupportedConstraint,
+    choices_pattern,
+    json_string_pattern,
+    portable_pattern,
+    written_out,
+)
+from tests.service.generation.constraints.walks import Automaton
+
+
+@pytest.mark.parametrize(
+    ("regex", "matching", "other"),
+    [
+        ("a|ab|", ["a", "ab", ""], ["b", "aba"]),
+        (r"^\d{3}-[a-z]+$", ["123-a", "000-xyz"], ["12-a", "123-", "123-A"]),
+        (r"(?i)Hello [^a-c]", ["hELLO d", "hello !"], ["hello a", "hello B"]),
+        (r"[^\W\d]+", ["aB_"], ["a1", ""]),
+        (r"\S\s\D\W", ["a \n-", "é\t!!"], ["a11-", "a !a"]),
+        (r"(?<year>\d{4})-(?P<month>\d\d)", ["2026-11"], ["2026-1"]),
+        ("x{2,3}?y*?", ["xx", "xxxyy"], ["x", "xxxx"]),
+        ("^(?:a|b)$|^c$", ["a", "b", "c"], ["ac"]),
+        (".", ["a", "é"], ["\n", ""]),
+        ("(?s).", ["a", "\n"], ["ab"]),
+        (r"\u00e9\u{1F600}\cJ\/", ["é😀\n/"], ["é"]),
+        (r"[\]\[&&~~^-]{9}", ["]^-~~&&[]"], ["a" * 9]),
+        (r"\.\+\*\?\(\)\|\{\}\$#&-~\\", [r".+*?()|{}$#&-~\\"[:-1]], ["a"]),
+        ("(?:a{0,2}b){1,2}c{0}", ["b", "aabab"], ["", "c", "aaab"]),
+        ("a{2,}", ["aa", "a" * 9], ["a"]),
+    ],
+)
+def test_a_regular_expression_matches_the_same_texts_in_rust(regex: str, matching: list[str], other: list[str]) -> None:
+    pattern = portable_pattern(regex)
+    automaton = Automaton(pattern, "".join(matching + other))
+    assert [one for one in matching if not automaton.matches(one)] == []
+    assert [one for one in other if automaton.matches(one)] == []
+    assert all(re.fullmatch(pattern, one) for one in matching), "Python reads the pattern alike"
+
+
+@pytest.mark.parametrize(
+    ("regex", "message"),
+    [
+        (r"(a)\1", r"a back-reference at character 3: '\(a\)"),
+        ("a(?=b)", "lookahead at character 1"),
+        ("(?<!a)b", "lookbehind at character 0"),
+        (r"x\by", "a word boundary at character 1"),
+        ("a^b", r"\^ after other characters at character 1"),
+        ("a$b", r"\$ before other characters at character 1"),
+        ("a++", "a possessive repeat at character 1"),
+        ("(?>a)", "an atomic group at character 0"),
+        ("(a)(?(1)b)", "a conditional group at character 3"),
+        ("(?m)a", "flags m and L"),
+        ("(", "not a regular expression: missing"),
+        ("[", "not a regular expression: unterminated"),
+        (r"\p{L}", "not a regular expression: bad escape"),
+        ("(" * 2000 + ")" * 2000, "nested too deep"),
+        ("a" * 10_001, "at most 10000 characters, this one 10001"),
+        ("(?:(?:a{100}){100}){100}", "the constraint is too large"),
+        ("a{20000}", "at most 10000 times"),
+        (r"[^\s\S]", "no text matches"),
+    ],
+)
+def test_what_no_automaton_can_hold_is_refused(regex: str, message: str) -> None:
+    with pytest.raises(UnsupportedConstraint, match=message):
+        portable_pattern(regex)
+
+
+def test_choices_match_exactly_themselves() -> None:
+    choices = ["yes", "yes, but", "no.*", "", 'é"\n', "yes"]
+    automaton = Automaton(choices_pattern(choices))
+    assert all(automaton.matches(one) for one in choices)
+    assert not any(automaton.matches(one) for one in ["no", "no..", "ye", "yes,"])
+    with pytest.raises(UnsupportedConstraint, match="no choices"):
+        choices_pattern([])
+    with pytest.raises(UnsupportedConstraint, match="lone surrogate"):
+        choices_pattern(["\ud800"])
+
+
+@pytest.mark.parametrize(
+    ("regex", "contents", "other"),
+    [
+        (r'"\\', ['"\\'], ["\\"]),
+        (r"[^a]", ["b", " "], ["a", '"', "\\", "\n"]),
+        (r"\n|ab", ["\n", "ab"], []),
+        (r'["\\]', ['"', "\\"], ["a"]),
+        (r'["x]', ["x"], ['"']),
+        ("a|b", ["a", "b"], ['a"', '"b']),
+    ],
+)
+def test_a_regular_expression_as_the_inside_of_a_json_string(regex: str, contents: list[str], other: list[str]) -> None:
+    automaton = Automaton(json_string_pattern(Parser(regex).parse()))
+    assert all(automaton.matches(json.dumps(one)) for one in contents)
+    assert not any(automaton.matches(json.dumps(one)) or automaton.matches(f'"{one}"') for one in other)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [
+        ("abc", 3),
+        ("a{3}", 3),
+        ("(?:ab|c){2,3}d?", 10),
+        (r"[\]a]{4}\.\*", 6),
+        ("a*b+", 2),
+        ("(?:(?:a{10}){10})", 100),
+        (r"\u000a{2}", 2),
+    ],
+)
+def test_the_size_of_a_pattern_counts_repeats(pattern: str, size: int) -> None:
+    assert written_out(pattern) == size
