@@ -85,12 +85,13 @@ class Compiler:
             connection.send((constraint, characters, PRINTABLE))
             if not connection.poll(SECONDS):
                 raise EOFError
-            message, more, table, distance = connection.recv()
+            answer = connection.recv()
         except (EOFError, OSError):  # it took too long, or its memory was not enough
             self.close()
             raise UnsupportedConstraint("this takes too long or too much memory to compile; make it simpler") from None
-        if message:
-            raise UnsupportedConstraint(message)
+        if isinstance(answer, Exception):
+            raise answer
+        more, table, distance = answer
         known = Vocabulary([*vocabulary.characters, *more])
         automaton = Automaton(np.frombuffer(table, np.int32).reshape(-1, len(known) + 1), np.frombuffer(distance, np.int32))
         return Constrained(automaton, known)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import sys
+import traceback
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -17,26 +18,28 @@ from outlines_core import Index
 from outlines_core import Vocabulary as Tokens
 
 from service.generation.constraints.json_schema import free_json_object, json_pattern
-from service.generation.constraints.pattern import UnsupportedConstraint, choices_pattern, portable_pattern
+from service.generation.constraints.pattern import END, UnsupportedConstraint, choices_pattern, ended, portable_pattern
 
 MEMORY = 2**30  # bytes
 UNREACHABLE = 2**30  # a distance
-END = "\U0010ffff"  # one of Unicode's noncharacters stands for the end of the text
 MAX_STATES, MAX_ENTRIES = 20_000, 4_000_000  # of a table of states by characters
 
 Compiled = tuple[list[str], bytes, bytes]
 
 
 def serve(connection: Connection) -> None:
-    """Answers each (constraint, vocabulary, further characters) with (error message, characters, table, distances)."""
+    """Answers each (constraint, vocabulary, further characters) with what `automaton` returns or raises."""
     while True:
         constraint, vocabulary, further = connection.recv()
         try:
             kind, value = json.loads(constraint)
-            connection.send(("", *automaton(pattern_of(kind, value, vocabulary), vocabulary, further)))
-        except (UnsupportedConstraint, RecursionError) as error:
-            message = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-            connection.send((message, [], b"", b""))
+            connection.send(automaton(pattern_of(kind, value, vocabulary), vocabulary, further))
+        except UnsupportedConstraint as error:
+            connection.send(UnsupportedConstraint(str(error)))
+        except RecursionError:
+            connection.send(UnsupportedConstraint("it is nested too deeply"))
+        except Exception:
+            connection.send(RuntimeError(traceback.format_exc()))
 
 
 def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
@@ -66,8 +69,7 @@ def automaton(pattern: str, vocabulary: str, further: Sequence[str]) -> Compiled
     characters = [*vocabulary, *more, END]
     end = len(characters) - 1
     try:
-        # Without a character for the end, a match would exclude all longer ones of alternatives that come later.
-        index = Index(f"(?:{pattern}){END}", Tokens(end + 1, {character: [i] for i, character in enumerate(characters)}))
+        index = Index(ended(pattern), Tokens(end + 1, {character: [i] for i, character in enumerate(characters)}))
     except ValueError as error:
         raise UnsupportedConstraint(f"this regular expression is not supported: {error}") from None
     transitions, final = index.get_transitions(), set(index.get_final_states())
@@ -75,24 +77,24 @@ def automaton(pattern: str, vocabulary: str, further: Sequence[str]) -> Compiled
     numbers = {state: i for i, state in enumerate([start, *(transitions.keys() - final - {start})])}
     if len(numbers) > MAX_STATES or (len(numbers) + 1) * (end + 1) > MAX_ENTRIES:
         raise UnsupportedConstraint(f"this needs {len(numbers):,} states, which are too many; make it simpler")
-    ended = len(numbers)
-    table = array("i", [-1]) * ((ended + 1) * (end + 1))
+    last = len(numbers)
+    table = array("i", [-1]) * ((last + 1) * (end + 1))
     for state, row in numbers.items():
         for character, after in transitions[state].items():
             if character < end or after in final:
-                table[row * (end + 1) + character] = ended if after in final else numbers[after]
-    return more, table.tobytes(), array("i", distances(table, ended, end + 1)).tobytes()
+                table[row * (end + 1) + character] = last if after in final else numbers[after]
+    return more, table.tobytes(), array("i", distances(table, last, end + 1)).tobytes()
 
 
-def distances(table: Sequence[int], ended: int, columns: int) -> list[int]:
+def distances(table: Sequence[int], last: int, columns: int) -> list[int]:
     """By state: the least number of characters after which the text may end. Raises UnsupportedConstraint if it never can."""
-    before: list[list[int]] = [[] for _ in range(ended + 1)]
-    for state in range(ended):
+    before: list[list[int]] = [[] for _ in range(last + 1)]
+    for state in range(last):
         for after in {*table[state * columns : (state + 1) * columns]} - {-1}:
             before[after].append(state)
-    found = [UNREACHABLE] * (ended + 1)
-    found[ended] = 0
-    reached = deque(before[ended])
+    found = [UNREACHABLE] * (last + 1)
+    found[last] = 0
+    reached = deque(before[last])
     for state in reached:
         found[state] = 0
     while reached:

@@ -34,10 +34,9 @@ def peer(client: httpx.Client) -> OpenAI:
 def replied(peer: OpenAI, **fields: Any) -> ChatCompletionMessage:
     fields = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "seed": 1, **fields}
     choice = peer.chat.completions.create(**fields).choices[0]
-    assert choice.finish_reason == ("tool_calls" if choice.message.tool_calls else "stop" if "messages" in fields else "stop") or (
-        choice.finish_reason == "length"
-    )
-    return choice.message
+    assert (choice.finish_reason == "tool_calls") == bool(choice.message.tool_calls)
+    message: ChatCompletionMessage = choice.message
+    return message
 
 
 def calls(message: ChatCompletionMessage) -> list[tuple[str, dict[str, Any]]]:
