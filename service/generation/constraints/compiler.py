@@ -18,7 +18,6 @@ from trainer.vocabulary import Vocabulary
 
 SECONDS = 5.0  # that a compilation may take
 MAX_BYTES = 64_000_000  # of the cached automata
-PRINTABLE = [chr(point) for point in range(32, 127)]
 
 Kind = Literal["regex", "choices", "json_schema", "json_object", "tools"]
 
@@ -82,7 +81,7 @@ class Compiler:
     def _compile(self, constraint: str, characters: str, vocabulary: Vocabulary) -> Constrained:
         connection = self._connection or self._start()
         try:
-            connection.send((constraint, characters, PRINTABLE))
+            connection.send((constraint, characters))
             if not connection.poll(SECONDS):
                 raise EOFError
             answer = connection.recv()

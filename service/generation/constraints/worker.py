@@ -17,10 +17,14 @@ from typing import Any
 from outlines_core import Index
 from outlines_core import Vocabulary as Tokens
 
+from service.generation.constraints.charset import size
 from service.generation.constraints.json_schema import free_json_object, json_pattern
+from service.generation.constraints.parsing import Parser
 from service.generation.constraints.pattern import END, UnsupportedConstraint, choices_pattern, ended, portable_pattern
+from service.generation.constraints.tree import Alternation, Characters, Concatenation, Node, Repetition
 
 MEMORY = 2**30  # bytes
+MAX_NAMED = 1_000  # characters of a set that names them
 UNREACHABLE = 2**30  # a distance
 MAX_STATES, MAX_ENTRIES = 20_000, 4_000_000  # of a table of states by characters
 
@@ -28,12 +32,12 @@ Compiled = tuple[list[str], bytes, bytes]
 
 
 def serve(connection: Connection) -> None:
-    """Answers each (constraint, vocabulary, further characters) with what `automaton` returns or raises."""
+    """Answers each (constraint, vocabulary) with what `automaton` returns or raises."""
     while True:
-        constraint, vocabulary, further = connection.recv()
+        constraint, vocabulary = connection.recv()
         try:
             kind, value = json.loads(constraint)
-            connection.send(automaton(pattern_of(kind, value, vocabulary), vocabulary, further))
+            connection.send(automaton(pattern_of(kind, value, vocabulary), vocabulary))
         except UnsupportedConstraint as error:
             connection.send(UnsupportedConstraint(str(error)))
         except RecursionError:
@@ -59,13 +63,26 @@ def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
             return call if value["most"] == 1 else f"{call}(?:\n{call}){{0,{value['most'] - 1}}}"
 
 
-def automaton(pattern: str, vocabulary: str, further: Sequence[str]) -> Compiled:
-    """Compiles a pattern over the vocabulary, `further` characters and its own. Raises UnsupportedConstraint.
+def named_characters(node: Node) -> set[str]:
+    """The characters that a pattern names. Sets such as [^a] name none: only the vocabulary's characters stand for them."""
+    match node:
+        case Characters(ranges):
+            return set() if size(ranges) > MAX_NAMED else {chr(code) for first, last in ranges for code in range(first, last + 1)}
+        case Concatenation(nodes) | Alternation(nodes):
+            return set().union(*map(named_characters, nodes))
+        case Repetition(part):
+            return named_characters(part)
+        case _:
+            return set()
+
+
+def automaton(pattern: str, vocabulary: str) -> Compiled:
+    """Compiles a pattern over the vocabulary and the characters that it names. Raises UnsupportedConstraint.
 
     Returns (the characters beyond the vocabulary, the table [states, characters + 1] and the distances [states] as int32). The
     table's last column is the end of the text, which a state allows if the text may end there. State 0 is the start.
     """
-    more = sorted({*further, *pattern} - {*vocabulary, END})
+    more = sorted(named_characters(Parser(pattern).parse()) - {*vocabulary, END})
     characters = [*vocabulary, *more, END]
     end = len(characters) - 1
     try:
@@ -104,7 +121,7 @@ def distances(table: Sequence[int], last: int, columns: int) -> list[int]:
                 found[earlier] = found[state] + 1
                 reached.append(earlier)
     if found[0] == UNREACHABLE:
-        raise UnsupportedConstraint("no text can match it")
+        raise UnsupportedConstraint("no text of characters that it names or that the model knows matches it")
     return found
 
 
