@@ -17,14 +17,25 @@ from typing import Any
 from outlines_core import Index
 from outlines_core import Vocabulary as Tokens
 
-from service.generation.constraints.charset import size
+from service.generation.constraints.charset import Ranges, class_pattern, intersection, of, size
 from service.generation.constraints.json_schema import free_json_object, json_pattern
 from service.generation.constraints.parsing import Parser
-from service.generation.constraints.pattern import END, UnsupportedConstraint, choices_pattern, ended, portable_pattern
-from service.generation.constraints.tree import Alternation, Characters, Concatenation, Node, Repetition
+from service.generation.constraints.pattern import END, UnsupportedConstraint, choices_pattern, ended, portable_pattern, written
+from service.generation.constraints.tree import (
+    NOTHING,
+    Alternation,
+    Characters,
+    Concatenation,
+    Node,
+    Repetition,
+    alternation,
+    concatenation,
+    repetition,
+)
 
 MEMORY = 2**30  # bytes
 MAX_NAMED = 1_000  # characters of a set that names them
+IMPOSSIBLE = "no text of characters that it names or that the model knows matches it"
 UNREACHABLE = 2**30  # a distance
 MAX_STATES, MAX_ENTRIES = 20_000, 4_000_000  # of a table of states by characters
 
@@ -63,15 +74,30 @@ def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
             return call if value["most"] == 1 else f"{call}(?:\n{call}){{0,{value['most'] - 1}}}"
 
 
-def named_characters(node: Node) -> set[str]:
-    """The characters that a pattern names. Sets such as [^a] name none: only the vocabulary's characters stand for them."""
+def narrowed(node: Node, known: Ranges) -> Node:
+    """The pattern with only the known characters in sets such as [^a] and `.`, which name none."""
     match node:
         case Characters(ranges):
-            return set() if size(ranges) > MAX_NAMED else {chr(code) for first, last in ranges for code in range(first, last + 1)}
+            return Characters(intersection(ranges, known)) if size(ranges) > MAX_NAMED else node
+        case Concatenation(nodes):
+            return concatenation(narrowed(one, known) for one in nodes)
+        case Alternation(nodes):
+            return alternation(narrowed(one, known) for one in nodes)
+        case Repetition(part, least, most):
+            return repetition(narrowed(part, known), least, most)
+        case _:
+            return node
+
+
+def characters_of(node: Node) -> set[str]:
+    """All characters of a narrowed pattern."""
+    match node:
+        case Characters(ranges):
+            return {chr(code) for first, last in ranges for code in range(first, last + 1)}
         case Concatenation(nodes) | Alternation(nodes):
-            return set().union(*map(named_characters, nodes))
+            return set().union(*map(characters_of, nodes))
         case Repetition(part):
-            return named_characters(part)
+            return characters_of(part)
         case _:
             return set()
 
@@ -82,11 +108,16 @@ def automaton(pattern: str, vocabulary: str) -> Compiled:
     Returns (the characters beyond the vocabulary, the table [states, characters + 1] and the distances [states] as int32). The
     table's last column is the end of the text, which a state allows if the text may end there. State 0 is the start.
     """
-    more = sorted(named_characters(Parser(pattern).parse()) - {*vocabulary, END})
+    tree = narrowed(Parser(pattern).parse(), of(vocabulary))
+    if tree == NOTHING:
+        raise UnsupportedConstraint(IMPOSSIBLE)
+    more = sorted(characters_of(tree) - {*vocabulary, END})
     characters = [*vocabulary, *more, END]
     end = len(characters) - 1
     try:
-        index = Index(ended(pattern), Tokens(end + 1, {character: [i] for i, character in enumerate(characters)}))
+        index = Index(
+            ended(written(tree, class_pattern)), Tokens(end + 1, {character: [i] for i, character in enumerate(characters)})
+        )
     except ValueError as error:
         raise UnsupportedConstraint(f"this regular expression is not supported: {error}") from None
     transitions, final = index.get_transitions(), set(index.get_final_states())
@@ -121,7 +152,7 @@ def distances(table: Sequence[int], last: int, columns: int) -> list[int]:
                 found[earlier] = found[state] + 1
                 reached.append(earlier)
     if found[0] == UNREACHABLE:
-        raise UnsupportedConstraint("no text of characters that it names or that the model knows matches it")
+        raise UnsupportedConstraint(IMPOSSIBLE)
     return found
 
 

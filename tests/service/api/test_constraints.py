@@ -14,7 +14,7 @@ from service.generation.constraints import compiler
 from service.generation.constraints.compiler import Compiler, Constraint
 from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.sse import events
-from tests.support import at_once, stream
+from tests.support import VOCABULARY, at_once, stream
 from trainer.vocabulary import Vocabulary
 
 PERSON = {
@@ -50,6 +50,12 @@ def test_a_text_matches_its_regular_expression_from_end_to_end(client: httpx.Cli
     texts = {generated(client, regex=expression, seed=seed, temperature=temperature)["text"] for seed in range(20)}
     assert all(re.fullmatch(expression, text) for text in texts), texts
     assert (len(texts) > 10) == (temperature > 0)
+
+
+def test_a_set_that_names_no_characters_holds_those_of_the_model(client: httpx.Client) -> None:
+    texts = [generated(client, regex=".{30}[0-9][^a]{30}", seed=seed)["text"] for seed in range(5)]
+    assert {*"".join(text[:30] + text[31:] for text in texts)} <= {*VOCABULARY}
+    assert "characters that it names" in refused(client, regex="[\\u0400-\\u0fff]")[1]
 
 
 def test_every_choice_is_reached_even_one_that_begins_another(client: httpx.Client) -> None:
