@@ -1,0 +1,11 @@
+"""DSPy's language model."""
+
+import dspy
+
+from tests.clients.processes import Server
+from tests.clients.texts import KEY, LENGTH, QUESTION, SEED, reply
+
+
+def test_a_language_model_returns_the_text(server: Server) -> None:
+    model = dspy.LM(f"openai/{server.model}", api_base=server.v1, api_key=KEY, max_tokens=LENGTH, seed=SEED, cache=False)
+    assert model(QUESTION) == [reply(server)]
