@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
-    loop, metrics = asyncio.get_running_loop(), Metrics()
+    loop, metrics = asyncio.get_running_loop(), Metrics(settings.metrics_prefix)
     registry = Registry(
         settings.models_dir,
         settings.default_model,

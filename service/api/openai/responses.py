@@ -12,12 +12,17 @@ Fingerprint = Annotated[
 ]
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int = Field(description="Characters of the prompts that were not read, because their state was cached.")
+
+
 class TokenUsage(BaseModel):
     """Counts of characters."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class CompletionLogprobs(BaseModel):
