@@ -1,11 +1,12 @@
 """Haystack's generator for OpenAI's chat completions."""
 
+from haystack.components.embedders import OpenAITextEmbedder
 from haystack.components.generators.chat import OpenAIChatGenerator
 from haystack.dataclasses import ChatMessage, StreamingChunk
 from haystack.utils import Secret
 
 from tests.clients.processes import Server
-from tests.clients.texts import KEY, LENGTH, QUESTION, SEED, reply
+from tests.clients.texts import KEY, LENGTH, QUESTION, SEED, embedding, reply
 
 
 def test_a_generator_returns_the_text_at_once_and_streamed(server: Server) -> None:
@@ -23,3 +24,8 @@ def test_a_generator_returns_the_text_at_once_and_streamed(server: Server) -> No
     question = [ChatMessage.from_user(QUESTION)]
     assert generator.run(question)["replies"][0].text == reply(server)
     assert generator.run(question, streaming_callback=collect)["replies"][0].text == "".join(parts) == reply(server)
+
+
+def test_an_embedder_returns_the_services_vector(server: Server) -> None:
+    embedder = OpenAITextEmbedder(api_base_url=server.v1, api_key=Secret.from_token(KEY), model=server.model)
+    assert embedder.run(QUESTION)["embedding"] == embedding(server, QUESTION)

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from langchain_openai import ChatOpenAI, OpenAI
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import SecretStr
 
 from tests.clients.processes import Server
-from tests.clients.texts import KEY, LENGTH, QUESTION, SEED, continuation, reply
+from tests.clients.texts import KEY, LENGTH, QUESTION, SEED, continuation, embedding, reply
 
 
 def test_a_chat_model_returns_the_text_at_once_streamed_and_async(server: Server) -> None:
@@ -20,3 +20,11 @@ def test_a_chat_model_returns_the_text_at_once_streamed_and_async(server: Server
 def test_a_completion_model_returns_the_text(server: Server) -> None:
     model = OpenAI(base_url=server.v1, api_key=SecretStr(KEY), model=server.model, max_tokens=LENGTH, seed=SEED, temperature=1)
     assert model.invoke("ROMEO: ") == continuation(server, "ROMEO: ")
+
+
+def test_embeddings_are_those_of_the_service(server: Server) -> None:
+    # Otherwise texts become tokens of one of OpenAI's models first.
+    embeddings = OpenAIEmbeddings(
+        openai_api_base=server.v1, openai_api_key=SecretStr(KEY), model=server.model, check_embedding_ctx_length=False
+    )
+    assert embeddings.embed_documents(["To be", QUESTION]) == [embedding(server, "To be"), embedding(server, QUESTION)]

@@ -6,7 +6,7 @@ import litellm
 import pytest
 
 from tests.clients.processes import Server
-from tests.clients.texts import KEY, LENGTH, MESSAGES, SEED, continuation, reply
+from tests.clients.texts import KEY, LENGTH, MESSAGES, SEED, continuation, embedding, reply
 
 
 def options(server: Server) -> dict[str, Any]:
@@ -28,3 +28,8 @@ def test_a_stream_returns_the_text(server: Server) -> None:
 def test_an_unknown_model_is_a_not_found_error(server: Server) -> None:
     with pytest.raises(litellm.NotFoundError, match="gpt-4o-mini"):
         litellm.completion(model="openai/gpt-4o-mini", messages=MESSAGES, **options(server))
+
+
+def test_an_embedding_is_that_of_the_service(server: Server) -> None:
+    found = litellm.embedding(model=f"openai/{server.model}", input=["To be"], api_base=server.v1, api_key=KEY)
+    assert found.data[0]["embedding"] == embedding(server, "To be")

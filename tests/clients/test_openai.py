@@ -1,6 +1,7 @@
 """OpenAI's client: sync, async, streamed, and its errors."""
 
 import asyncio
+import math
 
 import openai
 import pytest
@@ -73,3 +74,17 @@ def test_a_wrong_field_is_a_client_error_that_names_it(client: OpenAI) -> None:
     with pytest.raises(openai.APIStatusError, match="temperature") as raised:
         client.completions.create(model="shakespeare", prompt="ROMEO: ", temperature=-1)
     assert raised.value.status_code in (400, 422)
+
+
+def test_embeddings_are_vectors_of_length_1_in_either_encoding(client: OpenAI, asynchronous: AsyncOpenAI) -> None:
+    packed = client.embeddings.create(model="shakespeare", input=["To be", "or not to be"])
+    assert [math.hypot(*one.embedding) for one in packed.data] == pytest.approx([1, 1])
+    assert packed.usage.prompt_tokens == 17
+
+    async def one() -> list[float]:
+        answer = await asynchronous.embeddings.create(model="shakespeare", input="To be", encoding_format="float", dimensions=8)
+        return answer.data[0].embedding
+
+    shorter = asyncio.run(one())
+    ratio = shorter[0] / packed.data[0].embedding[0]
+    assert shorter == pytest.approx([ratio * value for value in packed.data[0].embedding[:8]])
