@@ -23,7 +23,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help setup setup-benchmarks serve train model test fast soak coverage lint types format lock clean
+.PHONY: help setup setup-benchmarks serve train model test clients fast soak coverage lint types format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -68,6 +68,16 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 test: setup lint types ## lint, types, tests
 	$(PYTEST)
 
+clients: setup .venv-clients/ready .venv-clients-openai-2/ready ## other people's clients and agent frameworks, against a real server
+	.venv-clients/bin/pytest tests/clients --ignore tests/clients/openai_2
+	.venv-clients-openai-2/bin/pytest tests/clients/openai_2
+
+# Environments of their own: what these packages require does not go together with TensorFlow, nor all with each other.
+.venv-%/ready: requirements/%.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$*
+	$(BIN)/uv pip sync --quiet --require-hashes --python .venv-$*/bin/python $<
+	@touch $@
+
 fast: setup lint types ## lint, types, and the tests that start no processes, train nothing and drive no browser
 	$(PYTEST) -m "not slow"
 
@@ -100,6 +110,8 @@ lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for
 	$(LOCK) pyproject.toml --extra tracing -c requirements/dev.txt -o requirements/service.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 	$(LOCK) --group compiler -c requirements/dev.txt -o requirements/compiler.txt
+	$(LOCK) --group clients -o requirements/clients.txt
+	$(LOCK) --group clients-openai-2 -o requirements/clients-openai-2.txt
 
 clean: ## remove what make made
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*

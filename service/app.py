@@ -13,9 +13,9 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import errors, generate, health, models, notes, playground, scoring
+from service.api import errors, generate, health, models, notes, playground, scoring, tokenizer
 from service.api.disconnect import ClientDisconnected, no_answer
-from service.api.openai import chat, completions
+from service.api.openai import chat, completions, embeddings
 from service.api.openai import models as openai_models
 from service.generation.backends import choose, open_backend
 from service.generation.constraints.compiler import Compiler
@@ -31,6 +31,7 @@ from service.middleware.request_log import RequestLog
 from service.registry import Registry
 from service.settings import Settings
 from service.tracing import trace
+from trainer import __version__
 from trainer.artifact import Version
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(
         redirect_slashes=False,
         title="Folio",
+        version=__version__,
         description="A character-level recurrent network, served over REST and SSE.",
         lifespan=lambda app: _lifespan(app, settings),
     )
@@ -56,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
-    loop, metrics = asyncio.get_running_loop(), Metrics()
+    loop, metrics = asyncio.get_running_loop(), Metrics(settings.metrics_prefix)
     registry = Registry(
         settings.models_dir,
         settings.default_model,
@@ -99,7 +101,7 @@ def _open_engine(version: Version, settings: Settings, loop: asyncio.AbstractEve
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     # This only documents keys in /docs. Access checks them.
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
-    for part in (generate, scoring, models, completions, chat, openai_models):
+    for part in (generate, scoring, tokenizer, models, completions, chat, embeddings, openai_models):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
     app.include_router(health.router)
     app.include_router(playground.router)

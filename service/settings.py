@@ -121,6 +121,12 @@ class Settings(BaseSettings):
     seed: int | None = Field(
         None, ge=0, le=2**64 - 1, description="seed of requests that have none; by default each gets a random one"
     )
+    metrics_prefix: str = Field(
+        "folio_",
+        pattern="[a-zA-Z_:][a-zA-Z0-9_:]*",
+        description="beginning of the names of metrics. With vllm: they are vLLM's own names, as load tools, autoscalers and "
+        "inference gateways read them; the fraction of used slots is vllm:kv_cache_usage_perc",
+    )
     secret: SecretStr = Field(
         default_factory=random_secret,
         description="secret that signs state tokens; all replicas need the same one",

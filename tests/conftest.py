@@ -9,6 +9,8 @@ from tests import support
 from tests.support import ARCHITECTURE, Publish
 from trainer.artifact import Architecture
 
+collect_ignore = ["clients"]  # `make clients` runs these, in environments of their own
+
 
 @pytest.fixture
 def architecture() -> Architecture:

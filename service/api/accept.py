@@ -13,8 +13,7 @@ from service.api.validation import (
     check_logprobs,
     constrain,
     history_of,
-    read_text,
-    read_tokens,
+    read_prompt,
     sampling_of,
     seed_or_default,
     stop_ids,
@@ -63,7 +62,8 @@ async def accept(request: Request, params: CompletionParams) -> Job:
     seed, stop = seed_or_default(params.seed, settings), stop_ids(params.stop, vocabulary)
     generations: list[tuple[str, Generation]] = []
     for given in params.prompts:
-        text, prompt = _read(given, params, model, settings)
+        text, ids = read_prompt(given, params.on_unknown, params.prompt_field, model, settings)
+        prompt = Prompt(ids, shared=params.n > 1, scored=params.echo and params.logprobs is not None)
         for _ in range(params.n):
             generation = Generation(
                 prompt=prompt,
@@ -118,20 +118,3 @@ def _check_limits(params: CompletionParams, model: Model, settings: Settings) ->
     if params.min_tokens > params.max_tokens:
         message = f"min_tokens: {params.min_tokens:,} are more than {params.max_tokens_field}"
         raise ApiError(422, "invalid_value", message, param="min_tokens")
-
-
-def _read(given: str | list[int], params: CompletionParams, model: Model, settings: Settings) -> tuple[str, Prompt]:
-    """(The text as it was read, its prompt)."""
-    field, vocabulary, limit = params.prompt_field, model.vocabulary, settings.max_start_string
-    if len(given) > limit:  # in words that clients look for
-        message = f"This model's maximum context length is {limit:,} tokens, but {field} has {len(given):,}; a token is a character"
-        raise ApiError(422, "context_length_exceeded", message, param=field)
-    if isinstance(given, str):
-        on_unknown = params.on_unknown or ("replace" if " " in vocabulary.characters else "skip")
-        text, ids = read_text(vocabulary, given, on_unknown, field)
-    else:
-        text, ids = read_tokens(vocabulary, given, field)
-    if not len(ids):
-        why = "nothing is left without unknown characters" if given else "there is no text in it"
-        raise ApiError(422, "invalid_value", f"{field}: {why}", param=field)
-    return text, Prompt(ids, shared=params.n > 1, scored=params.echo and params.logprobs is not None)

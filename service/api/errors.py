@@ -48,7 +48,7 @@ OPENAIS_CODES = {  # by pydantic's type of error
     "unsupported_value": "unsupported_value",
 }
 UNSERVED = {  # first parts, after /v1/, of other paths of OpenAI's and Anthropic's APIs
-    *("assistants", "audio", "batches", "chat", "containers", "conversations", "embeddings", "evals", "files", "fine_tuning"),
+    *("assistants", "audio", "batches", "chat", "containers", "conversations", "evals", "files", "fine_tuning"),
     *("images", "messages", "moderations", "realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
 }
 WITHOUT_V1 = re.compile(r"/(chat/completions|completions|embeddings|responses|messages)")

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import error_responses
+from trainer import __version__
 
 router = APIRouter(tags=["health"])
 
@@ -31,6 +32,12 @@ async def readyz(registry: CurrentRegistry) -> Health:
     """200 if models are loaded. 503 with the reason until then, and once the server is stopping."""
     registry.check_ready()
     return Health()
+
+
+@router.get("/version", responses=error_responses(401, 429))
+async def version() -> dict[str, str]:
+    """The service's version."""
+    return {"version": __version__}
 
 
 @router.get(

@@ -106,6 +106,11 @@ class Job:
         return sum({id(c.generation.prompt): len(c.generation.prompt.ids) for c in self.completions}.values())
 
     @property
+    def num_cached(self) -> int:
+        """Those of them whose state was in the prompt cache."""
+        return sum({id(c.generation.prompt): c.generation.prompt.num_cached for c in self.completions}.values())
+
+    @property
     def num_emitted(self) -> int:
         return sum(completion.generation.num_emitted for completion in self.completions)
 

@@ -10,7 +10,7 @@ from fastapi import Request
 from numpy.typing import NDArray
 
 from service.api.errors import ApiError
-from service.api.fields import SamplingFields
+from service.api.fields import OnUnknown, SamplingFields
 from service.api.notes import note_unknown_characters
 from service.generation.constraints.compiler import Compiler, Constrained, Constraint
 from service.generation.constraints.pattern import UnsupportedConstraint
@@ -129,6 +129,29 @@ def read_tokens(vocabulary: Vocabulary, tokens: Sequence[int], field: str) -> tu
         if not 0 <= token < len(vocabulary):
             raise _invalid_token(field, f"{token} at position {position}", vocabulary)
     return vocabulary.decode(tokens), np.array(tokens, np.int32)
+
+
+def read_prompt(
+    given: str | Sequence[int], on_unknown: OnUnknown | None, field: str, model: Model, settings: Settings
+) -> tuple[str, NDArray[np.int32]]:
+    """(A prompt of OpenAI's operations as it is read, its ids). Errors name `field`. Raises ApiError, also if it is empty."""
+    vocabulary, limit = model.vocabulary, settings.max_start_string
+    if len(given) > limit:  # in words that clients look for
+        message = f"This model's maximum context length is {limit:,} tokens, but {field} has {len(given):,}; a token is a character"
+        raise ApiError(422, "context_length_exceeded", message, param=field)
+    if isinstance(given, str):
+        text, ids = read_text(vocabulary, given, on_unknown or default_on_unknown(vocabulary), field)
+    else:
+        text, ids = read_tokens(vocabulary, given, field)
+    if not len(ids):
+        why = "nothing is left without unknown characters" if given else "there is no text in it"
+        raise ApiError(422, "invalid_value", f"{field}: {why}", param=field)
+    return text, ids
+
+
+def default_on_unknown(vocabulary: Vocabulary) -> OnUnknown:
+    """Tools send texts of other vocabularies, so their characters become spaces, or are skipped where the model has no space."""
+    return "replace" if " " in vocabulary.characters else "skip"
 
 
 def _invalid_token(field: str, found: str, vocabulary: Vocabulary) -> ApiError:

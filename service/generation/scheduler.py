@@ -145,7 +145,7 @@ class Scheduler:
                 generation.first_token_at = generation.first_token_at or now
                 span = slice(row.forced, len(chosen))
                 chunk, reason = generation.add(Chunk(chosen[span], _probabilities(decoded, span, b, generation.top_logprobs)))
-            elif not generation.remaining and not generation.num_prompt_left:
+            elif not generation.remaining and not generation.num_prompt_left and not self._leaves_state(generation):
                 reason = "length"
             if row.sampled or reason:
                 outputs.append(Output(generation, chunk, reason))
@@ -169,6 +169,7 @@ class Scheduler:
             self.running[self._free.pop()] = generation
             if prompt.state is None and prompt.initial_state is None and not prompt.scored:
                 prompt.state = self.prompts.get(prompt.ids)
+                prompt.num_cached = 0 if prompt.state is None else len(prompt.ids) - 1
             if prompt.state is None and len(prompt.ids) > 1:
                 prompt.prefilled_by = generation
                 prompt.log_probabilities.clear()  # a cancelled one may have begun to read it
@@ -183,6 +184,10 @@ class Scheduler:
         prompt = generation.prompt
         cached = self.prompts.limit > 0 and prompt.initial_state is None
         return prompt.prefilled_by is generation and prompt.state is None and (prompt.shared or cached)
+
+    def _leaves_state(self, generation: Generation) -> bool:
+        """It may not end yet: others, or the request, use the state of the shared prompt."""
+        return generation.prompt.shared and self._needs_snapshot(generation)
 
     def _expired(self, now: float) -> list[Output]:
         active = [*self.running.values(), *self.waiting]

@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, StrictInt, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Discriminator, Field, StrictInt, Tag, model_validator
 
 from service.api.fields import (
     Choices,
@@ -23,6 +22,7 @@ from service.api.fields import (
     only_constraint,
 )
 from service.api.openai.compatibility import CompatibilityFields
+from service.api.openai.messages import ChatMessages
 from service.api.openai.responses import UsageChunks
 from service.api.openai.tools import (
     MAX_TOOLS,
@@ -35,11 +35,11 @@ from service.api.openai.tools import (
     ToolChoice,
     chosen_tools,
 )
-from service.conversation import MAX_CALLS, RESULTS, Conversation, Tool, Turn, call_turn
+from service.conversation import MAX_CALLS, Conversation, Tool
 from service.generation.backend import MAX_TOP_LOGPROBS
 from service.generation.constraints.compiler import Constraint
 
-MAX_PROMPTS, MAX_MESSAGES = 2_048, 10_000
+MAX_PROMPTS = 2_048
 
 
 class StreamOptions(RequestBody):
@@ -133,6 +133,12 @@ Prompts = Annotated[
 ]
 
 
+def listed(prompts: str | list[str] | list[int] | list[list[int]]) -> list[str] | list[list[int]]:
+    """A list of prompts, also for one."""
+    several = isinstance(prompts, list) and not isinstance(prompts[0], int)
+    return prompts if several else [prompts]  # type: ignore[return-value]
+
+
 class CompletionRequest(CommonFields):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "prompt": "ROMEO: ", "max_tokens": 100}]})
 
@@ -157,75 +163,14 @@ class CompletionRequest(CommonFields):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
-        return self.prompt if several else [self.prompt]  # type: ignore[return-value]
+        return listed(self.prompt)
 
 
-class TextPart(RequestBody):
-    type: Literal["text"]
-    text: str
-    cache_control: Unused = None
-    prompt_cache_breakpoint: Unused = None
-
-
-def _join_parts(content: str | list[TextPart] | None) -> str:
-    return "".join(part.text for part in content) if isinstance(content, list) else content or ""
-
-
-def _reject_other_parts(content: Any) -> Any:
-    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    kinds = {part["type"] for part in parts if isinstance(part.get("type"), str)}
-    if others := sorted(kinds - {"text"}):
-        raise PydanticCustomError("unsupported_value", "parts of type {kinds} are not supported; send text parts only",
-                                  {"kinds": ", ".join(others)})  # fmt: skip
-    return content
-
-
-Content = Annotated[
-    Annotated[str, Tag("[text]")] | Annotated[list[TextPart], Tag("[parts]")],
-    Discriminator(lambda content: "[parts]" if isinstance(content, list) else "[text]"),
-]
-
-
-class CalledFunction(RequestBody):
-    name: str
-    arguments: str
-
-
-class MadeCall(RequestBody):
-    id: Unused = None
-    index: Unused = None
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class Message(RequestBody):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[Content, BeforeValidator(_reject_other_parts), AfterValidator(_join_parts)] = ""
-    name: str | None = Field(None, description="Name of the speaker. The model reads it instead of the role.")
-    tool_call_id: Unused = None
-    tool_calls: list[MadeCall] = Field([])
-    function_call: CalledFunction | None = None
-    annotations: Annotated[Any, Only([])] = None
-    audio: Unsupported = None
-    refusal: Unused = None
-    reasoning_content: Unused = None
-
-    @property
-    def turn(self) -> Turn:
-        calls = [call.function for call in self.tool_calls] + ([self.function_call] if self.function_call else [])
-        if calls:
-            called = call_turn([(call.name, call.arguments) for call in calls])
-            return called._replace(name=self.name, words=f"{self.content}\n{called.words}" if self.content else called.words)
-        return Turn(self.role, None if self.role in RESULTS else self.name, str(self.content))
-
-
-class ChatRequest(CommonFields):
+class ChatRequest(ChatMessages, CommonFields):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"model": "shakespeare", "messages": [{"role": "user", "content": "Who art thou?"}]}]}
     )
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_tokens: int | None = Field(
         None, ge=1, description="Maximum number of characters to generate; a token is a character. The default is 1,000."
     )
@@ -239,13 +184,6 @@ class ChatRequest(CommonFields):
         le=MAX_TOP_LOGPROBS,
         description="Number of most likely characters to return at each position. Requires logprobs.",
     )
-    continue_final_message: bool | None = Field(
-        None,
-        description="Continue the last message instead of starting a reply. If omitted, it is continued if its role is assistant.",
-    )
-    add_generation_prompt: bool | None = Field(
-        None, description="Start a reply instead of continuing the last message: the opposite of continue_final_message."
-    )
     tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = Field(
         None,
@@ -258,14 +196,6 @@ class ChatRequest(CommonFields):
     audio: Unsupported = None
     echo: Annotated[Any, Only(False)] = None
     on_unknown: OnUnknown = "skip"
-
-    @model_validator(mode="after")
-    def _check_contradiction(self) -> Self:
-        if self.continue_final_message is not None and self.continue_final_message == self.add_generation_prompt:
-            raise PydanticCustomError(
-                "invalid_value", "continue_final_message and add_generation_prompt are opposites; send only one of them"
-            )
-        return self
 
     @model_validator(mode="after")
     def _check_tools(self) -> Self:
@@ -291,7 +221,7 @@ class ChatRequest(CommonFields):
     def conversation(self) -> Conversation:
         tools, choice = self.chosen_tools
         return Conversation(
-            turns=[message.turn for message in self.messages],
+            turns=self.turns,
             continues=self.continues,
             format=self.constraint,
             format_field=self.constraint_field,
@@ -299,12 +229,3 @@ class ChatRequest(CommonFields):
             tool_choice=choice,
             parallel_calls=self.parallel_tool_calls and not self.functions,
         )
-
-    @property
-    def continues(self) -> bool:
-        """The last message is continued."""
-        if self.continue_final_message is not None:
-            return self.continue_final_message
-        if self.add_generation_prompt is not None:
-            return not self.add_generation_prompt
-        return self.messages[-1].role == "assistant"

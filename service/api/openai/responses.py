@@ -12,12 +12,17 @@ Fingerprint = Annotated[
 ]
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int = Field(description="Characters of the prompts that were not read, because their state was cached.")
+
+
 class TokenUsage(BaseModel):
     """Counts of characters."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class CompletionLogprobs(BaseModel):
@@ -103,6 +108,26 @@ class ChatCompletion(BaseModel):
     system_fingerprint: Fingerprint
     choices: list[ChatChoice]
     usage: TokenUsage
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Counts of characters."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
 
 
 class ServedModel(BaseModel):

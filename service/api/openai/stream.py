@@ -9,7 +9,7 @@ from typing import Any
 from service.api.errors import ApiError
 from service.api.events import event
 from service.api.job import Job
-from service.api.openai.responses import FinishReason, TokenUsage, UsageChunks
+from service.api.openai.responses import FinishReason, PromptTokensDetails, TokenUsage, UsageChunks
 from service.generation.output_queue import Chunk
 
 STREAM = "the answer in parts, then `[DONE]`"
@@ -39,7 +39,12 @@ class Answer:
     def usage_after(self, written: int) -> TokenUsage:
         """The usage once that many characters have been written."""
         read = self.job.num_prompt
-        return TokenUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        return TokenUsage(
+            prompt_tokens=read,
+            completion_tokens=written,
+            total_tokens=read + written,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.job.num_cached),
+        )
 
     def finish_reason(self, i: int) -> FinishReason:
         if self.job.completions[i].generation.output.finish_reason != "stop":

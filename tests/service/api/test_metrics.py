@@ -1,5 +1,6 @@
 """/metrics, read by Prometheus's own parser, and by promtool where there is one."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -75,6 +76,38 @@ def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
     wait_until(lambda: counted()["folio_request_success_total cancelled"] == 6)
     assert engine.running == 0
     assert samples(client)["folio_num_requests_running"] == 0
+
+
+def test_another_prefix_gives_vllms_names(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    with serving(Settings(models_dir=tmp_path, metrics_prefix="vllm:")) as (_, client):
+        client.post("/v1/completions", json={"prompt": "Hark", "max_tokens": 5})
+        found = samples(client)
+    assert found["vllm:generation_tokens_total"] == found["vllm:request_generation_tokens_sum"] == 5
+    assert found["vllm:request_prompt_tokens_sum"] == found["vllm:prompt_tokens_total"] == 4
+    assert found["vllm:request_time_per_output_token_seconds_count"] == found["vllm:request_success_total length"] == 1
+    # What gateways balance by, and what load tools read.
+    assert {
+        *("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:prefix_cache_hits_total"),
+        *("vllm:time_to_first_token_seconds_count", "vllm:inter_token_latency_seconds_count", "vllm:prefix_cache_queries_total"),
+        "vllm:e2e_request_latency_seconds_count",
+    } <= found.keys()
+    assert not [name for name in found if name.startswith("folio_")]
+
+
+def test_characters_from_the_prompt_cache_are_counted_and_told(
+    client: httpx.Client, counted: Callable[[], dict[str, float]]
+) -> None:
+    body: dict[str, Any] = {"prompt": "Whence is that knocking?", "max_tokens": 1, "n": 2}
+    fresh, again = (client.post("/v1/completions", json=body).json()["usage"] for _ in range(2))
+    assert fresh["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert again["prompt_tokens_details"] == {"cached_tokens": len(body["prompt"]) - 1}, "the last character is always read"
+    assert counted()["folio_prompt_tokens_cached_total"] == 2 * (len(body["prompt"]) - 1)
+    with client.stream(
+        "POST", "/v1/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}}
+    ) as response:
+        *_, last, _ = [line for line in response.read().decode().splitlines() if line]
+    assert json.loads(last.removeprefix("data: "))["usage"]["prompt_tokens_details"] == again["prompt_tokens_details"]
 
 
 def test_versions_and_refusals_are_told(tmp_path: Path, publish: Publish) -> None:

@@ -185,6 +185,16 @@ def test_when_the_reader_of_a_shared_prompt_leaves_the_next_one_reads_it() -> No
     assert [one.num_sampled for one in everybody] == [0, 3, 3]
 
 
+@pytest.mark.parametrize("length", [3, 4, 5, 8, 9])
+def test_the_state_of_a_shared_prompt_is_kept_also_where_nothing_is_generated(length: int) -> None:
+    scheduler = made(1, 0)
+    prompt = Prompt(np.arange(length, dtype=np.int32), shared=True)
+    scheduler.add(Generation(prompt, 0, Sampling(), 0))
+    outputs = [output for _ in range(4) if scheduler.running or scheduler.waiting for output in turn(scheduler, 4)[1]]
+    assert [(output.chunk.characters, output.reason) for output in outputs] == [([], "length")]
+    assert prompt.state is not None
+
+
 def test_a_prompt_that_comes_again_is_not_read_again() -> None:
     scheduler = made(2, 0, prompt_cache=1000)
     scheduler.add(generation(prompt=5, num_generate=1))
