@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.fault_plan import PlanFile
+
 MIN_KEY = 16  # characters; also of a secret
 REMOVED = {
     "decoder": "it is --backend now",
@@ -121,6 +123,8 @@ class Settings(BaseSettings):
     seed: int | None = Field(
         None, ge=0, le=2**64 - 1, description="seed of requests that have none; by default each gets a random one"
     )
+    faults: PlanFile = Field(None, description="JSON or TOML file with a plan of delays and faults for tests; /healthz shows it")
+    fault_header: bool = Field(False, description="accept a plan of delays and faults in a request's header X-Folio-Faults")
     secret: SecretStr = Field(
         default_factory=random_secret,
         description="secret that signs state tokens; all replicas need the same one",
