@@ -17,6 +17,8 @@ from service.api import errors, generate, health, models, notes, playground, sco
 from service.api.disconnect import ClientDisconnected, no_answer
 from service.api.openai import chat, completions, embeddings
 from service.api.openai import models as openai_models
+from service.fault_plan import HEADER as FAULTS
+from service.fault_plan import Plan, load
 from service.generation.backends import choose, open_backend
 from service.generation.constraints.compiler import Compiler
 from service.generation.engine import Engine
@@ -28,9 +30,11 @@ from service.middleware.hosts import Hosts
 from service.middleware.notes import NotesMiddleware
 from service.middleware.paths import Paths
 from service.middleware.request_log import RequestLog
+from service.middleware.weather import WeatherMiddleware
 from service.registry import Registry
 from service.settings import Settings
 from service.tracing import trace
+from service.weather import Weather
 from trainer import __version__
 from trainer.artifact import Version
 
@@ -49,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="A character-level recurrent network, served over REST and SSE.",
         lifespan=lambda app: _lifespan(app, settings),
     )
+    app.state.weather = _weather(settings)
     app.state.stuck = False  # after shutdown: whether a thread has not ended in time
     _add_routes(app, settings)
     _add_middlewares(app, settings)
@@ -69,6 +74,8 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     )
     metrics.watch(registry)
     app.state.settings, app.state.registry, app.state.metrics, app.state.compiler = settings, registry, metrics, Compiler()
+    if app.state.weather:
+        app.state.weather.count = metrics.planned_faults(app.state.weather.kinds)
     watching = _start(registry.watch, settings.watch)
     try:
         yield
@@ -79,6 +86,14 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
             app.state.stuck |= thread.is_alive()
         app.state.compiler.close()
         await asyncio.to_thread(app.state.end_tracing)
+
+
+def _weather(settings: Settings) -> Weather | None:
+    if settings.faults is None and not settings.fault_header:
+        return None
+    log.warning("for tests only: this server fails and delays on purpose, by --faults or --fault-header")
+    plan = Plan() if settings.faults is None else load(settings.faults)
+    return Weather(plan, accepts_header=settings.fault_header)
 
 
 def _open_engine(version: Version, settings: Settings, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> Engine:
@@ -112,6 +127,8 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 
 def _add_middlewares(app: FastAPI, settings: Settings) -> None:
     """The last one is the outermost."""
+    if app.state.weather:
+        app.add_middleware(WeatherMiddleware, weather=app.state.weather)
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Access, keys=settings.keys, rate_limit=settings.rate_limit, max_open=settings.max_open)
     app.add_middleware(Hosts, allowed=settings.hosts, any_address=settings.on_any_address)
@@ -124,7 +141,8 @@ def _add_middlewares(app: FastAPI, settings: Settings) -> None:
             expose_headers=["Retry-After", "X-Request-Id", *notes.HEADERS],
         )
     app.add_middleware(Paths)
-    app.add_middleware(NotesMiddleware, on_unknown_fields=settings.unknown_fields)
+    ignored_headers = {} if settings.fault_header else {FAULTS.lower().encode(): FAULTS}
+    app.add_middleware(NotesMiddleware, on_unknown_fields=settings.unknown_fields, ignored_headers=ignored_headers)
     app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-Id", validator=lambda given: bool(REQUEST_ID.fullmatch(given))

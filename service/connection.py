@@ -55,6 +55,11 @@ class Response(RequestResponseCycle):
             self.expected_content_length = len(message.get("body", b""))  # uvicorn compares it with the length of the body
         await super().send(message)
 
+    def break_off(self) -> None:
+        """Closes the connection although the response is not complete. The application returns without completing it."""
+        self.disconnected = True
+        self.transport.close()
+
     def disconnect(self) -> None:
         """Tells the application that its client has disconnected."""
         self.disconnected = True
@@ -141,6 +146,7 @@ class Connection(HttpToolsProtocol):
         response: Any = self.cycle
         response.__class__ = Response  # uvicorn has no option for the class
         response.linger = self._linger
+        response.scope["extensions"] = {"folio.break_off": response.break_off}
         self._responses.append(response)
 
     def on_body(self, body: bytes) -> None:

@@ -5,7 +5,7 @@ have the label `model_name`. Knows nothing of HTTP except the statuses of respon
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -84,6 +84,13 @@ class Metrics:
 
     def watch(self, registry: Registry) -> None:
         self._metrics.register(Serving(registry, self._prefix))
+
+    def planned_faults(self, kinds: Iterable[str]) -> Callable[[str], None]:
+        """Adds a counter of the faults of these kinds. Returns what increments it."""
+        faults = Counter("folio_planned_faults", "Faults and delays of the fault plan.", ["kind"], registry=self._metrics)
+        for kind in kinds:
+            faults.labels(kind)
+        return lambda kind: faults.labels(kind).inc()
 
     def of(self, model_name: str) -> "ModelMetrics":
         return ModelMetrics(self, model_name)

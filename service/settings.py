@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.fault_plan import PlanFile
+
 MIN_KEY = 16  # characters; also of a secret
 REMOVED = {
     "decoder": "it is --backend now",
@@ -127,6 +129,8 @@ class Settings(BaseSettings):
         description="beginning of the names of metrics. With vllm: they are vLLM's own names, as load tools, autoscalers and "
         "inference gateways read them; the fraction of used slots is vllm:kv_cache_usage_perc",
     )
+    faults: PlanFile = Field(None, description="JSON or TOML file with a plan of delays and faults for tests; /healthz shows it")
+    fault_header: bool = Field(False, description="accept a plan of delays and faults in a request's header X-Folio-Faults")
     secret: SecretStr = Field(
         default_factory=random_secret,
         description="secret that signs state tokens; all replicas need the same one",

@@ -11,9 +11,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from service.fault_plan import HEADER as FAULTS
+from service.fault_plan import InvalidPlan
 from service.generation.engine import EngineFailed, EngineStopped
 from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
+from service.weather import PlannedFault
 
 
 class StreamEnded(Exception):
@@ -107,6 +110,11 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(500, "engine_failed", str(error))
         case EngineStopped():
             return ApiError(503, "engine_stopped", str(error), headers={"Retry-After": "1"})
+        case PlannedFault():
+            headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+            return ApiError(error.status, "planned_fault", str(error), headers=headers)
+        case InvalidPlan():
+            return ApiError(422, "invalid_value", str(error), param=FAULTS)
         case RequestValidationError():
             return _invalid(error)
         case HTTPException(status_code=400):  # FastAPI could not decode the body
@@ -182,7 +190,16 @@ def install(app: FastAPI) -> None:
     async def nothing_left(_: Request, __: Exception) -> Response:
         return Response(status_code=204)
 
-    for kind in (HTTPException, UnknownModel, NotReady, QueueFull, EngineStopped, RequestValidationError):
+    for kind in (
+        HTTPException,
+        UnknownModel,
+        NotReady,
+        QueueFull,
+        EngineStopped,
+        PlannedFault,
+        InvalidPlan,
+        RequestValidationError,
+    ):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(StreamEnded, nothing_left)
 

@@ -7,6 +7,8 @@ from pydantic import BaseModel
 
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import error_responses
+from service.registry import NotReady
+from service.weather import Weather
 from trainer import __version__
 
 router = APIRouter(tags=["health"])
@@ -15,22 +17,32 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Health(BaseModel):
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "degraded-by-plan"] = "ok"
+    reason: str | None = None
 
 
-@router.get("/health", include_in_schema=False)
-@router.get("/ping", include_in_schema=False)
-@router.get("/healthz", responses=error_responses(503))
-async def healthz(registry: CurrentRegistry) -> Health:
+@router.get("/health", include_in_schema=False, response_model_exclude_none=True)
+@router.get("/ping", include_in_schema=False, response_model_exclude_none=True)
+@router.get("/healthz", responses=error_responses(503), response_model_exclude_none=True)
+async def healthz(request: Request, registry: CurrentRegistry) -> Health:
     """200 if the process is alive: no engine is dead or hangs. Otherwise 503 with the reason."""
     registry.check_alive()
-    return Health()
+    return _health(request)
 
 
-@router.get("/readyz", responses=error_responses(503))
-async def readyz(registry: CurrentRegistry) -> Health:
+@router.get("/readyz", responses=error_responses(503), response_model_exclude_none=True)
+async def readyz(request: Request, registry: CurrentRegistry) -> Health:
     """200 if models are loaded. 503 with the reason until then, and once the server is stopping."""
     registry.check_ready()
+    weather: Weather | None = request.app.state.weather
+    if weather and (seconds := weather.startup_left):
+        raise NotReady(f"the server is starting for another {seconds:.1f} s, by its fault plan")
+    return _health(request)
+
+
+def _health(request: Request) -> Health:
+    if request.app.state.weather:
+        return Health(status="degraded-by-plan", reason="--faults or --fault-header is set: this server is for tests only")
     return Health()
 
 

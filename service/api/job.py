@@ -14,6 +14,7 @@ from service.conversation import Reply
 from service.generation.output_queue import Chunk
 from service.generation.request import Generation
 from service.registry import Model
+from service.weather import RequestFaults
 from trainer.vocabulary import Vocabulary
 
 
@@ -46,6 +47,7 @@ class Job:
         self.sent: int | None = None  # characters streamed so far; None: the answer is no stream
         self.cut_by: Literal["cancelled", "error", "timeout"] | None = None  # why the answer ended before its texts did
         self._request = request
+        self._faults: RequestFaults | None = getattr(request.state, "faults", None)
         registry = request.app.state.registry
         self.completions = [
             Completion(prompt, generation, PacedReader(generation, skip=skip, pace=pace, stopped=lambda: registry.ended))
@@ -53,7 +55,11 @@ class Job:
         ]
 
     def submit(self) -> Self:
-        """Hands all completions to the engine, or none. Raises QueueFull or EngineStopped."""
+        """Hands all completions to the engine, or none. Raises QueueFull, EngineStopped, PlannedFault or InvalidPlan."""
+        if self._faults:
+            self._faults.begin(self.model.config.name, self.num_prompt + sum(c.generation.num_generate for c in self.completions))
+            for i, completion in enumerate(self.completions):
+                completion.reader.delays = self._faults.delays(i)
         self.model.engine.submit(*(completion.generation for completion in self.completions))
         self._request.state.job = self  # for the request log
         return self
@@ -67,21 +73,18 @@ class Job:
 
     async def collect(self) -> list[Chunk]:
         """All characters of each completion. Raises the error of one of them, or ClientDisconnected."""
-        return await cancel_on_disconnect(self._read_all(), self._request.receive)
+        chunks = await cancel_on_disconnect(self._read_all(), self._request.receive)
+        if self._faults and self._faults.fault:
+            self._faults.fault_at = self._faults.fault.at
+        return chunks
 
-    async def stream(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
+    def stream(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
         """(Index of a completion, new characters, whether that was its end), in order of arrival.
 
         A chunk without characters that is no end came from `wake`. Raises the error of one of them.
         """
-        if len(self.completions) > 1:
-            async for found in self._merged():
-                yield found
-            return
-        reader = self.completions[0].reader
-        while not reader.ended:
-            chunk = await reader.read()
-            yield 0, chunk, reader.ended
+        chunks = self._merged() if len(self.completions) > 1 else self._single()
+        return self._faults.split(chunks, len(self.completions)) if self._faults and self._faults.fault else chunks
 
     def wake(self) -> None:
         """Makes `stream` yield, so that the connection can be kept alive."""
@@ -137,6 +140,12 @@ class Job:
         if len(self.completions) == 1:
             return [await self.completions[0].reader.read_all()]
         return await asyncio.gather(*(completion.reader.read_all() for completion in self.completions))
+
+    async def _single(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
+        reader = self.completions[0].reader
+        while not reader.ended:
+            chunk = await reader.read()
+            yield 0, chunk, reader.ended
 
     async def _merged(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
         arrived: asyncio.Queue[tuple[int, Chunk, bool] | Exception] = asyncio.Queue()

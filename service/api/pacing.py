@@ -6,6 +6,7 @@ from collections.abc import Callable
 from service.generation.engine import EngineStopped
 from service.generation.output_queue import Chunk, concatenated, cut
 from service.generation.request import Generation
+from service.weather import Delays
 
 TICK = 0.01  # seconds: a paced reader gets at most one chunk in each
 LONGEST_WAIT = 10.0  # seconds of one `read` of a paced reader, so that its stream can be kept alive
@@ -26,6 +27,7 @@ class PacedReader:
         """skip: characters to leave out at the beginning. pace: characters a second. stopped: why the service has stopped."""
         self.generation, self._stopped = generation, stopped
         self._skip, self._pace = skip, pace
+        self.delays: Delays | None = None  # of a fault plan
         self._pending = Chunk([])
         self._released = 0
         self._start: float | None = None  # time of the first release, by the event loop's clock
@@ -37,12 +39,16 @@ class PacedReader:
 
         Raises the generation's error: at once with a pace, otherwise after all characters before it have been read.
         """
-        if self._pace is None:
+        if self._pace is None and self.delays is None:
             return await self._next()
-        if not self._pending.characters:
+        if not self._pending.characters and not self._finished:
             self._pending = await self._next()
             self._finished, self.ended = self.ended, False
-        chunk = await self._due(self._pace)
+            if not self._pending.characters and not self._finished:
+                return self._pending
+        if not await self._wait_until_due():
+            return Chunk([])
+        chunk = self._release()
         self.ended = self._finished and not self._pending.characters
         return chunk
 
@@ -67,13 +73,11 @@ class PacedReader:
             if chunk.characters or self.ended or not skipped:
                 return chunk
 
-    async def _due(self, pace: float) -> Chunk:
-        """The pending characters that are due. Waits for the first of them, for `LONGEST_WAIT` at most."""
-        if not self._pending.characters:
-            return self._pending
+    async def _wait_until_due(self) -> bool:
+        """Waits for the next pending character, or for the end of a text without any, for `LONGEST_WAIT` at most."""
         loop = asyncio.get_running_loop()
         self._start = loop.time() if self._start is None else self._start
-        due = max(self._start + self._released / pace, loop.time() + (TICK if self._released else 0))
+        due = max(self._start + self._due(), loop.time() + (TICK if self._released and self._pending.characters else 0))
         patience = loop.time() + LONGEST_WAIT
         while loop.time() < min(due, patience):
             await asyncio.sleep(min(due - loop.time(), POLL))
@@ -81,10 +85,27 @@ class PacedReader:
                 raise EngineStopped(why)
             if self.generation.output.error:
                 raise self.generation.output.error
-        if loop.time() < due:
-            return Chunk([])
-        count = max(1, int((loop.time() - self._start) * pace) + 1 - self._released)
-        chunk = cut(self._pending, 0, min(count, len(self._pending.characters)))
-        self._pending = cut(self._pending, len(chunk.characters), len(self._pending.characters))
+        return loop.time() >= due
+
+    def _due(self) -> float:
+        """When the next character is due, in seconds after the start."""
+        if not self._pending.characters:
+            return self.delays.due(0) if self.delays and not self._released else 0
+        return max(
+            self._released / self._pace if self._pace else 0,
+            self.delays.due(self._released) if self.delays else 0,
+        )
+
+    def _release(self) -> Chunk:
+        """The pending characters that are due, at least one."""
+        seconds = asyncio.get_running_loop().time() - (self._start or 0)
+        most = len(self._pending.characters)
+        count = most
+        if self._pace:
+            count = int(seconds * self._pace) + 1 - self._released
+        if self.delays:
+            count = min(count, self.delays.num_due(seconds, self._released + most) - self._released)
+        chunk = cut(self._pending, 0, min(max(1, count), most))
+        self._pending = cut(self._pending, len(chunk.characters), most)
         self._released += len(chunk.characters)
         return chunk

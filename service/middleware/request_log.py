@@ -15,6 +15,7 @@ from service.api.errors import to_api_error
 from service.api.job import Job
 from service.api.notes import Notes
 from service.middleware.access import PUBLIC
+from service.weather import RequestFaults
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class RequestLog:
         state, timed_out = scope.get("state", {}), _timed_out(scope)
         job: Job | None = state.pop("job", None)  # a connection keeps the scope of its last request, which would keep the model
         notes: Notes | None = state.pop("notes", None)
+        faults: RequestFaults | None = state.pop("faults", None)
         if not log.isEnabledFor(level):
             return
         fields: dict[str, Any] = {
@@ -79,11 +81,15 @@ class RequestLog:
         line = f"{scope['method']} {quote(scope['path'])} {status} in {seconds * 1000:.1f} ms"
         if job:
             if job.cut_by is None and (not whole or status >= 400):
-                job.cut_by = "error" if status >= 500 else "timeout" if timed_out else "cancelled"
+                failed = status >= 500 or (faults and "cut" in faults.kinds)
+                job.cut_by = "error" if failed else "timeout" if timed_out else "cancelled"
             fields |= job.log_fields
             line += OF_JOB.format_map(fields)
             if self._log_prompts:
                 fields["prompts"] = list(dict.fromkeys(completion.prompt for completion in job.completions))
+        if faults and faults.kinds:
+            fields["planned_faults"] = faults.kinds
+            line += f", by plan: {', '.join(faults.kinds)}"
         log.log(level, "%s", line, extra=fields)
 
 
