@@ -33,7 +33,8 @@ PROTECTED = [
     ("POST", "/generate"), ("GET", "/generate?start_string=a"), ("POST", "/score"), ("POST", "/vectorize"), ("GET", "/models"),
     ("GET", "/models/tiny/sample.txt"), ("GET", "/models/tiny/tokenizer.json"), ("GET", "/models/tiny/tokenizer_config.json"),
     ("HEAD", "/models"), ("POST", "/generate/"), ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"),
-    ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/what-is-not-there"),
+    ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/what-is-not-there"), ("POST", "/v1/embeddings"), ("POST", "/tokenize"),
+    ("POST", "/detokenize"), ("GET", "/tokenizer_info"), ("GET", "/version"),
 ]  # fmt: skip
 
 
