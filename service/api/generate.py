@@ -87,6 +87,8 @@ async def _stream(request: Request, body: GenerateRequest) -> Response:
 def prefers_stream(request: Request) -> bool:
     """The Accept header names event streams, and does not prefer JSON by weight or, if the weights are equal, by order."""
     accept = ", ".join(request.headers.getlist("accept"))
+    if EVENTS not in accept.lower():
+        return False
     weights: dict[str, float] = {}
     for kind, *parameters in (re.sub(r"\s", "", kind).lower().split(";") for kind in accept.split(",")):
         found = [re.fullmatch(r"q=(0(\.\d*)?|1(\.0*)?)", parameter) for parameter in parameters]

@@ -7,6 +7,7 @@ reach a server on this machine, and the browser lets it read the responses. But 
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,6 +29,7 @@ class Hosts:
         self._all = "*" in allowed
         self._names = {_normal(name) for name in allowed if not name.startswith("*")}
         self._endings = (".localhost", *(name.lower()[1:] for name in allowed if name.startswith("*.")))
+        self._allows = lru_cache(maxsize=128)(self._is_allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (error := self._error(scope)):
@@ -48,7 +50,7 @@ class Hosts:
         message = f"this server does not accept the Host {given[0]!r}; --allowed-hosts (SERVICE_ALLOWED_HOSTS) adds names"
         return ApiError(421, "host_not_allowed", message)
 
-    def _allows(self, given: str) -> bool:
+    def _is_allowed(self, given: str) -> bool:
         host = _normal(given)
         if isinstance(host, str):
             return host == "localhost" or host in self._names or host.endswith(self._endings)
