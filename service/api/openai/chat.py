@@ -12,8 +12,8 @@ from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Job
 from service.api.logprobs import named_logprobs
+from service.api.openai.answers import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage, TokenLogprob, TopLogprob
 from service.api.openai.requests import ChatRequest
-from service.api.openai.responses import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage, TokenLogprob, TopLogprob
 from service.api.openai.stream import STREAM, Answer, AnswerStream, Choice
 from service.api.sse import EventStream
 from service.conversation import Arguments, CallBegun, Reply, Text

@@ -9,7 +9,7 @@ from typing import Any
 from service.api.errors import ApiError
 from service.api.events import event
 from service.api.job import Job
-from service.api.openai.responses import FinishReason, PromptTokensDetails, TokenUsage, UsageChunks
+from service.api.openai.answers import FinishReason, PromptTokensDetails, TokenUsage, UsageChunks
 from service.generation.output_queue import Chunk
 
 STREAM = "the answer in parts, then `[DONE]`"
