@@ -17,6 +17,7 @@ from service.api import errors, generate, health, models, notes, playground, sco
 from service.api.disconnect import ClientDisconnected, no_answer
 from service.api.openai import chat, completions, embeddings
 from service.api.openai import models as openai_models
+from service.api.openai.responses import route as responses
 from service.fault_plan import HEADER as FAULTS
 from service.fault_plan import Plan, load
 from service.generation.backends import choose, open_backend
@@ -116,7 +117,7 @@ def _open_engine(version: Version, settings: Settings, loop: asyncio.AbstractEve
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     # This only documents keys in /docs. Access checks them.
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
-    for part in (generate, scoring, tokenizer, models, completions, chat, embeddings, openai_models):
+    for part in (generate, scoring, tokenizer, models, completions, chat, responses, embeddings, openai_models):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
     app.include_router(health.router)
     app.include_router(playground.router)

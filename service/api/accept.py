@@ -94,15 +94,15 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
         constraint = conversation.constraint(header or settings.auto_tools)
     except ValueError as error:
         raise ApiError(422, "invalid_value", f"{TOOLS_HEADER}: {error}", param=TOOLS_HEADER) from None
+    calls = constraint is not conversation.format
     ends = [] if past_turn or constraint else template.stop
-    field = conversation.format_field if constraint is conversation.format else "tools"
     complete = replace(
         params,
         prompts=[template.render(conversation.turns, open_ended=conversation.continues)],
         max_tokens=params.max_tokens or min(MAX_REPLY, settings.max_num_generate),
-        stop=[*ends, *params.stop],
+        stop=[] if calls else [*ends, *params.stop],  # no stop string cuts a call
         constraint=constraint,
-        constraint_field=field,
+        constraint_field="tools" if calls else conversation.format_field,
     )
     return await accept(request, complete)
 

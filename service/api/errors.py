@@ -155,9 +155,9 @@ def _no_such_path(path: str) -> ApiError:
     if WITHOUT_V1.fullmatch(path):
         return ApiError(404, "http_404", f"there is no {path}: OpenAI's operations are under /v1, so set the base URL to .../v1")
     if path.startswith(OPENAI) and path.removeprefix(OPENAI).partition("/")[0] in UNSERVED:
-        # Not 404: a gateway would conclude that the model is gone.
-        message = f"{path} is not supported: use /v1/completions, /v1/chat/completions or /v1/models"
-        return ApiError(400, "unsupported_endpoint", message)
+        # Neither 404 nor 501: the LiteLLM proxy would take the model out of service for a while, and clients would try 501 again.
+        why = "this server stores no responses" if path.startswith(f"{OPENAI}responses/") else "/docs lists the paths"
+        return ApiError(400, "unsupported_endpoint", f"{path} is not supported: {why}")
     return ApiError(404, "http_404", f"there is no {path}; /docs lists the paths")
 
 

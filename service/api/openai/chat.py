@@ -11,9 +11,9 @@ from service.api.body_route import BodyRoute, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Job
-from service.api.logprobs import named_logprobs
+from service.api.openai.answers import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage
+from service.api.openai.logprobs import token_logprobs
 from service.api.openai.requests import ChatRequest
-from service.api.openai.responses import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage, TokenLogprob, TopLogprob
 from service.api.openai.stream import STREAM, Answer, AnswerStream, Choice
 from service.api.sse import EventStream
 from service.conversation import Arguments, CallBegun, Reply, Text
@@ -101,17 +101,5 @@ def _parts(body: ChatRequest, job: Job, replies: list[Reply], i: int, chunk: Chu
 
 
 def _logprobs(vocabulary: Vocabulary, chunk: Chunk) -> ChatLogprobs | None:
-    if chunk.log_probabilities is None:
-        return None
-    own, top = named_logprobs(vocabulary, chunk.log_probabilities)
-
-    def named(token: str, value: float) -> dict[str, Any]:
-        return {"token": token, "logprob": value, "bytes": list(token.encode())}
-
-    content = [
-        TokenLogprob(
-            **named(vocabulary.characters[character], value), top_logprobs=[TopLogprob(**named(*one)) for one in likeliest]
-        )
-        for character, value, likeliest in zip(chunk.characters, own, top, strict=True)
-    ]
-    return ChatLogprobs(content=content)
+    content = token_logprobs(vocabulary, chunk)
+    return None if content is None else ChatLogprobs(content=content)

@@ -12,8 +12,8 @@ from service.api.events import stream_content
 from service.api.job import Completion as JobCompletion
 from service.api.job import Job
 from service.api.logprobs import named_logprobs
+from service.api.openai.answers import Completion, CompletionChoice, CompletionLogprobs, FinishReason
 from service.api.openai.requests import CompletionRequest
-from service.api.openai.responses import Completion, CompletionChoice, CompletionLogprobs, FinishReason
 from service.api.openai.stream import STREAM, Answer, AnswerStream, Choice
 from service.api.sse import EventStream
 from service.generation.output_queue import Chunk, concatenated

@@ -14,8 +14,8 @@ from service.api.body_route import BodyRoute, json_response
 from service.api.errors import ApiError, error_responses
 from service.api.fields import ModelName, OnUnknown, RequestBody, Unused
 from service.api.job import Job
+from service.api.openai.answers import Embedding, Embeddings, EmbeddingUsage
 from service.api.openai.requests import Prompts, listed
-from service.api.openai.responses import Embedding, Embeddings, EmbeddingUsage
 from service.api.validation import read_prompt
 from service.generation.backend import STATES, State
 from service.generation.request import Generation, Prompt

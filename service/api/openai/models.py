@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import error_responses
-from service.api.openai.responses import ServedModel, ServedModels
+from service.api.openai.answers import ServedModel, ServedModels
 from service.registry import Model
 
 router = APIRouter(prefix="/v1", tags=["openai"])

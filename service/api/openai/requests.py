@@ -21,9 +21,9 @@ from service.api.fields import (
     invalid,
     only_constraint,
 )
+from service.api.openai.answers import UsageChunks
 from service.api.openai.compatibility import CompatibilityFields
 from service.api.openai.messages import ChatMessages
-from service.api.openai.responses import UsageChunks
 from service.api.openai.tools import (
     MAX_TOOLS,
     FunctionDefinition,

@@ -9,7 +9,7 @@ from typing import Any
 from service.api.errors import ApiError
 from service.api.events import event
 from service.api.job import Job
-from service.api.openai.responses import FinishReason, PromptTokensDetails, TokenUsage, UsageChunks
+from service.api.openai.answers import FinishReason, PromptTokensDetails, TokenUsage, UsageChunks, fingerprint_of
 from service.generation.output_queue import Chunk
 
 STREAM = "the answer in parts, then `[DONE]`"
@@ -29,8 +29,7 @@ class Answer:
     def fields(self) -> dict[str, Any]:
         """What every part of the answer begins with."""
         model = self.job.model
-        fingerprint = f"{model.config.version}-{model.weights_digest}-{model.arithmetic}"
-        return {"id": self.id, "created": self.created, "model": model.config.name, "system_fingerprint": fingerprint}
+        return {"id": self.id, "created": self.created, "model": model.config.name, "system_fingerprint": fingerprint_of(model)}
 
     @property
     def usage(self) -> TokenUsage:

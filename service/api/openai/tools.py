@@ -100,6 +100,10 @@ class NamedSchema(RequestBody):
     strict: Unused = None  # an answer is always valid
     schema_: JsonSchema | None = Field(None, alias="schema", description="If omitted, the answer is any object.")
 
+    @property
+    def constraint(self) -> Constraint:
+        return Constraint("json_object", None) if self.schema_ is None else Constraint("json_schema", self.schema_)
+
 
 class TextFormat(RequestBody):
     type: Literal["text"]
@@ -121,8 +125,7 @@ class JsonSchemaFormat(RequestBody):
 
     @property
     def constraint(self) -> Constraint:
-        schema = self.json_schema.schema_
-        return Constraint("json_object", None) if schema is None else Constraint("json_schema", schema)
+        return self.json_schema.constraint
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]

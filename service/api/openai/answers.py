@@ -4,12 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from service.registry import Model
+
 Fingerprint = Annotated[
     str,
     Field(
         description="Identifies the version, its weights and the arithmetic. A seed reproduces a text only at the same fingerprint."
     ),
 ]
+
+
+def fingerprint_of(model: Model) -> str:
+    return f"{model.config.version}-{model.weights_digest}-{model.arithmetic}"
 
 
 class PromptTokensDetails(BaseModel):

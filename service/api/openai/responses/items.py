@@ -1,0 +1,113 @@
+"""The input of a response: messages, calls of functions and the results of these."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from service.api.fields import RequestBody, Unused
+from service.conversation import Turn, call_turn
+
+
+def only_types(noun: str, *types: str) -> BeforeValidator:
+    """Rejects an object of another `type`, and names that type."""
+
+    def check(value: Any) -> Any:
+        given = value.get("type") if isinstance(value, Mapping) else None
+        if isinstance(given, str) and given not in types:
+            told = {"noun": noun, "given": given, "types": " or ".join(types)}
+            raise PydanticCustomError("unsupported_value", "{noun} of type {given} is not supported; send {types}", told)
+        return value
+
+    return BeforeValidator(check)
+
+
+class TextPart(RequestBody):
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+    annotations: Unused = None
+    logprobs: Unused = None
+    prompt_cache_breakpoint: Unused = None
+
+
+Parts = list[Annotated[TextPart, only_types("a part", "input_text", "output_text", "text")]]
+JoinedParts = Annotated[Parts, AfterValidator(lambda parts: "".join(part.text for part in parts))]
+Content = Annotated[
+    Annotated[str, Tag("[text]")] | Annotated[JoinedParts, Tag("[parts]")],
+    Discriminator(lambda content: "[parts]" if isinstance(content, list) else "[text]"),
+]
+
+
+class Item(RequestBody):
+    """Fields that an answer's items have. They change nothing when the client sends such an item back."""
+
+    id: Unused = None
+    status: Unused = None
+    caller: Unused = None
+    namespace: Unused = None
+    async_: Unused = Field(None, alias="async")
+
+
+class Message(Item):
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content
+    phase: Unused = None
+
+    @property
+    def turn(self) -> Turn:
+        return Turn(self.role, None, str(self.content))
+
+
+class FunctionCall(Item):
+    type: Literal["function_call"]
+    name: str
+    arguments: str
+    call_id: Unused = None
+
+
+class FunctionCallOutput(Item):
+    type: Literal["function_call_output"]
+    output: Content
+    call_id: Unused = None
+    name: Unused = None
+
+    @property
+    def turn(self) -> Turn:
+        return Turn("tool", None, str(self.output))
+
+
+def _kind(item: Any) -> str:
+    """The form of an item. See `service.api.openai.requests._kind` for the brackets."""
+    return f"[{item.get('type') or 'message'}]" if isinstance(item, Mapping) else "[message]"
+
+
+def _reject_reference(item: Any) -> Any:
+    if isinstance(item, Mapping) and (item.get("type") == "item_reference" or (item.keys() <= {"id", "type"} and "id" in item)):
+        raise PydanticCustomError("unsupported_value", "this server stores no items; send the whole item")
+    return item
+
+
+InputItem = Annotated[
+    Annotated[Message, Tag("[message]")]
+    | Annotated[FunctionCall, Tag("[function_call]")]
+    | Annotated[FunctionCallOutput, Tag("[function_call_output]")]
+    | Annotated[dict[str, Any], Tag("[reasoning]")],  # of another model; ignored
+    Discriminator(_kind),
+    only_types("an item", "message", "function_call", "function_call_output", "reasoning"),
+    BeforeValidator(_reject_reference),
+]
+
+
+def turns_of(items: Sequence[Message | FunctionCall | FunctionCallOutput | dict[str, Any]]) -> list[Turn]:
+    """Calls that follow one another are one turn."""
+    turns: list[Turn] = []
+    said = [item for item in items if not isinstance(item, dict)]
+    for are_calls, group in groupby(said, lambda item: isinstance(item, FunctionCall)):
+        if are_calls:
+            turns.append(call_turn([(call.name, call.arguments) for call in group if isinstance(call, FunctionCall)]))
+        else:
+            turns += [item.turn for item in group if not isinstance(item, FunctionCall)]
+    return turns

@@ -1,0 +1,212 @@
+"""The body of POST /v1/responses."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.api.fields import (
+    ModelName,
+    Only,
+    OnUnknown,
+    Pace,
+    RequestBody,
+    SamplingFields,
+    Seed,
+    Stop,
+    Unsupported,
+    Unused,
+    invalid,
+)
+from service.api.openai.responses.answer import EchoedFields
+from service.api.openai.responses.items import InputItem, only_types, turns_of
+from service.api.openai.tools import (
+    MAX_TOOLS,
+    AllowedTools,
+    AllowedToolsChoice,
+    FunctionDefinition,
+    JsonObjectFormat,
+    Named,
+    NamedFunction,
+    NamedSchema,
+    TextFormat,
+    ToolChoice,
+    chosen_tools,
+)
+from service.conversation import MAX_CALLS, Conversation, Tool, Turn
+from service.generation.backend import MAX_TOP_LOGPROBS
+
+MAX_ITEMS = 10_000
+LOGPROBS = "message.output_text.logprobs"  # value of `include`
+
+
+def _not_stored(_: Any) -> None:
+    raise PydanticCustomError("unsupported_parameter", "this server stores no responses; send the whole conversation in input")
+
+
+NotStored = Annotated[None, BeforeValidator(_not_stored), Field(description="Not supported: the server stores nothing.")]
+
+
+class FunctionTool(FunctionDefinition):
+    type: Literal["function"] = "function"
+    allowed_callers: Unused = None
+    async_: Unused = Field(None, alias="async")
+    defer_loading: Unused = None
+    output_schema: Unused = None
+
+
+class NamedTool(Named):
+    type: Literal["function"] = "function"
+
+    @property
+    def nested(self) -> NamedFunction:
+        """The same in the form of /v1/chat/completions."""
+        return NamedFunction(function=Named(name=self.name))
+
+
+OnlyFunctions = only_types("a tool", "function")
+
+
+class AllowedChoice(RequestBody):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[Annotated[NamedTool, OnlyFunctions]], Field(min_length=1)]
+
+    @property
+    def nested(self) -> AllowedToolsChoice:
+        return AllowedToolsChoice(
+            type="allowed_tools", allowed_tools=AllowedTools(mode=self.mode, tools=[tool.nested for tool in self.tools])
+        )
+
+
+def _kind(choice: Any) -> str:
+    """The form of a tool choice. See `service.api.openai.requests._kind` for the brackets."""
+    if isinstance(choice, str):
+        return "[mode]"
+    kind = choice.get("type") if isinstance(choice, Mapping) else getattr(choice, "type", None)
+    return "[allowed tools]" if kind == "allowed_tools" else "[function]"
+
+
+Choice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("[mode]")]
+    | Annotated[NamedTool, Tag("[function]")]
+    | Annotated[AllowedChoice, Tag("[allowed tools]")],
+    Discriminator(_kind),
+    only_types("a choice", "function", "allowed_tools"),
+]
+
+
+class JsonSchemaFormat(NamedSchema):
+    type: Literal["json_schema"]
+
+
+class TextConfig(RequestBody):
+    format: Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")] = TextFormat(type="text")
+    verbosity: Unused = None
+
+
+class StreamOptions(RequestBody):
+    include_obfuscation: Unused = None
+    include_usage: Unused = None  # the last event always has it
+
+
+class CompatibilityFields(SamplingFields):
+    """Fields that are ignored, accepted only at values that change nothing, or rejected by name."""
+
+    access_programs: Unused = None
+    background: Annotated[Any, Only(False)] = None
+    background_options: Unsupported = None
+    context_management: Unsupported = None
+    conversation: NotStored = None
+    image: Unused = None
+    max_tool_calls: Unused = None  # limits tools that OpenAI runs
+    metadata: Unused = None
+    moderation: Unsupported = None
+    previous_response_id: NotStored = None
+    prompt: Unsupported = None  # the id of a template that OpenAI stores
+    prompt_cache_key: Unused = None
+    prompt_cache_options: Unused = None
+    prompt_cache_retention: Unused = None
+    reasoning: Unused = None
+    safety_identifier: Unused = None
+    service_tier: Annotated[Any, Only("auto", "default")] = None
+    store: bool = Field(False, description="Accepted for compatibility and ignored: the server stores nothing.")
+    stream_options: StreamOptions | None = None
+    truncation: Literal["auto", "disabled"] = Field("disabled", description="Ignored: a longer input is rejected.")
+    user: Unused = None
+
+
+class ResponsesRequest(CompatibilityFields):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "input": "Who art thou?"}]})
+
+    model: ModelName = None
+    input: Annotated[
+        Annotated[str, Tag("[text]")]
+        | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True), Tag("[items]")],
+        Discriminator(lambda given: "[items]" if isinstance(given, list) else "[text]"),
+    ] = Field(description="What the user says, or the items of a conversation.")
+    instructions: str | None = Field(None, description="The system's message, before the input.")
+    max_output_tokens: int | None = Field(
+        None, ge=1, description="Maximum number of characters to generate; a token is a character. The default is 1,000."
+    )
+    tools: list[Annotated[FunctionTool, OnlyFunctions]] = Field([], max_length=MAX_TOOLS)
+    tool_choice: Choice = Field(
+        "auto",
+        description="none, auto, required, or a function to call. With auto the answer is a text, unless the server's option "
+        "--auto-tools or the request's header X-Folio-Tools is call.",
+    )
+    parallel_tool_calls: bool = Field(False, description=f"Allow up to {MAX_CALLS} calls in one answer.")
+    text: TextConfig = Field(TextConfig(), description="The answer is a text, any JSON object, or JSON under a schema.")
+    include: list[str] = Field([], max_length=100, description=f"{LOGPROBS} returns log-probabilities. Other values are ignored.")
+    top_logprobs: int = Field(
+        0,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description=f"Number of most likely characters to return at each position. Requires {LOGPROBS} in include.",
+    )
+    stream: bool = False
+    stop: Stop = Field([])
+    seed: Seed = None
+    pace: Pace | None = None
+    on_unknown: OnUnknown = "skip"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self._turns:
+            raise invalid("input", "there is no message in it")
+        self._chosen_tools  # noqa: B018 - raises for unknown names
+        return self
+
+    @property
+    def echoed(self) -> dict[str, Any]:
+        """The fields that the answer repeats."""
+        return self.model_dump(include={*EchoedFields.model_fields}, exclude_none=True, by_alias=True)
+
+    @property
+    def logprobs(self) -> int | None:
+        return self.top_logprobs if LOGPROBS in self.include else None
+
+    def as_conversation(self) -> Conversation:
+        turns, (tools, choice) = self._turns, self._chosen_tools
+        return Conversation(
+            turns=turns,
+            continues=turns[-1].role == "assistant",
+            format=self.text.format.constraint,
+            format_field="text.format",
+            tools=tools,
+            tool_choice=choice,
+            parallel_calls=self.parallel_tool_calls,
+        )
+
+    @property
+    def _turns(self) -> list[Turn]:
+        system = [Turn("system", None, self.instructions)] if self.instructions is not None else []
+        return system + ([Turn("user", None, self.input)] if isinstance(self.input, str) else turns_of(self.input))
+
+    @property
+    def _chosen_tools(self) -> tuple[list[Tool], Literal["auto", "none", "required"] | Tool]:
+        """The tools, and how one is chosen. Raises PydanticCustomError."""
+        choice = self.tool_choice
+        nested: ToolChoice = choice if isinstance(choice, str) else choice.nested
+        return chosen_tools([*self.tools], nested)

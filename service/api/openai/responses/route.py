@@ -1,0 +1,48 @@
+"""POST /v1/responses: writes what the assistant says next, or the calls of tools that it makes. Nothing is stored."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.accept import CompletionParams, accept_chat
+from service.api.body import JsonBody
+from service.api.body_route import BodyRoute, json_response
+from service.api.errors import error_responses
+from service.api.events import stream_content
+from service.api.openai.responses.answer import ResponsesAnswer
+from service.api.openai.responses.request import ResponsesRequest
+from service.api.openai.responses.stream import ResponsesStream
+from service.api.sse import EventStream
+
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
+
+
+@router.post(
+    "/responses",
+    response_model=ResponsesAnswer,
+    responses={
+        200: {"content": stream_content("the answer in parts; `type`, which is also the event's name, says what an event tells")},
+        **error_responses(400, 404, 413, 415, 503),
+    },
+)
+async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Response:
+    """Writes what the assistant says next, as /v1/chat/completions does. Nothing is stored."""
+    params = CompletionParams(
+        model=body.model,
+        prompts=[],
+        max_tokens=body.max_output_tokens or 0,
+        sampling=body,
+        stop=body.stop,
+        seed=body.seed,
+        logprobs=body.logprobs,
+        pace=body.pace,
+        on_unknown=body.on_unknown,
+        prompt_field="input",
+        max_tokens_field="max_output_tokens",
+    )
+    job = (await accept_chat(request, body.as_conversation(), params)).submit()
+    answer = ResponsesStream(job, body.echoed)
+    if body.stream:
+        return EventStream(job, answer)
+    with job:
+        (chunk,) = await job.collect()
+        answer.chunk(0, chunk, ended=True)
+        return json_response(answer.answer)
