@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -139,6 +139,7 @@ def test_latencies_grow_with_the_open_requests() -> None:
     assert outcome(one)[1][:3] == pytest.approx([0.024, 0.028, 0.032])
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.floats(0, 2), st.integers(0, 2000))
 def test_as_many_characters_are_due_as_have_their_time(seconds: float, most: int) -> None:
     faults = RequestFaults(weather(errors=[]), None)
@@ -180,6 +181,7 @@ def test_durations_are_written_as_openai_does() -> None:
     assert [*map(duration, seconds)] == ["0s", "12ms", "1s", "8.64s", "1m0s", "1m26.4s", "6m0s", "1h0m0s"]
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1), st.integers(0, 30))
 def test_a_break_is_due_after_so_many_characters_or_at_the_end(sizes: list[int], at: int) -> None:
     text = [*range(sum(sizes))]
