@@ -13,7 +13,7 @@ from service.generation.constraints.object_schema import Objects
 from service.generation.constraints.pattern import MAX_PATTERN, checked
 from service.generation.constraints.place import Place
 from service.generation.constraints.string_schema import Strings
-from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
+from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 from service.generation.constraints.values import identity, json_literal
 
@@ -32,12 +32,15 @@ def json_pattern(schema: Schema, free: str) -> str:
 
     `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
     """
-    for bounds in GENEROUS[:-1]:
+    for bounds in GENEROUS:
         try:
             return Writer(schema, free, bounds).all()
         except TooLarge:
-            continue
-    return Writer(schema, free, GENEROUS[-1]).all()
+            if bounds is GENEROUS[-1]:
+                raise
+        except RecursionError:
+            raise UnsupportedConstraint("the schema is nested too deep") from None
+    raise AssertionError
 
 
 def free_json_object(free: str) -> str:
@@ -56,8 +59,8 @@ class Writer:
         valid = Validity(self.document, formats=False).valid
         self.branches = Branches(self.document, bounds.recursion, self.possible)
         self.strings = Strings(free, bounds.characters, valid)
-        self.arrays = Arrays(self.schema, self.attempt, self.branches.of, bounds)
-        self.objects = Objects(self.schema, self.attempt, self.validity.valid, bounds)
+        self.arrays = Arrays(self.schema, self.attempt, self.branches, bounds)
+        self.objects = Objects(self.schema, self.attempt, self.branches, self.validity.valid, bounds)
         self.valid = valid
 
     def all(self) -> str:
@@ -68,7 +71,7 @@ class Writer:
         """The pattern, or None where there is none."""
         try:
             return self.schema(schema, place)
-        except TooLarge:
+        except Hopeless:
             raise
         except UnsupportedConstraint:
             return None
@@ -77,7 +80,7 @@ class Writer:
         """Whether anything can be written for the flat schema."""
         try:
             return bool(self.flat(flat, place))
-        except TooLarge:
+        except Hopeless:
             raise
         except UnsupportedConstraint:
             return False
@@ -96,7 +99,7 @@ class Writer:
             if flat.values is None:
                 try:
                     options.append(self.flat(flat, place))
-                except TooLarge:
+                except Hopeless:
                     raise
                 except UnsupportedConstraint as problem:
                     error = error or problem
@@ -113,7 +116,7 @@ class Writer:
             for name in types:
                 try:
                     options.append(self.typed(flat, name, place))
-                except TooLarge:
+                except Hopeless:
                     raise
                 except UnsupportedConstraint as error:
                     errors.append(error)

@@ -115,10 +115,13 @@ def without_lookaround(node: Node) -> Node:
 
 
 def samples(node: Node, count: int) -> Iterator[str]:
-    """Texts of a tree without lookaround and without unlimited repeats: the same ones each time, some of them more than once."""
-    random = Random(0)
+    """Different texts of a tree without lookaround, found by so many trials. They are the same ones each time."""
+    random, known = Random(0), set()
     for _ in range(count):
-        yield sample(node, random)
+        text = sample(node, random)
+        if text not in known:
+            known.add(text)
+            yield text
 
 
 def sample(node: Node, random: Random) -> str:

@@ -14,7 +14,7 @@ from service.generation.constraints.values import json_literal
 USUAL = 999  # the largest number where nothing asks for a larger one
 FAR = 2**31 - 1  # a bound as far as this only says how large a machine's integers are
 MOST_DIGITS = 15  # those that a float keeps
-MOST_VALUES = 200
+TRIED, MOST_VALUES = 1000, 200  # numbers looked at, and written, where a range does not do
 DECIMAL = r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?"
 
 Valid = Callable[[Json, Json], bool]
@@ -88,11 +88,11 @@ def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
 
 
 def multiples(low: Fraction, high: Fraction, steps: list[Fraction]) -> Iterator[Fraction]:
-    """Common multiples of the steps within the bounds, at most 5000."""
+    """Common multiples of the steps within the bounds, at most TRIED."""
     denominator = lcm(*(step.denominator for step in steps))
     step = Fraction(lcm(*(int(step * denominator) for step in steps)), denominator)
     first = ceil(low / step)
-    for i in range(first, min(floor(high / step), first + 5000) + 1):
+    for i in range(first, min(floor(high / step), first + TRIED) + 1):
         yield i * step
 
 
