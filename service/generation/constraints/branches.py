@@ -112,7 +112,7 @@ class Branches:
         return self._any([fulfilled, otherwise])
 
     def _dependent(self, found: list[Flat], schema: Mapping[str, Json], place: Place, opened: tuple[str, ...]) -> list[Flat]:
-        """A member that brings its own schema: either that schema holds in any case, or the member is absent."""
+        """A member that brings its own schema: either that schema holds, or the member is absent."""
         dependent = {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}
         for name, part in dependent.items():
             if isinstance(part, list):
@@ -124,8 +124,7 @@ class Branches:
             def absent(name: str = name, found: list[Flat] = found) -> list[Flat]:
                 return self._both(found, [Flat(objects=({"properties": {name: False}},))])
 
-            with_it = self._any([holds])
-            found = [one for one in with_it if self.possible(one, place)] or absent()
+            found = self._any([holds, absent])
         return found
 
     def _excluded(self, found: list[Flat], schema: Schema, keyword: str, place: Place) -> list[Flat]:

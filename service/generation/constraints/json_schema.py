@@ -4,7 +4,7 @@ Not every valid value matches. A model of characters does not know when to end, 
 """
 
 from service.generation.constraints.array_schema import Arrays
-from service.generation.constraints.bounds import GENEROUS, Bounds
+from service.generation.constraints.bounds import TRIED, Bounds
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Document, Json, Schema, at
 from service.generation.constraints.flat import Flat
@@ -32,11 +32,11 @@ def json_pattern(schema: Schema, free: str) -> str:
 
     `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
     """
-    for bounds in GENEROUS:
+    for bounds in TRIED:
         try:
             return Writer(schema, free, bounds).all()
         except TooLarge:
-            if bounds is GENEROUS[-1]:
+            if bounds is TRIED[-1]:
                 raise
         except RecursionError:
             raise UnsupportedConstraint("the schema is nested too deep") from None
@@ -54,6 +54,7 @@ class Writer:
     """Writes the schemas of one document as patterns."""
 
     def __init__(self, schema: Schema, free: str, bounds: Bounds) -> None:
+        self.bounds = bounds
         self.document = Document(schema)
         self.validity = Validity(self.document, formats=True)
         valid = Validity(self.document, formats=False).valid
@@ -65,7 +66,7 @@ class Writer:
 
     def all(self) -> str:
         """The pattern of the whole document."""
-        return checked(self.schema(self.document.root, Place()))
+        return checked(self.schema(self.document.root, Place()), self.bounds.positions)
 
     def attempt(self, schema: Schema, place: Place) -> str | None:
         """The pattern, or None where there is none."""

@@ -134,9 +134,9 @@ def written_out(pattern: str) -> int:
     return sizes[0]
 
 
-def checked(pattern: str) -> str:
+def checked(pattern: str, most: int = MAX_POSITIONS) -> str:
     """The pattern, unless it is too large. Raises TooLarge."""
     size = written_out(pattern) if len(pattern) <= MAX_PATTERN else 0
-    if len(pattern) > MAX_PATTERN or size > MAX_POSITIONS:
+    if len(pattern) > MAX_PATTERN or size > most:
         raise TooLarge(f"the constraint is too large: a pattern of {len(pattern)} characters, {size} with repeats written out")
     return pattern

@@ -97,6 +97,8 @@ class Strings:
         trees += [self._limited(without_lookaround(exact_tree(regex))) for regex in flat.patterns]
         if not trees:
             trees = [self._open(shortest, longest)]
+        if len(trees) > 1:
+            trees += [concatenation(trees), concatenation(reversed(trees))]
         fitted = [fit(tree, shortest, longest) for tree in trees]
         return [tree for tree in fitted if tree != NOTHING]
 
