@@ -37,12 +37,16 @@ class Branches:
         if isinstance(schema, bool):
             return [Flat()] if schema else []
         found = [flat(schema, place.path)]
+        if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
+            found = self._both(
+                found, [Flat(objects=({"required": [tag["propertyName"]]},))]
+            )  # pydantic needs it, but does not say so
         if "$ref" in schema:
             found = self._both(found, self._referred(schema["$ref"], place, opened))
         for part in schema.get("allOf", []):
             found = self._both(found, self.of(part, place, opened))
         if "anyOf" in schema:
-            found = self._both(found, self._any([partial(self.of, part, place, opened) for part in schema["anyOf"]]))
+            found = self._both(found, self._any([partial(self.of, part, place, opened) for part in preferred(schema["anyOf"])]))
         if "oneOf" in schema:
             found = self._one(found, schema["oneOf"], place, opened)
         if "if" in schema:
@@ -171,6 +175,12 @@ class Branches:
         for options in parts:
             found = self._both(found, [one for option in options for one in self.loosely(option, place, opened)])
         return found
+
+
+def preferred(options: list[Schema]) -> list[Schema]:
+    """The options without the string of number or string: pydantic writes so for a Decimal, and accepts few strings for it."""
+    plain = {"type": "string"}
+    return [one for one in options if one != plain] if plain in options and {"type": "number"} in options else options
 
 
 def closed(one: Flat, rest: Schema) -> Flat:

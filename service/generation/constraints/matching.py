@@ -8,7 +8,7 @@ from functools import lru_cache
 from random import Random
 
 from service.generation.constraints import charset
-from service.generation.constraints.parsing import START, Parser
+from service.generation.constraints.parsing import START, Parser, limited
 from service.generation.constraints.tree import (
     EMPTY,
     Alternation,
@@ -30,7 +30,7 @@ MAX_STEPS = 200_000
 @lru_cache(maxsize=64)
 def exact_tree(regex: str) -> Node:
     """The expression with its anchors and lookaround."""
-    return Parser(regex, exact=True).parse()
+    return Parser(limited(regex), exact=True).parse()
 
 
 def searches(regex: str, text: str) -> bool:

@@ -11,7 +11,7 @@ from service.generation.constraints.flat import Flat
 from service.generation.constraints.formats import FORMATS, is_format
 from service.generation.constraints.matching import exact_tree, samples, searches, without_lookaround
 from service.generation.constraints.narrowing import narrowed
-from service.generation.constraints.parsing import Parser
+from service.generation.constraints.parsing import Parser, limited
 from service.generation.constraints.pattern import PLAIN_IN_JSON, json_string_pattern
 from service.generation.constraints.tree import EMPTY, NOTHING, Characters, Node, alternation, concatenation, literal, repetition
 from service.generation.constraints.unsupported import Hopeless, UnsupportedConstraint
@@ -70,7 +70,7 @@ class Strings:
 
     def _searched(self, regex: str, shortest: int, longest: int) -> Node | None:
         """What the expression matches, and free characters around it only where the text would be too short otherwise."""
-        parser = Parser(regex)
+        parser = Parser(limited(regex))
         try:
             tree = self._limited(parser.parse())
         except UnsupportedConstraint:
