@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from service.generation.constraints.bounds import Bounds
+from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Schema, at
 from service.generation.constraints.flat import Flat
 from service.generation.constraints.object_schema import together
@@ -19,10 +20,10 @@ EXPLICIT = 10  # items beyond the fewest where maxItems allows them
 class Arrays:
     """Writes arrays. `write` raises UnsupportedConstraint for a schema that has no pattern, `attempt` returns None."""
 
-    def __init__(self, write: Write, attempt: Attempt, flatten: Callable[[Schema, Place], list[Flat]], bounds: Bounds) -> None:
+    def __init__(self, write: Write, attempt: Attempt, branches: Branches, bounds: Bounds) -> None:
         self.write = write
         self.attempt = attempt
-        self.flatten = flatten
+        self.branches = branches
         self.bounds = bounds
 
     def pattern(self, flat: Flat, place: Place) -> str:
@@ -74,7 +75,7 @@ class Arrays:
         """Items that cannot be equal: each position has its own values, lengths or numbers."""
         items: list[str] = []
         schemas = [self._schema(flat, i) for i in range(first + 1)]
-        for slices in distinct(self.flatten(schemas[-1], place.inside("items", flat.references)), min(most, max(fewest, 3))):
+        for slices in distinct(self.branches.of(schemas[-1], place.inside("items", flat.references)), min(most, max(fewest, 3))):
             items = []
             for i, own in enumerate(slices):
                 text = self.attempt(together([schemas[min(i, first)], own]), place.inside("items", flat.references))

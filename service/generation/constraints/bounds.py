@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from service.generation.constraints.pattern import MAX_POSITIONS
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -11,6 +13,11 @@ class Bounds:
     items: int  # of an array
     members: int  # of an object that names none
     recursion: int  # references to a schema within itself
+    positions: int  # that the pattern may have
 
 
-GENEROUS = (Bounds(40, 3, 3, 2), Bounds(20, 1, 2, 2), Bounds(8, 1, 1, 1))  # the first that gives a pattern small enough is used
+TRIED = (
+    Bounds(40, 3, 3, 2, 5_000),
+    Bounds(20, 1, 2, 2, 5_000),
+    Bounds(8, 1, 1, 1, MAX_POSITIONS),
+)  # the first that will do is used

@@ -10,7 +10,7 @@ from service.generation.constraints.document import Document, Json, Schema, at
 from service.generation.constraints.excluding import apart, unlike
 from service.generation.constraints.flat import Flat, flat
 from service.generation.constraints.place import Place
-from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
+from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 
 MAX_BRANCHES = 600
@@ -37,14 +37,18 @@ class Branches:
         if isinstance(schema, bool):
             return [Flat()] if schema else []
         found = [flat(schema, place.path)]
+        if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
+            found = self._both(
+                found, [Flat(objects=({"required": [tag["propertyName"]]},))]
+            )  # pydantic needs it, but does not say so
         if "$ref" in schema:
             found = self._both(found, self._referred(schema["$ref"], place, opened))
         for part in schema.get("allOf", []):
             found = self._both(found, self.of(part, place, opened))
         if "anyOf" in schema:
-            found = self._both(found, self._any([partial(self.of, part, place, opened) for part in schema["anyOf"]]))
+            found = self._both(found, self._any([partial(self.of, part, place, opened) for part in preferred(schema["anyOf"])]))
         if "oneOf" in schema:
-            found = self._both(found, self._one(schema["oneOf"], place, opened))
+            found = self._one(found, schema["oneOf"], place, opened)
         if "if" in schema:
             found = self._conditional(found, schema, place, opened)
         found = self._dependent(found, schema, place, opened)
@@ -52,12 +56,14 @@ class Branches:
             found = self._excluded(found, schema["not"], place.named("not"), place)
         if "unevaluatedProperties" in schema:
             found = [closed(one, schema["unevaluatedProperties"]) for one in found]
+        if "unevaluatedItems" in schema:
+            found = [closed_items(one, schema["unevaluatedItems"]) for one in found]
         return found
 
     def _referred(self, reference: Json, place: Place, opened: tuple[str, ...]) -> list[Flat]:
         target = self.document.resolve(reference, place.path)
         if reference in opened:
-            raise UnsupportedConstraint(f"{at(place.path)}$ref {reference!r} refers to itself without end")
+            raise Hopeless(f"{at(place.path)}$ref {reference!r} refers to itself without end")
         if place.references.count(reference) >= self.recursion:
             raise UnsupportedConstraint(f"{at(place.path)}$ref {reference!r} never ends")
         found = self.of(target, place, (*opened, reference))
@@ -76,7 +82,7 @@ class Branches:
         for way in ways:
             try:
                 found += way()
-            except TooLarge:
+            except Hopeless:
                 raise
             except UnsupportedConstraint as error:
                 errors.append(error)
@@ -84,15 +90,15 @@ class Branches:
             raise errors[0]
         return found
 
-    def _one(self, options: list[Schema], place: Place, opened: tuple[str, ...]) -> list[Flat]:
-        """Each option without the values of all others."""
+    def _one(self, found: list[Flat], options: list[Schema], place: Place, opened: tuple[str, ...]) -> list[Flat]:
+        """With each option, without the values of all others."""
 
         def only(chosen: int) -> list[Flat]:
-            found = self.of(options[chosen], place, opened)
+            both = self._both(found, self.of(options[chosen], place, opened))
             for i, other in enumerate(options):
                 if i != chosen:
-                    found = self._excluded(found, other, place.named("oneOf"), place)
-            return found
+                    both = self._excluded(both, other, place.named("oneOf"), place)
+            return both
 
         return self._any([partial(only, i) for i in range(len(options))])
 
@@ -110,7 +116,7 @@ class Branches:
         return self._any([fulfilled, otherwise])
 
     def _dependent(self, found: list[Flat], schema: Mapping[str, Json], place: Place, opened: tuple[str, ...]) -> list[Flat]:
-        """A member that brings its own schema: either that schema holds in any case, or the member is absent."""
+        """A member that brings its own schema: either that schema holds, or the member is absent."""
         dependent = {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}
         for name, part in dependent.items():
             if isinstance(part, list):
@@ -122,8 +128,7 @@ class Branches:
             def absent(name: str = name, found: list[Flat] = found) -> list[Flat]:
                 return self._both(found, [Flat(objects=({"properties": {name: False}},))])
 
-            with_it = self._any([holds])
-            found = [one for one in with_it if self.possible(one, place)] or absent()
+            found = self._any([holds, absent])
         return found
 
     def _excluded(self, found: list[Flat], schema: Schema, keyword: str, place: Place) -> list[Flat]:
@@ -172,6 +177,12 @@ class Branches:
         return found
 
 
+def preferred(options: list[Schema]) -> list[Schema]:
+    """The options without the string of number or string: pydantic writes so for a Decimal, and accepts few strings for it."""
+    plain = {"type": "string"}
+    return [one for one in options if one != plain] if plain in options and {"type": "number"} in options else options
+
+
 def closed(one: Flat, rest: Schema) -> Flat:
     """With `unevaluatedProperties`: a member that no part of the flat schema names is valid under `rest`."""
     if any("additionalProperties" in part for part in one.objects):
@@ -181,3 +192,11 @@ def closed(one: Flat, rest: Schema) -> Flat:
         for keyword in ("properties", "patternProperties")
     }
     return replace(one, objects=(*one.objects, {**known, "additionalProperties": rest}))
+
+
+def closed_items(one: Flat, rest: Schema) -> Flat:
+    """With `unevaluatedItems`: an item that no part of the flat schema speaks of is valid under `rest`."""
+    if any("items" in part for part in one.arrays):
+        return one
+    known = max((len(part.get("prefixItems", [])) for part in one.arrays), default=0)
+    return replace(one, arrays=(*one.arrays, {"prefixItems": [True] * known, "items": rest}))

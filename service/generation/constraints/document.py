@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
 
 MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
-MAX_NESTING = 200
+MAX_NESTING = 100
 
 Json = Any
 Schema = Any  # a dict or a bool, until it is looked at

@@ -27,6 +27,10 @@ FORMATS = {  # some texts of each format, that every checker accepts
     "iri-reference": rf"https://{HOST}/{WORD}",
     "uri-template": rf"https://{HOST}/{WORD}",
     "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+    **{f"uuid{i}": f"[0-9a-f]{{8}}-[0-9a-f]{{4}}-{i}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}" for i in range(1, 9)},
+    "ipvanyaddress": rf"{BYTE}(?:\.{BYTE}){{3}}",
+    "ipv4network": rf"10\.{BYTE}\.{BYTE}\.0/24",
+    "multi-host-uri": rf"https://{HOST}/{WORD}",
     "ipv4": rf"{BYTE}(?:\.{BYTE}){{3}}",
     "ipv6": "[1-9a-f][0-9a-f]{3}(?::[1-9a-f][0-9a-f]{3}){7}",
     "json-pointer": rf"/{WORD}",
@@ -37,7 +41,6 @@ FORMATS = {  # some texts of each format, that every checker accepts
     "base64url": "(?:[A-Za-z0-9_-]{4}){1,5}",
     "color": "#[0-9a-f]{6}",
     "json-string": "[1-9][0-9]?",
-    "decimal": r"[1-9][0-9]{0,2}(?:\.[0-9]{1,2})?",
 }
 
 CHECKS: dict[str, Callable[[str], object]] = {  # raises ValueError for, or returns falsy at, a text that is none

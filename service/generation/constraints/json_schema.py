@@ -4,7 +4,7 @@ Not every valid value matches. A model of characters does not know when to end, 
 """
 
 from service.generation.constraints.array_schema import Arrays
-from service.generation.constraints.bounds import GENEROUS, Bounds
+from service.generation.constraints.bounds import TRIED, Bounds
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Document, Json, Schema, at
 from service.generation.constraints.flat import Flat
@@ -13,7 +13,7 @@ from service.generation.constraints.object_schema import Objects
 from service.generation.constraints.pattern import MAX_PATTERN, checked
 from service.generation.constraints.place import Place
 from service.generation.constraints.string_schema import Strings
-from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
+from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 from service.generation.constraints.values import identity, json_literal
 
@@ -32,12 +32,15 @@ def json_pattern(schema: Schema, free: str) -> str:
 
     `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
     """
-    for bounds in GENEROUS[:-1]:
+    for bounds in TRIED:
         try:
             return Writer(schema, free, bounds).all()
         except TooLarge:
-            continue
-    return Writer(schema, free, GENEROUS[-1]).all()
+            if bounds is TRIED[-1]:
+                raise
+        except RecursionError:
+            raise UnsupportedConstraint("the schema is nested too deep") from None
+    raise AssertionError
 
 
 def free_json_object(free: str) -> str:
@@ -51,24 +54,25 @@ class Writer:
     """Writes the schemas of one document as patterns."""
 
     def __init__(self, schema: Schema, free: str, bounds: Bounds) -> None:
+        self.bounds = bounds
         self.document = Document(schema)
         self.validity = Validity(self.document, formats=True)
         valid = Validity(self.document, formats=False).valid
         self.branches = Branches(self.document, bounds.recursion, self.possible)
         self.strings = Strings(free, bounds.characters, valid)
-        self.arrays = Arrays(self.schema, self.attempt, self.branches.of, bounds)
-        self.objects = Objects(self.schema, self.attempt, self.validity.valid, bounds)
+        self.arrays = Arrays(self.schema, self.attempt, self.branches, bounds)
+        self.objects = Objects(self.schema, self.attempt, self.branches, self.validity.valid, bounds)
         self.valid = valid
 
     def all(self) -> str:
         """The pattern of the whole document."""
-        return checked(self.schema(self.document.root, Place()))
+        return checked(self.schema(self.document.root, Place()), self.bounds.positions)
 
     def attempt(self, schema: Schema, place: Place) -> str | None:
         """The pattern, or None where there is none."""
         try:
             return self.schema(schema, place)
-        except TooLarge:
+        except Hopeless:
             raise
         except UnsupportedConstraint:
             return None
@@ -77,7 +81,7 @@ class Writer:
         """Whether anything can be written for the flat schema."""
         try:
             return bool(self.flat(flat, place))
-        except TooLarge:
+        except Hopeless:
             raise
         except UnsupportedConstraint:
             return False
@@ -96,7 +100,7 @@ class Writer:
             if flat.values is None:
                 try:
                     options.append(self.flat(flat, place))
-                except TooLarge:
+                except Hopeless:
                     raise
                 except UnsupportedConstraint as problem:
                     error = error or problem
@@ -113,7 +117,7 @@ class Writer:
             for name in types:
                 try:
                     options.append(self.typed(flat, name, place))
-                except TooLarge:
+                except Hopeless:
                     raise
                 except UnsupportedConstraint as error:
                     errors.append(error)

@@ -13,6 +13,7 @@ SCHEMAS = (
     "if",
     "then",
     "else",
+    "unevaluatedItems",
     "unevaluatedProperties",
 )
 LISTS = ("prefixItems", "allOf", "anyOf", "oneOf")
@@ -22,7 +23,7 @@ COUNTS = (
     *("minContains", "maxContains"),
 )
 NUMBERS = ("minimum", "maximum", "multipleOf")
-REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
+REFUSED = ("$dynamicRef", "$recursiveRef")
 
 
 def check(schema: Json, where: str) -> None:

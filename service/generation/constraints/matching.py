@@ -8,7 +8,7 @@ from functools import lru_cache
 from random import Random
 
 from service.generation.constraints import charset
-from service.generation.constraints.parsing import START, Parser
+from service.generation.constraints.parsing import START, Parser, limited
 from service.generation.constraints.tree import (
     EMPTY,
     Alternation,
@@ -30,7 +30,7 @@ MAX_STEPS = 200_000
 @lru_cache(maxsize=64)
 def exact_tree(regex: str) -> Node:
     """The expression with its anchors and lookaround."""
-    return Parser(regex, exact=True).parse()
+    return Parser(limited(regex), exact=True).parse()
 
 
 def searches(regex: str, text: str) -> bool:
@@ -115,10 +115,13 @@ def without_lookaround(node: Node) -> Node:
 
 
 def samples(node: Node, count: int) -> Iterator[str]:
-    """Texts of a tree without lookaround and without unlimited repeats: the same ones each time, some of them more than once."""
-    random = Random(0)
+    """Different texts of a tree without lookaround, found by so many trials. They are the same ones each time."""
+    random, known = Random(0), set()
     for _ in range(count):
-        yield sample(node, random)
+        text = sample(node, random)
+        if text not in known:
+            known.add(text)
+            yield text
 
 
 def sample(node: Node, random: Random) -> str:

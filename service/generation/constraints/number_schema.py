@@ -1,6 +1,6 @@
 """The pattern of a number under its schema."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from math import ceil, floor, lcm
 
@@ -14,7 +14,7 @@ from service.generation.constraints.values import json_literal
 USUAL = 999  # the largest number where nothing asks for a larger one
 FAR = 2**31 - 1  # a bound as far as this only says how large a machine's integers are
 MOST_DIGITS = 15  # those that a float keeps
-MOST_VALUES = 200
+TRIED, MOST_VALUES = 1000, 200  # numbers looked at, and written, where a range does not do
 DECIMAL = r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?"
 
 Valid = Callable[[Json, Json], bool]
@@ -38,21 +38,25 @@ def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
     return decimals(low, high, limits, where)
 
 
-def usual_bounds(limits: dict[str, Fraction], where: str) -> tuple[Fraction, Fraction]:
-    """The least and the largest number. Where there is no bound, or one far away, the usual numbers are preferred."""
+def usual_bounds(limits: Mapping[str, Fraction], where: str, step: Fraction = Fraction(1)) -> tuple[Fraction, Fraction]:
+    """The least and the largest number. Where there is no bound, or one far away, the usual numbers are preferred.
+
+    `step`: the least difference of two numbers, of which the usual ones are to hold some.
+    """
+    usual = max(Fraction(USUAL), 20 * step)
     lows = [limits[name] for name in ("minimum", "exclusiveMinimum") if name in limits]
     highs = [limits[name] for name in ("maximum", "exclusiveMaximum") if name in limits]
     low, high = max(lows, default=None), min(highs, default=None)
     if low is not None and high is not None and low > high:
         raise UnsupportedConstraint(f"{at(where)}no number is from {shown(low)} to {shown(high)}")
-    if low is not None and low <= -FAR and (high is None or high >= 0):
+    if low is not None and low <= -FAR and (high is None or high > 0):
         low = Fraction(0)
-    if high is not None and high >= FAR and (low is None or low <= USUAL):
+    if high is not None and high >= FAR and (low is None or low <= usual) and high > 2 * usual:
         high = None
     if low is None:
-        low = Fraction(0) if high is None or high > 0 else high - USUAL
+        low = Fraction(0) if high is None or high > 0 else high - usual
     if high is None:
-        high = max(Fraction(USUAL), low + USUAL)
+        high = max(usual, low + usual)
     return low, high
 
 
@@ -71,10 +75,11 @@ def decimals(low: Fraction, high: Fraction, limits: dict[str, Fraction], where: 
 
 def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
     """Some numbers, one by one: the multiples nearest to the least bound, without those that are valid under another schema."""
-    low, high = usual_bounds(dict(flat.limits), where)
-    steps = [*flat.multiples, *([Fraction(1)] if whole else [])]
+    steps = [*flat.multiples, *([Fraction(1)] if whole else [])] or [Fraction(1, 2)]
+    step = common_multiple(steps)
+    low, high = usual_bounds(flat.limits, where, step)
     texts = []
-    for number in multiples(low, high, steps or [Fraction(1, 2)]):
+    for number in multiples(low, high, step):
         value = int(number) if number.denominator == 1 else float(number)
         excluded = number == flat.limits.get("exclusiveMinimum") or number == flat.limits.get("exclusiveMaximum")
         fits = all(is_multiple(value, plain(step)) for step in flat.multiples)
@@ -87,12 +92,16 @@ def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
     return texts[0] if len(texts) == 1 else f"(?:{'|'.join(texts)})"
 
 
-def multiples(low: Fraction, high: Fraction, steps: list[Fraction]) -> Iterator[Fraction]:
-    """Common multiples of the steps within the bounds, at most 5000."""
+def common_multiple(steps: list[Fraction]) -> Fraction:
+    """The least number that is a multiple of all steps."""
     denominator = lcm(*(step.denominator for step in steps))
-    step = Fraction(lcm(*(int(step * denominator) for step in steps)), denominator)
+    return Fraction(lcm(*(int(step * denominator) for step in steps)), denominator)
+
+
+def multiples(low: Fraction, high: Fraction, step: Fraction) -> Iterator[Fraction]:
+    """Multiples of the step within the bounds, at most TRIED."""
     first = ceil(low / step)
-    for i in range(first, min(floor(high / step), first + 5000) + 1):
+    for i in range(first, min(floor(high / step), first + TRIED) + 1):
         yield i * step
 
 

@@ -1,16 +1,18 @@
 """The pattern of an object under its schema: its members in the schema's order, optional ones left out or not."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from service.generation.constraints import charset
 from service.generation.constraints.bounds import Bounds
+from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Json, Schema, at
-from service.generation.constraints.fitting import bounded, within
 from service.generation.constraints.flat import Flat
-from service.generation.constraints.matching import exact_tree, samples, searches, without_lookaround
+from service.generation.constraints.matching import samples
 from service.generation.constraints.pattern import json_string_pattern
 from service.generation.constraints.place import Place
+from service.generation.constraints.string_schema import Strings
 from service.generation.constraints.tree import Characters, concatenation, repetition
 from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.validity import member_schemas
@@ -19,6 +21,7 @@ from service.generation.constraints.values import json_literal
 Write = Callable[[Schema, Place], str]
 Attempt = Callable[[Schema, Place], str | None]
 
+FIRSTS = 6  # where no member is required, one of so many is there in any case, so that the pattern stays small
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -33,11 +36,15 @@ class Member:
 class Objects:
     """Writes objects. `write` raises UnsupportedConstraint for a schema that has no pattern, `attempt` returns None."""
 
-    def __init__(self, write: Write, attempt: Attempt, valid: Callable[[Json, Schema], bool], bounds: Bounds) -> None:
+    def __init__(
+        self, write: Write, attempt: Attempt, branches: Branches, valid: Callable[[Json, Schema], bool], bounds: Bounds
+    ) -> None:
         self.write = write
         self.attempt = attempt
+        self.branches = branches
         self.valid = valid
         self.bounds = bounds
+        self.names = Strings(LETTERS, 6, valid)
 
     def pattern(self, flat: Flat, place: Place) -> str:
         """The pattern. Raises UnsupportedConstraint."""
@@ -120,7 +127,7 @@ class Objects:
         wanted = min(max(needed, self.bounds.members), room)
         members: list[Member] = []
         known = {name for part in flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
-        for name in candidates(flat):
+        for name in self._candidates(flat, place):
             if len(members) >= wanted:
                 break
             if name not in known and self._allowed(flat, name):
@@ -129,6 +136,18 @@ class Objects:
                 value = self.attempt(together(member(flat, name)), inside)
                 members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
         return members
+
+    def _candidates(self, flat: Flat, place: Place) -> Iterator[str]:
+        """Names to try: those that rules of names describe, then short ones."""
+        for part in flat.objects:
+            rules = [{"pattern": regex, "minLength": length} for regex in part.get("patternProperties", {}) for length in (6, 1)]
+            for rule in [*rules, part.get("propertyNames", True)]:
+                for one in [] if isinstance(rule, bool) else self.branches.of(rule, place):
+                    yield from (value for value in one.values or () if isinstance(value, str))
+                    with suppress(UnsupportedConstraint):
+                        yield from samples(self.names.tree(one), 40) if one.values is None else ()
+        for length in range(1, 40):
+            yield from (letter * length for letter in LETTERS)
 
 
 def dependencies(flat: Flat) -> dict[str, list[str]]:
@@ -154,20 +173,6 @@ def together(schemas: Sequence[Schema]) -> Schema:
     return {"allOf": distinct}
 
 
-def candidates(flat: Flat) -> Iterator[str]:
-    """Names to try: those that rules of names list or describe, then short ones."""
-    for part in flat.objects:
-        rule = part.get("propertyNames")
-        if isinstance(rule, dict):
-            yield from (name for name in [*rule.get("enum", []), rule.get("const")] if isinstance(name, str))
-        described = [rule["pattern"]] if isinstance(rule, dict) and isinstance(rule.get("pattern"), str) else []
-        for regex in [*part.get("patternProperties", {}), *described]:
-            tree = within(bounded(without_lookaround(exact_tree(regex)), 8, 2), charset.complement(charset.CONTROLS), ((97, 122),))
-            yield from (name for name in samples(tree, 40) if searches(regex, name))
-    for length in range(1, 40):
-        yield from (letter * length for letter in LETTERS)
-
-
 def counted(members: list[Member], fewest: int, most: int) -> list[Member]:
     """With as many of the first optional members required, and of the last ones dropped, as the bounds of the number need."""
     required = sum(one.required for one in members)
@@ -184,7 +189,7 @@ def counted(members: list[Member], fewest: int, most: int) -> list[Member]:
 
 
 def joined(members: Sequence[Member]) -> str:
-    """The members in order with commas between, at least one where there are any. Grows with n log n where none is required."""
+    """The members in order with commas between, at least one where there are any."""
     if not members:
         return ""
     fixed = next((i for i, one in enumerate(members) if one.required), None)
@@ -193,6 +198,8 @@ def joined(members: Sequence[Member]) -> str:
         return before + members[fixed].text + following(members[fixed + 1 :])
     if len(members) == 1:
         return members[0].text
+    if len(members) > FIRSTS:
+        return joined(members[:FIRSTS]) + following(members[FIRSTS:])
     half = len(members) // 2
     return f"(?:{joined(members[:half])}{following(members[half:])}|{joined(members[half:])})"
 

@@ -73,8 +73,6 @@ class Parser:
 
     def parse(self) -> Node:
         """The tree. Raises UnsupportedConstraint for what is no regular expression, or more than one."""
-        if len(self.regex) > MAX_REGEX:
-            raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(self.regex)}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the parser warns of `[[` and the like, which stay as they are
@@ -173,6 +171,13 @@ class Parser:
         found = re.search(rf"(?:[^\\]|\\.)*?({REFUSED[what]})", self.regex, re.DOTALL)
         where = f" at character {found.start(1)}" if found else ""
         return UnsupportedConstraint(f"a regular expression may not contain {what}{where}: {shown(self.regex)}")
+
+
+def limited(regex: str) -> str:
+    """The expression, unless it is longer than a request may bring. Raises UnsupportedConstraint."""
+    if len(regex) > MAX_REGEX:
+        raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(regex)}")
+    return regex
 
 
 def edge(code: Any) -> Node:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from service.generation.constraints import charset
 from service.generation.constraints.charset import Ranges
-from service.generation.constraints.parsing import Parser, shown
+from service.generation.constraints.parsing import Parser, limited, shown
 from service.generation.constraints.tree import (
     NOTHING,
     Alternation,
@@ -41,7 +41,7 @@ PLAIN_IN_JSON = charset.complement(ESCAPED_IN_JSON)
 
 def portable_pattern(regex: str) -> str:
     """The pattern of a regular expression. Raises UnsupportedConstraint."""
-    tree = Parser(regex).parse()
+    tree = Parser(limited(regex)).parse()
     if tree == NOTHING:
         raise UnsupportedConstraint(f"no text matches the regular expression {shown(regex)}")
     return checked(written(tree, charset.class_pattern))
@@ -134,9 +134,9 @@ def written_out(pattern: str) -> int:
     return sizes[0]
 
 
-def checked(pattern: str) -> str:
+def checked(pattern: str, most: int = MAX_POSITIONS) -> str:
     """The pattern, unless it is too large. Raises TooLarge."""
     size = written_out(pattern) if len(pattern) <= MAX_PATTERN else 0
-    if len(pattern) > MAX_PATTERN or size > MAX_POSITIONS:
+    if len(pattern) > MAX_PATTERN or size > most:
         raise TooLarge(f"the constraint is too large: a pattern of {len(pattern)} characters, {size} with repeats written out")
     return pattern

@@ -10,10 +10,11 @@ from service.generation.constraints.fitting import bounded, fit, within
 from service.generation.constraints.flat import Flat
 from service.generation.constraints.formats import FORMATS, is_format
 from service.generation.constraints.matching import exact_tree, samples, searches, without_lookaround
-from service.generation.constraints.parsing import Parser
+from service.generation.constraints.narrowing import narrowed
+from service.generation.constraints.parsing import Parser, limited
 from service.generation.constraints.pattern import PLAIN_IN_JSON, json_string_pattern
 from service.generation.constraints.tree import EMPTY, NOTHING, Characters, Node, alternation, concatenation, literal, repetition
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.unsupported import Hopeless, UnsupportedConstraint
 
 SAMPLES = 200  # texts tried where no pattern can be derived
 KEPT = 10  # of those that fit
@@ -33,20 +34,25 @@ class Strings:
 
     def pattern(self, flat: Flat, where: str) -> str:
         """The pattern, quotes included. Raises UnsupportedConstraint."""
-        return json_string_pattern(self.tree(flat, where))
+        try:
+            return json_string_pattern(self.tree(flat))
+        except Hopeless:
+            raise
+        except UnsupportedConstraint as error:
+            raise UnsupportedConstraint(f"{at(where)}{error}") from None
 
-    def tree(self, flat: Flat, where: str) -> Node:
+    def tree(self, flat: Flat) -> Node:
         """The content of the string."""
         shortest, longest = flat.limit("minLength", 0), flat.limit("maxLength", 1 << 30)
         if shortest > longest:
-            raise UnsupportedConstraint(f"{at(where)}no string has at least {shortest} and at most {longest} characters")
+            raise UnsupportedConstraint(f"no string has at least {shortest} and at most {longest} characters")
         known = [name for name in flat.formats if name in FORMATS]
         tree = self._single(flat, known, shortest, longest)
         if tree is None:
             tree = self._sampled(flat, known, shortest, longest)
         if tree == NOTHING:
             wanted = [f"pattern {one!r}" for one in flat.patterns] + [f"format {one!r}" for one in known]
-            raise UnsupportedConstraint(f"{at(where)}no string is found with {' and '.join(wanted) or 'these lengths'}")
+            raise UnsupportedConstraint(f"no string is found with {' and '.join(wanted) or 'these lengths'}")
         return tree
 
     def _single(self, flat: Flat, formats: list[str], shortest: int, longest: int) -> Node | None:
@@ -64,19 +70,18 @@ class Strings:
 
     def _searched(self, regex: str, shortest: int, longest: int) -> Node | None:
         """What the expression matches, and free characters around it only where the text would be too short otherwise."""
-        parser = Parser(regex)
+        parser = Parser(limited(regex))
         try:
             tree = self._limited(parser.parse())
         except UnsupportedConstraint:
-            if exact_tree(regex) is None:
-                raise
+            exact_tree(regex)  # raises for what is no expression at all
             return None
         fitted = fit(tree, shortest, longest)
         if fitted != NOTHING:
-            return fitted
+            return narrowed(fitted)
         padding = self._open(0, shortest)
         before, after = EMPTY if parser.starts else padding, EMPTY if parser.ends else padding
-        return fit(concatenation([before, tree, after]), shortest, longest)
+        return narrowed(fit(concatenation([before, tree, after]), shortest, longest))
 
     def _limited(self, tree: Node) -> Node:
         return within(bounded(tree, self.characters // 2, 3), IN_JSON, self.free)
@@ -84,7 +89,7 @@ class Strings:
     def _sampled(self, flat: Flat, formats: list[str], shortest: int, longest: int) -> Node:
         """A choice of texts found by trial, where several expressions, or lookaround, describe the string."""
         sources = self._sources(flat, formats, shortest, longest)
-        tried = dict.fromkeys(text for source in sources for text in samples(source, SAMPLES))
+        tried = (text for source in sources for text in samples(source, SAMPLES))
         return alternation(literal(text) for text in islice((text for text in tried if self._fits(text, flat, formats)), KEPT))
 
     def _sources(self, flat: Flat, formats: list[str], shortest: int, longest: int) -> list[Node]:
@@ -92,6 +97,8 @@ class Strings:
         trees += [self._limited(without_lookaround(exact_tree(regex))) for regex in flat.patterns]
         if not trees:
             trees = [self._open(shortest, longest)]
+        if len(trees) > 1:
+            trees += [concatenation(trees), concatenation(reversed(trees))]
         fitted = [fit(tree, shortest, longest) for tree in trees]
         return [tree for tree in fitted if tree != NOTHING]
 

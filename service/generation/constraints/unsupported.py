@@ -1,9 +1,13 @@
-"""The one exception of this package."""
+"""The exception of this package, and its kinds."""
 
 
 class UnsupportedConstraint(ValueError):
     """A regular expression or a JSON Schema that cannot be turned into a pattern. The message says what and where."""
 
 
-class TooLarge(UnsupportedConstraint):
+class Hopeless(UnsupportedConstraint):
+    """What no other alternative of the schema can make up for."""
+
+
+class TooLarge(Hopeless):
     """The pattern, or the work of finding it, is beyond a bound."""

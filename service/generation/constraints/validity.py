@@ -1,6 +1,6 @@
 """Whether a value is valid under a schema. Decides which values of an enumeration remain, and which texts a schema excludes."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from math import inf
 
 from service.generation.constraints.document import Document, Json, Schema, at
@@ -21,6 +21,7 @@ class Validity:
         self.document = document
         self.formats = formats
         self.nesting = 0
+        self._known: dict[int, set[Hashable]] = {}  # by list of an `enum` of the document, so that it lives as long as this
 
     def valid(self, value: Json, schema: Schema, where: str = "") -> bool:
         """Raises UnsupportedConstraint where it cannot tell."""
@@ -51,9 +52,14 @@ class Validity:
         named = types(schema, where)
         return (
             (named is None or any(is_type(value, name) for name in named))
-            and ("enum" not in schema or identity(value) in [identity(one) for one in schema["enum"]])
+            and ("enum" not in schema or identity(value) in self._identities(schema["enum"]))
             and ("const" not in schema or identity(value) == identity(schema["const"]))
         )
+
+    def _identities(self, values: list[Json]) -> set[Hashable]:
+        if id(values) not in self._known:
+            self._known[id(values)] = {identity(one) for one in values}
+        return self._known[id(values)]
 
     @staticmethod
     def _number(value: Json, schema: Mapping[str, Json]) -> bool:

@@ -15,7 +15,9 @@ class Automaton:
 
     def __init__(self, pattern: str, more: str = "") -> None:
         """`more`: further characters that the vocabulary holds."""
-        self.characters = sorted({*SHAKESPEARE, *string.printable[:95], *pattern, *more, END})
+        self.characters = sorted(
+            one for one in {*SHAKESPEARE, *string.printable[:95], *pattern, *more, END} if not "\ud800" <= one <= "\udfff"
+        )
         vocabulary = Vocabulary(len(self.characters), {one: [i] for i, one in enumerate(self.characters)})
         index = Index(ended(pattern), vocabulary)
         self.start = index.get_initial_state()

@@ -1,0 +1,363 @@
+"""Each keyword of JSON Schema: texts that its pattern matches, and others that it does not."""
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from service.generation.constraints.json_schema import free_json_object, json_pattern
+from service.generation.constraints.unsupported import UnsupportedConstraint
+from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton
+
+
+def compiled(schema: Any) -> Automaton:
+    return Automaton(json_pattern(schema, SHAKESPEARE), json.dumps(schema, ensure_ascii=False))
+
+
+def texts(schema: Any, count: int = 30) -> list[str]:
+    """Random texts of the schema's pattern. Each is checked to be valid and compact."""
+    automaton, random = compiled(schema), Random(0)
+    found = [automaton.walk(random) for _ in range(count)]
+    validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    for text in found:
+        validator.validate(json.loads(text))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("schema", "matching", "other"),
+    [
+        ({"type": "string"}, ['"a"', '"To be, or"', f'"{"x" * 41}"'], ['""', f'"{"x" * 42}"', r'"\n"', '"é"', '"5"', "1"]),
+        ({"type": "string", "minLength": 0, "maxLength": 2}, ['"ab"', '"a"'], ['"abc"']),
+        ({"type": "string", "maxLength": 0}, ['""'], ['"a"']),
+        ({"type": "string", "minLength": 50}, [f'"{"a" * 50}"', f'"{"a" * 90}"'], [f'"{"a" * 49}"', f'"{"a" * 91}"']),
+        ({"type": "string", "pattern": "^[a-c]{2}$"}, ['"ab"'], ['"a"', '"abc"']),
+        ({"type": "string", "pattern": r"^\d+$", "minLength": 2, "maxLength": 3}, ['"12"', '"123"'], ['"1"', '"1234"']),
+        ({"type": "string", "pattern": "b", "minLength": 3}, ['"aab"', '"xyb"'], ['"aaa"', '"b"']),
+        ({"type": "string", "pattern": r'^["\\a]$'}, ['"a"'], ['"""', r'"\"']),
+        ({"type": "string", "pattern": r'^"\\$'}, [r'"\"\\"'], [r'"\""']),
+        ({"type": "string", "pattern": "^(?!a)[ab]$"}, ['"b"'], ['"a"']),
+        ({"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}, [], ['"-."', '""']),
+        ({"type": "string", "pattern": r"\bfoo\b"}, ['"foo"'], ['"fool"']),
+        ({"type": "string", "format": "date"}, ['"2026-11-27"'], ['"2026-13-01"', '"2026-02-30"']),
+        ({"type": "string", "format": "uuid", "pattern": "^[0-9a-f]{8}-"}, [], ['"00000000"']),
+        ({"type": "string", "format": "unheard-of"}, ['"a"'], []),
+        ({"type": "integer"}, ["0", "7", "999"], ["1000", "-1", "01", "1.0", "1e2"]),
+        ({"type": "integer", "minimum": -3, "maximum": 12}, ["-3", "0", "12"], ["-4", "13", "-0"]),
+        ({"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 4}, ["2", "3"], ["1", "4"]),
+        ({"type": "integer", "minimum": 0.5, "maximum": 2.5}, ["1", "2"], ["0", "3"]),
+        ({"type": "integer", "minimum": 5000}, ["5000", "5999"], ["4999", "999"]),
+        ({"type": "integer", "maximum": -5}, ["-5", "-6"], ["-4", "0", "5"]),
+        ({"type": "integer", "minimum": -(2**53), "maximum": 2**53}, ["0", "999"], ["-1"]),
+        ({"type": "integer", "minimum": -(2**53), "exclusiveMaximum": 0}, ["-1"], ["0"]),
+        ({"type": "integer", "minimum": 0, "maximum": 10**12}, ["0", "999"], []),
+        ({"type": "integer", "multipleOf": 7, "minimum": 50, "maximum": 70}, ["56", "63", "70"], ["50", "49", "77"]),
+        ({"type": "integer", "multipleOf": 5000}, ["0", "5000"], ["999"]),
+        ({"type": "integer", "multipleOf": 0.4}, ["2", "4"], ["1", "3"]),
+        ({"type": "number"}, ["0", "1.5", "999.99"], ["1.", ".5", "1.234", "-1", "1e5"]),
+        (
+            {"type": "number", "minimum": -0.5, "maximum": 1.25},
+            ["-0.5", "-0.01", "0", "1.2", "1.25"],
+            ["-0.51", "1.26", "-0", "-0.0", "2"],
+        ),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, ["0.01", "1", "1.00"], ["0", "0.0", "0.00", "1.01"]),
+        ({"type": "number", "exclusiveMinimum": 0.001, "exclusiveMaximum": 0.003}, ["0.002"], ["0.001", "0.003"]),
+        ({"type": "number", "minimum": 1e-7, "maximum": 1e-7}, ["0.0000001"], ["0"]),
+        ({"type": "number", "multipleOf": 0.01, "minimum": 0.07, "maximum": 0.08}, ["0.08"], ["0.07", "0.075"]),
+        ({"type": ["integer", "number", "null"]}, ["1.5", "null"], ["true"]),
+        ({"type": "boolean"}, ["true", "false"], ["True", "null"]),
+        ({"type": "null"}, ["null"], ["false"]),
+        ({"type": ["string", "null"], "enum": ["x", None, 5]}, ['"x"', "null"], ["5"]),
+        ({"enum": ['a"\\\n', "é", 1.5, {"b": [1, {}]}]}, [r'"a\"\\\n"', '"é"', "1.5", '{"b":[1,{}]}'], ['"\\u00e9"']),
+        ({"enum": [1, 2, 3], "not": {"const": 2}}, ["1", "3"], ["2"]),
+        ({"const": "\ud800\u2028"}, [r'"\ud800\u2028"'], []),
+        ({"enum": ["a", "bb"], "minLength": 2}, ['"bb"'], ['"a"']),
+        ({"minimum": 5, "maximum": 6}, ["5", "6"], ['"a"', "7"]),
+        (True, ['"a"', "1.5", "true"], ["null"]),
+        ({}, ['"a"', "1.5", "true"], []),
+        ({"type": "string", "title": "t", "description": "d", "default": 1, "examples": [1], "nullable": True}, ['"a"'], ["1"]),
+    ],
+)
+def test_scalars(schema: Any, matching: list[str], other: list[str]) -> None:
+    check(schema, matching, other)
+
+
+def check(schema: Any, matching: list[str], other: list[str]) -> None:
+    automaton = compiled(schema)
+    assert [text for text in matching if not automaton.matches(text)] == []
+    assert [text for text in other if automaton.matches(text)] == []
+    texts(schema)
+
+
+def whole(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+ONE, TWO = {"const": 1}, {"enum": [2]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "matching", "other"),
+    [
+        (
+            {"properties": {"a": ONE, "b": TWO}},
+            ['{"a":1,"b":2}', '{"a":1}', '{"b":2}'],
+            ["{}", '{"b":2,"a":1}', '{"a":1,}', '{"a": 1}'],
+        ),
+        ({"properties": {"a": ONE, "b": TWO}, "required": ["b"]}, ['{"a":1,"b":2}', '{"b":2}'], ['{"a":1}', "{}"]),
+        (
+            {"type": "object", "properties": dict.fromkeys("abcdefghij", ONE)},
+            ['{"a":1,"j":1}', '{"c":1,"d":1}', '{"b":1}'],
+            ["{}", '{"b":1,"a":1}', '{"a":1"b":1}'],
+        ),
+        ({"type": "object", "properties": {'q"\\é\n': ONE}}, [r'{"q\"\\é\n":1}'], []),
+        ({"type": "object", "required": ["a"]}, ['{"a":true}', '{"a":"x"}'], ["{}", '{"b":1}']),
+        ({"type": "object"}, ['{"a":1}', '{"a":1,"k":true}', '{"a":"x","i":2,"z":3}'], ["{}", '{"a":1,"b":2}', '{"a":[]}']),
+        ({"type": "object", "additionalProperties": False}, ["{}"], ['{"a":1}']),
+        ({"type": "object", "additionalProperties": ONE}, ['{"abc":1}', '{"a":1,"n":1}'], ['{"a":2}']),
+        ({"type": "object", "additionalProperties": ONE, "maxProperties": 1}, ['{"a":1}', '{"z":1}'], ['{"a":1,"n":1}']),
+        (
+            {"type": "object", "additionalProperties": ONE, "minProperties": 4},
+            ['{"a":1,"h":1,"n":1,"t":1}'],
+            ['{"a":1,"h":1,"n":1}'],
+        ),
+        ({"type": "object", "maxProperties": 0}, ["{}"], ['{"a":1}']),
+        (
+            {"type": "object", "properties": {"a": ONE, "b": ONE, "c": ONE}, "minProperties": 2, "required": ["c"]},
+            ['{"a":1,"c":1}', '{"a":1,"b":1,"c":1}'],
+            ['{"c":1}'],
+        ),
+        (
+            {"type": "object", "properties": dict.fromkeys("abc", ONE), "maxProperties": 2},
+            ['{"a":1,"b":1}'],
+            ['{"a":1,"b":1,"c":1}'],
+        ),
+        (
+            {"type": "object", "properties": {"x": ONE}, "minProperties": 2, "additionalProperties": TWO},
+            ['{"x":1,"a":2}'],
+            ['{"x":1}'],
+        ),
+        ({"type": "object", "properties": {"a": False, "b": ONE}}, ['{"b":1}'], ['{"a":1,"b":1}']),
+        (
+            {"type": "object", "propertyNames": {"enum": ["p", "q"]}, "additionalProperties": ONE},
+            ['{"p":1}', '{"p":1,"q":1}'],
+            ['{"a":1}'],
+        ),
+        (
+            {
+                "type": "object",
+                "propertyNames": {"$ref": "#/$defs/k"},
+                "additionalProperties": ONE,
+                "$defs": {"k": {"enum": ["p"]}},
+            },
+            ['{"p":1}'],
+            ['{"a":1}'],
+        ),
+        ({"type": "object", "propertyNames": {"minLength": 3, "maxLength": 3}, "minProperties": 2}, [], ['{"a":1,"b":1}']),
+        (
+            {"type": "object", "patternProperties": {"^x-$": ONE}, "additionalProperties": False},
+            ['{"x-":1}'],
+            ['{"a":1}', '{"x-":2}'],
+        ),
+        (
+            {"type": "object", "properties": {"ab": {"type": "integer"}}, "patternProperties": {"^a": ONE}},
+            ['{"ab":1}'],
+            ['{"ab":2}'],
+        ),
+        (
+            {**whole(a=ONE), "properties": {"a": ONE, "b": TWO}, "dependentRequired": {"a": ["b"]}},
+            ['{"a":1,"b":2}'],
+            ['{"a":1}', '{"b":2}'],
+        ),
+        ({"type": "object", "properties": {"a": ONE, "b": TWO}, "dependentRequired": {"b": ["c"]}}, ['{"a":1}'], ['{"b":2}']),
+        (
+            {"type": "object", "properties": {"a": ONE, "b": TWO}, "dependentSchemas": {"a": {"required": ["b"]}}},
+            ['{"a":1,"b":2}', '{"b":2}'],
+            ['{"a":1}'],
+        ),
+        ({"type": "object", "properties": {"a": ONE}, "unevaluatedProperties": False}, ['{"a":1}'], ["{}"]),
+        (
+            {"type": "object", "allOf": [{"properties": {"a": ONE}}, {"properties": {"b": TWO}, "unevaluatedProperties": False}]},
+            ['{"b":2}'],
+            ['{"a":1,"b":2}', '{"a":1}'],
+        ),
+        (
+            {"allOf": [whole(a={"type": "integer"}), {"properties": {"a": {"minimum": 4, "maximum": 5}}}]},
+            ['{"a":4}', '{"a":5}'],
+            ['{"a":6}'],
+        ),
+    ],
+)
+def test_objects(schema: Any, matching: list[str], other: list[str]) -> None:
+    check(schema, matching, other)
+
+
+@pytest.mark.parametrize(
+    ("schema", "matching", "other"),
+    [
+        ({"type": "array", "items": ONE}, ["[1]", "[1,1,1]"], ["[]", "[1,1,1,1]", "[1,]", "[2]"]),
+        ({"type": "array", "items": ONE, "minItems": 2}, ["[1,1]", "[1,1,1,1,1]"], ["[1]", "[1,1,1,1,1,1]"]),
+        ({"type": "array", "items": ONE, "maxItems": 5}, ["[1]", "[1,1,1,1,1]"], ["[]", "[1,1,1,1,1,1]"]),
+        ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
+        ({"type": "array", "items": False}, ["[]"], ["[1]"]),
+        ({"type": "array"}, ['["a",1,true]'], ["[]", "[[]]"]),
+        ({"type": "array", "prefixItems": [ONE, TWO]}, ["[1,2]", "[1]"], ["[]", "[2]"]),
+        ({"type": "array", "prefixItems": [ONE, TWO], "items": False, "minItems": 2}, ["[1,2]"], ["[1]", "[1,2,3]"]),
+        (
+            {"type": "array", "prefixItems": [ONE], "items": TWO, "minItems": 1, "maxItems": 3},
+            ["[1]", "[1,2]", "[1,2,2]"],
+            ["[1,1]"],
+        ),
+        ({"type": "array", "prefixItems": [ONE, False]}, ["[1]"], ["[1,1]"]),
+        ({"type": "array", "prefixItems": [ONE, TWO], "unevaluatedItems": False}, ["[1]", "[1,2]"], ["[1,2,3]"]),
+        ({"type": "array", "items": {"type": "integer"}, "contains": ONE}, ["[1]", "[1,5]"], ["[]", "[5]"]),
+        (
+            {"type": "array", "items": {"enum": [1, 2]}, "contains": ONE, "minContains": 2, "maxContains": 2},
+            ["[1,1]"],
+            ["[1]", "[1,1,1]"],
+        ),
+        ({"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": True}, ["[1]", "[1,2]", "[1,2,3]"], ["[1,1]"]),
+        ({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True}, ["[true]"], ["[true,true]"]),
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "minItems": 4}, [], ["[1,1,1,1]", "[1,2,3]"]),
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True, "minItems": 2}, [], ['["aaa","aaa"]', '["a"]']),
+    ],
+)
+def test_arrays(schema: Any, matching: list[str], other: list[str]) -> None:
+    check(schema, matching, other)
+
+
+NODE = {
+    "$ref": "#/$defs/node",
+    "$defs": {"node": whole(value=ONE, next={"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]})},
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "matching", "other"),
+    [
+        ({"anyOf": [ONE, TWO, {"type": "null"}]}, ["1", "2", "null"], ["3"]),
+        ({"type": "integer", "anyOf": [{"maximum": 2}, {"minimum": 998}]}, ["0", "2", "998"], ["3"]),
+        ({"anyOf": [{"type": "string", "pattern": "("}, ONE]}, ["1"], []),
+        ({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 4}]}, ["3", "4"], ["2", "5"]),
+        ({"allOf": [{"type": ["string", "number"]}, {"type": ["integer", "null"]}]}, ["5"], ['"a"', "1.5", "null"]),
+        ({"allOf": [{"type": "string", "pattern": "^a"}, {"pattern": "b$", "maxLength": 2}]}, ['"ab"'], ['"a"', '"b"']),
+        ({"oneOf": [ONE, TWO, {"enum": [2, 3]}]}, ["1", "3"], ["2"]),
+        ({"oneOf": [{"type": "integer", "maximum": 5}, {"type": "integer", "minimum": 3, "maximum": 9}]}, ["2", "6"], ["3", "5"]),
+        ({"oneOf": [{"type": "string", "maxLength": 3}, {"type": "string", "minLength": 2}]}, ['"a"', '"abcd"'], ['"ab"', '"abc"']),
+        (
+            {"oneOf": [{"properties": {"k": {"const": "a"}}}, {"properties": {"k": {"const": "b"}}}], "type": "object"},
+            ['{"k":"a"}', '{"k":"b"}'],
+            ["{}", '{"k":"c"}'],
+        ),
+        (
+            {**whole(), "properties": {"a": ONE, "b": TWO}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+            ['{"a":1}'],
+            ['{"a":1,"b":2}'],
+        ),
+        ({"not": {"type": ["string", "object", "array"]}, "enum": ["a", 1, None]}, ["1", "null"], ['"a"']),
+        ({"type": "string", "not": {"enum": ["a", "b"]}}, ['"ab"'], ['"a"', '"b"']),
+        ({**whole(a={"type": "integer"}), "not": {"required": ["b"]}}, ['{"a":7}'], ["{}"]),
+        (
+            {
+                **whole(k={"enum": [1, 2]}),
+                "if": {"properties": {"k": ONE}},
+                "then": {"required": ["v"]},
+                "else": {"required": ["w"]},
+            },
+            ['{"k":1,"v":true}', '{"k":2,"w":true}'],
+            ['{"k":1}', '{"k":2}', '{"k":1,"w":true}'],
+        ),
+        (NODE, ['{"value":1,"next":null}', '{"value":1,"next":{"value":1,"next":null}}'], ['{"value":1}']),
+        ({**whole(a={"$ref": "#/definitions/x~1y"}), "definitions": {"x/y": ONE}}, ['{"a":1}'], ['{"a":2}']),
+        ({"$ref": "#it", "minimum": 3, "$defs": {"x": {"$anchor": "it", "type": "integer", "maximum": 3}}}, ["3"], ["2", "4"]),
+        ({"type": "array", "items": {"$ref": "#"}}, ["[[[]]]"], ["[1]"]),
+    ],
+)
+def test_combinations_and_references(schema: Any, matching: list[str], other: list[str]) -> None:
+    check(schema, matching, other)
+
+
+@pytest.mark.parametrize("name", ["date-time", "date", "time", "duration", "email", "uri", "uuid", "ipv4", "ipv6", "hostname"])
+def test_a_format_gives_texts_of_the_format(name: str) -> None:
+    for text in texts({"type": "string", "format": name}, 50):
+        assert Draft202012Validator({"format": name}, format_checker=Draft202012Validator.FORMAT_CHECKER).is_valid(json.loads(text))
+        assert len(json.loads(text)) > 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (False, "^the schema allows nothing$"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "at least 3 and at most 2 characters"),
+        (whole(age={"type": "integer", "minimum": 3, "maximum": 2}), "^properties.age: no number is from 3 to 2"),
+        (
+            whole(a={"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 6}),
+            "^properties.a: no number is found that fits multipleOf",
+        ),
+        (whole(a={"type": "string", "not": {}}), "^properties.a.not excludes everything"),
+        (
+            whole(a={"type": "array", "items": whole(), "uniqueItems": True, "minItems": 2}),
+            "^properties.a.uniqueItems with 2 items",
+        ),
+        (whole(a={"$dynamicRef": "#x"}), r"^properties.a.\$dynamicRef is not supported"),
+        (whole(a={"type": "string", "pattern": "("}), "^properties.a: not a regular expression"),
+        (whole(a={"type": "string", "pattern": r"(a)\1"}), "^properties.a: a regular expression may not contain a back-reference"),
+        (whole(a={"type": "text"}), "^properties.a: unknown type 'text'"),
+        (whole(a={"properties": []}), "^properties.a.properties is not an object of schemas"),
+        (whole(a={"type": "object", "properties": {"b": 5}}), "^properties.a.properties is not an object of schemas"),
+        ({"type": "object", "required": "a"}, "^required is not a list of names"),
+        ({"minLength": -1}, "^minLength is not a count"),
+        ([], "a schema is an object or a boolean"),
+        (whole(a={"$ref": "#/$defs/b"}), r"^properties.a: \$ref '#/\$defs/b' names no schema"),
+        (whole(a={"$ref": "https://example.com/x"}), "is not in this document"),
+        ({"$ref": "#"}, r"\$ref '#' refers to itself without end"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": whole(b={"$ref": "#/$defs/a"})}}, r"\$ref '#/\$defs/a' never ends"),
+        ({"enum": []}, "no value of enum or const is valid"),
+        ({"type": "string", "enum": [1]}, "no value of enum or const is valid"),
+        ({"type": "object", "required": ["a"], "additionalProperties": False}, "the required member 'a' is not allowed"),
+        ({"type": "object", "minProperties": 3, "properties": {"a": {}}, "additionalProperties": False}, "no more than 1 members"),
+        ({"const": "x" * 20_000}, "the constraint is too large"),
+        (whole(**{f"a{i}": {"enum": ["x" * 90]} for i in range(200)}), "the constraint is too large"),
+    ],
+)
+def test_what_cannot_be_guaranteed_is_refused_with_its_path(schema: Any, message: str) -> None:
+    with pytest.raises(UnsupportedConstraint, match=message):
+        json_pattern(schema, SHAKESPEARE)
+
+
+def test_open_strings_use_the_given_characters_or_letters_where_these_are_few() -> None:
+    automaton = Automaton(json_pattern({"type": "string"}, 'äöüßабвгдe"\\\n\u2028'))
+    assert automaton.matches('"äöüß"')
+    assert not automaton.matches('"abc"')
+    automaton = Automaton(json_pattern({"type": "string"}, "01"))
+    assert automaton.matches('"Abc d"')
+    assert not automaton.matches('"01"')
+
+
+def test_a_free_object_is_an_object_of_a_few_members() -> None:
+    automaton, random = Automaton(free_json_object(SHAKESPEARE)), Random(0)
+    found = [json.loads(automaton.walk(random)) for _ in range(50)]
+    assert {len(one) for one in found} == {1, 2, 3}
+    assert {type(value) for one in found for value in one.values()} == {str, int, float, bool, list, dict}
+
+
+def test_many_optional_members_keep_the_pattern_small() -> None:
+    small, large = (len(json_pattern(whole() | {"properties": {f"p{i}": ONE for i in range(n)}}, "")) for n in (50, 100))
+    assert large < 2.5 * small
+
+
+def test_what_is_large_is_bounded_more_tightly_rather_than_refused() -> None:
+    schema = {
+        "type": "array",
+        "items": {"type": "array", "items": {"type": "array", "items": whole(**{name: {"type": "string"} for name in "abcdef"})}},
+    }
+    assert len(compiled(schema).moves) < 5_000
+
+
+@pytest.mark.parametrize("regex", ["^.*foo.*$", r"^[^@]+@[^@]+\.[^@]+$", r"^(\w+\s?)+$", "^[a-z]*a[a-z]*a[a-z]*$", r"^.+@.+\..+$"])
+def test_an_ambiguous_expression_has_a_small_automaton(regex: str) -> None:
+    schema = {"type": "string", "pattern": regex}
+    texts(schema)
+    assert len(compiled(schema).moves) < 300
