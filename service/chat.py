@@ -1,6 +1,8 @@
 """Renders the messages of a chat as a text that the model continues. Knows nothing of HTTP."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from string import Formatter
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -44,5 +46,28 @@ class ChatTemplate(BaseModel):
         turns.append(self.turn.format(speaker=last[0], words=last[1]))
         return "".join(turns) + self.reply.format(speaker=self._speaker("assistant", None))
 
+    @property
+    def jinja(self) -> str | None:
+        """The same template in the notation of Hugging Face's tokenizers. None if it formats more than names and words."""
+        turn = _jinja(self.turn, {"speaker": "speaker", "words": "message.content"})
+        reply = _jinja(self.reply, {"speaker": json.dumps(self._speaker("assistant", None), ensure_ascii=False)})
+        if turn is None or reply is None:
+            return None
+        names = json.dumps(self.speakers, ensure_ascii=False)
+        speaker = f"message.get('name') | upper if message.get('name') else {names}.get(message.role, message.role | upper)"
+        turns = "{% for message in messages %}{% set speaker = " + speaker + " %}" + turn + "{% endfor %}"
+        return turns + "{% if add_generation_prompt %}" + reply + "{% endif %}"
+
     def _speaker(self, role: str, name: str | None) -> str:
         return name.upper() if name else self.speakers.get(role, role.upper())
+
+
+def _jinja(template: str, fields: Mapping[str, str]) -> str | None:
+    """A format string as output of Jinja. fields: the expression of each. None if it converts or formats one."""
+    outputs = []
+    for text, name, specification, conversion in Formatter().parse(template):
+        if name is not None and (name not in fields or specification or conversion):
+            return None
+        outputs += ["{{ " + json.dumps(text, ensure_ascii=False) + " }}"] if text else []
+        outputs += ["{{ " + fields[name] + " }}"] if name is not None else []
+    return "".join(outputs)

@@ -72,6 +72,7 @@ class Metrics:
         self.queue = histogram("request_queue_time_seconds", "Time in the queue, until the request gets a slot.", LATENCIES)
         self.prefill = histogram("request_prefill_time_seconds", "Time from getting a slot to the first character.", LATENCIES)
         self.decode = histogram("request_decode_time_seconds", "Time from the first character to the last.", LATENCIES)
+        self.running = histogram("request_inference_time_seconds", "Time from getting a slot to the last character.", LATENCIES)
         self.whole = histogram("e2e_request_latency_seconds", "Time from acceptance of the request to its end.", LATENCIES)
         self.per_token = histogram(
             "request_time_per_output_token_seconds",
@@ -119,8 +120,8 @@ class ModelMetrics:
         self._first, self._gap, self._queue, self._prefill, self._decode, self._whole, self._rows = (
             histogram.labels(model_name) for histogram in histograms
         )
-        lengths = (metrics.per_token, metrics.prompt_length, metrics.length)
-        self._per_token, self._prompt_length, self._length = (histogram.labels(model_name) for histogram in lengths)
+        others = (metrics.running, metrics.per_token, metrics.prompt_length, metrics.length)
+        self._running, self._per_token, self._prompt_length, self._length = (one.labels(model_name) for one in others)
 
     def looked_up(self, hit: bool) -> None:
         self._cache_queries.inc()
@@ -147,6 +148,7 @@ class ModelMetrics:
             self._prompt_tokens_cached.inc(generation.prompt.num_cached)
             self._prompt_length.observe(len(generation.prompt.ids))
             self._length.observe(generation.num_emitted)
+            self._running.observe((generation.finished_at or now) - generation.scheduled_at)
             self._prefill.observe((generation.first_token_at or now) - generation.scheduled_at)
         if generation.first_token_at is not None:
             decode = (generation.finished_at or now) - generation.first_token_at

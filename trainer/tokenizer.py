@@ -22,8 +22,11 @@ def tokenizer_json(characters: Sequence[str]) -> bytes:
     )
 
 
-def tokenizer_config_json(characters: Sequence[str]) -> bytes:
-    """tokenizer_config.json of the `transformers` library, which needs it in addition to tokenizer.json."""
+def tokenizer_config_json(characters: Sequence[str], chat_template: str | None = None) -> bytes:
+    """tokenizer_config.json of the `transformers` library, which needs it in addition to tokenizer.json.
+
+    chat_template: how a chat becomes a text, in Jinja.
+    """
     end = "\n" if "\n" in characters else characters[0]
     return _as_json(
         {
@@ -33,6 +36,7 @@ def tokenizer_config_json(characters: Sequence[str]) -> bytes:
             "pad_token": end,
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": True,
+            **({"chat_template": chat_template} if chat_template else {}),
         }
     )
 

@@ -63,8 +63,9 @@ async def tokenizer(name: str, registry: CurrentRegistry) -> Response:
 
 @router.get("/{name}/tokenizer_config.json", response_class=Response, responses={200: {"content": JSON}, **ERRORS})
 async def tokenizer_config(name: str, registry: CurrentRegistry) -> Response:
-    """The tokenizer's configuration for the transformers library."""
-    return Response(tokenizer_config_json(registry.get(name).config.vocabulary), media_type="application/json")
+    """The tokenizer's configuration for the transformers library, with the chat template."""
+    found = registry.get(name)
+    return Response(tokenizer_config_json(found.config.vocabulary, found.chat.jinja), media_type="application/json")
 
 
 async def _file(model: Model, name: str) -> Path:

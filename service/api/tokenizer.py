@@ -98,4 +98,5 @@ async def detokenize(request: Request, body: JsonBody[DetokenizeRequest]) -> Res
 @router.get("/tokenizer_info", responses=error_responses(503))
 async def tokenizer_info(registry: CurrentRegistry) -> dict[str, object]:
     """The default model's tokenizer_config.json."""
-    return dict(json.loads(tokenizer_config_json(registry.get(None).config.vocabulary)))
+    model = registry.get(None)
+    return dict(json.loads(tokenizer_config_json(model.config.vocabulary, model.chat.jinja)))

@@ -46,7 +46,8 @@ def test_requests_characters_and_times_are_counted(client: httpx.Client, counted
     }  # fmt: skip
     assert found["folio_prompt_tokens_total"] == 5 * 7
     assert found["folio_generation_tokens_total"] >= 300 + 20
-    for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time", "request_prefill_time", "request_decode_time"):
+    phases = ("queue", "prefill", "decode", "inference")
+    for name in ("time_to_first_token", "e2e_request_latency", *(f"request_{phase}_time" for phase in phases)):
         assert found[f"folio_{name}_seconds_count"] == 5
         assert found[f"folio_{name}_seconds_sum"] > 0
     assert found["folio_inter_token_latency_seconds_count"] > 5
