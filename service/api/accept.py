@@ -18,6 +18,7 @@ from service.api.validation import (
     seed_or_default,
     stop_ids,
 )
+from service.chat import ChatTemplate
 from service.conversation import Conversation
 from service.generation.constraints.compiler import Constraint
 from service.generation.request import Generation, Prompt
@@ -95,16 +96,27 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
     except ValueError as error:
         raise ApiError(422, "invalid_value", f"{TOOLS_HEADER}: {error}", param=TOOLS_HEADER) from None
     ends = [] if past_turn or constraint else template.stop
-    field = conversation.format_field if constraint is conversation.format else "tools"
+    calls = constraint is not conversation.format
     complete = replace(
         params,
-        prompts=[template.render(conversation.turns, open_ended=conversation.continues)],
+        prompts=[_chat_prompt(conversation, template)],
         max_tokens=params.max_tokens or min(MAX_REPLY, settings.max_num_generate),
-        stop=[*ends, *params.stop],
+        stop=[] if calls else [*ends, *params.stop],  # a call is always whole
         constraint=constraint,
-        constraint_field=field,
+        constraint_field="tools" if calls else conversation.format_field,
     )
     return await accept(request, complete)
+
+
+def count_chat(request: Request, conversation: Conversation, params: CompletionParams) -> int:
+    """The number of characters that `accept_chat` would read. Raises ApiError, UnknownModel or NotReady."""
+    model: Model = request.app.state.registry.get(params.model)
+    _, prompt = _read(_chat_prompt(conversation, model.chat), params, model, request.app.state.settings)
+    return len(prompt.ids)
+
+
+def _chat_prompt(conversation: Conversation, template: ChatTemplate) -> str:
+    return template.render(conversation.turns, open_ended=conversation.continues)
 
 
 def _check_limits(params: CompletionParams, model: Model, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, StrictInt, Tag, model_validator
 
 from service.api.fields import (
+    MAX_MESSAGES,
     Choices,
     JsonSchema,
     Logprobs,
