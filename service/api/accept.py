@@ -111,8 +111,8 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
 def count_chat(request: Request, conversation: Conversation, params: CompletionParams) -> int:
     """The number of characters that `accept_chat` would read. Raises ApiError, UnknownModel or NotReady."""
     model: Model = request.app.state.registry.get(params.model)
-    _, prompt = _read(_chat_prompt(conversation, model.chat), params, model, request.app.state.settings)
-    return len(prompt.ids)
+    prompt = _chat_prompt(conversation, model.chat)
+    return len(read_prompt(prompt, params.on_unknown, params.prompt_field, model, request.app.state.settings)[1])
 
 
 def _chat_prompt(conversation: Conversation, template: ChatTemplate) -> str:

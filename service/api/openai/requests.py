@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, StrictInt, Tag, model_validator
 
 from service.api.fields import (
-    MAX_MESSAGES,
     Choices,
     JsonSchema,
     Logprobs,
