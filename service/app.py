@@ -17,6 +17,7 @@ from service.api import errors, generate, health, models, notes, playground, sco
 from service.api.anthropic import messages
 from service.api.disconnect import ClientDisconnected, no_answer
 from service.api.ollama import chat as ollama_chat
+from service.api.ollama import embed as ollama_embed
 from service.api.ollama import models as ollama_models
 from service.api.openai import chat, completions, embeddings
 from service.api.openai import models as openai_models
@@ -121,7 +122,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
     for part in (generate, scoring, tokenizer, models, completions, chat, embeddings, openai_models):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
-    for part in (messages, ollama_chat, ollama_models):  # each has errors of its own format
+    for part in (messages, ollama_chat, ollama_embed, ollama_models):  # each has errors of its own format
         app.include_router(part.router, dependencies=key)
     app.include_router(health.router)
     app.include_router(playground.router)

@@ -25,7 +25,6 @@ MAX_STOP = 16  # stop strings
 MAX_ALLOWED = 10_000  # characters
 MAX_REGEX = 10_000  # characters
 MAX_CHOICES = 1_000
-MAX_MESSAGES = 10_000  # of a chat
 
 
 class RequestBody(BaseModel):

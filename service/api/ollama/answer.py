@@ -136,12 +136,12 @@ class Answer:
         return {
             "done": True,
             "done_reason": "stop" if generation.output.finish_reason == "stop" else "length",
-            "total_duration": _nanoseconds(now - generation.arrived_at),
-            "load_duration": _nanoseconds(times.queue),
+            "total_duration": nanoseconds(now - generation.arrived_at),
+            "load_duration": nanoseconds(times.queue),
             "prompt_eval_count": self._job.num_prompt,
-            "prompt_eval_duration": _nanoseconds(times.prefill or 0),
+            "prompt_eval_duration": nanoseconds(times.prefill or 0),
             "eval_count": self._job.num_emitted,
-            "eval_duration": _nanoseconds(times.decode or 0),
+            "eval_duration": nanoseconds(times.decode or 0),
         }
 
 
@@ -155,7 +155,7 @@ def _logprob(character: str, value: float) -> dict[str, Any]:
     return {"token": character, "logprob": value, "bytes": list(character.encode())}
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
     return max(1, int(seconds * 1e9))  # clients divide by it
 
 

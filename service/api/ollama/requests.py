@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.api.fields import (
-    MAX_MESSAGES,
     JsonSchema,
     ModelName,
     Only,
@@ -19,6 +18,7 @@ from service.api.fields import (
     Unused,
     invalid,
 )
+from service.api.openai.messages import MAX_MESSAGES
 from service.api.openai.tools import MAX_TOOLS, FunctionTool
 from service.conversation import Conversation, Turn, call_turn
 from service.generation.backend import MAX_TOP_LOGPROBS
