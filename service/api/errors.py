@@ -216,6 +216,8 @@ def _no_such_path(path: str) -> ApiError:
     """404, or a hint for a path of OpenAI's API that is misspelled or not supported."""
     if WITHOUT_V1.fullmatch(path):
         return ApiError(404, "http_404", f"there is no {path}: OpenAI's operations are under /v1, so set the base URL to .../v1")
+    if path.startswith("/v1/v1/"):
+        return ApiError(404, "http_404", f"there is no {path}: this client adds /v1 itself, so set the base URL without it")
     if path.startswith(OPENAI) and path.removeprefix(OPENAI).partition("/")[0] in UNSERVED:
         # Not 404: a gateway would conclude that the model is gone.
         message = f"{path} is not supported: use /v1/completions, /v1/chat/completions or /v1/models"

@@ -9,12 +9,14 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from service.api.fields import (
     JsonSchema,
     ModelName,
+    Only,
     OnUnknown,
     Pace,
     RequestBody,
     SamplingFields,
     Seed,
     Stop,
+    Unsupported,
     Unused,
     invalid,
 )
@@ -193,6 +195,8 @@ class PromptFields(RequestBody):
     output_format: JsonFormat | None = Field(None, description="Former name of output_config.format.")
     on_unknown: OnUnknown = "skip"
     betas: Unused = None
+    container: Unsupported = None
+    mcp_servers: Annotated[Any, Only([])] = None
     cache_control: Unused = None
     context_management: Unused = None
     speed: Unused = None

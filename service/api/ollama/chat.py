@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.accept import MAX_REPLY, CompletionParams, accept, accept_chat
 from service.api.body import JsonBody
-from service.api.body_route import JSON_TYPE, BodyRoute
+from service.api.body_route import JSON_TYPE, AnyTypeRoute
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.job import Job
 from service.api.json_text import to_json
@@ -17,7 +17,7 @@ from service.settings import Settings
 router = APIRouter(
     prefix="/api",
     tags=["ollama"],
-    route_class=BodyRoute,
+    route_class=AnyTypeRoute,
     responses=error_responses(401, 421, 429, 500, body=OllamaErrorBody),
 )
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import AnyTypeRoute, json_response
 from service.api.embedding import embed_texts, num_read
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.fields import RequestBody, Unused
@@ -19,7 +19,7 @@ from service.registry import Model
 router = APIRouter(
     prefix="/api",
     tags=["ollama"],
-    route_class=BodyRoute,
+    route_class=AnyTypeRoute,
     responses=error_responses(401, 421, 429, 500, body=OllamaErrorBody),
 )
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import AnyTypeRoute, json_response
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.ollama.requests import LATEST, ShowRequest
@@ -17,7 +17,7 @@ from trainer import __version__
 router = APIRouter(
     prefix="/api",
     tags=["ollama"],
-    route_class=BodyRoute,
+    route_class=AnyTypeRoute,
     responses=error_responses(401, 421, 429, 500, body=OllamaErrorBody),
 )
 
