@@ -123,12 +123,18 @@ class ApiError(HTTPException):
     def anthropics_body(self) -> AnthropicErrorBody:
         kind = ANTHROPICS_TYPES.get(self.status_code, "api_error" if self.status_code >= 500 else "invalid_request_error")
         return AnthropicErrorBody(
-            error=AnthropicErrorDetail(type=kind, message=self.body.error.message), request_id=correlation_id.get()
+            error=AnthropicErrorDetail(type=kind, message=self._full_message), request_id=correlation_id.get()
         )
 
     @property
     def ollamas_body(self) -> OllamaErrorBody:
-        return OllamaErrorBody(error=self.body.error.message)
+        return OllamaErrorBody(error=self._full_message)
+
+    @property
+    def _full_message(self) -> str:
+        """With the field's name, for formats that have no other place for it."""
+        error = self.body.error
+        return error.message if error.param is None or error.param in error.message else f"{error.param}: {error.message}"
 
     def response(self, scope: Scope | None = None) -> JSONResponse:
         """In the format of the protocol that the request uses. scope: of the request; without it OpenAI's format."""
