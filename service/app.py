@@ -14,7 +14,11 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
 from service.api import errors, generate, health, models, notes, playground, scoring, tokenizer
+from service.api.anthropic import messages
 from service.api.disconnect import ClientDisconnected, no_answer
+from service.api.ollama import chat as ollama_chat
+from service.api.ollama import embed as ollama_embed
+from service.api.ollama import models as ollama_models
 from service.api.openai import chat, completions, embeddings
 from service.api.openai import models as openai_models
 from service.api.openai.responses import route as responses
@@ -119,6 +123,8 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
     for part in (generate, scoring, tokenizer, models, completions, chat, responses, embeddings, openai_models):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
+    for part in (messages, ollama_chat, ollama_embed, ollama_models):  # each has errors of its own format
+        app.include_router(part.router, dependencies=key)
     app.include_router(health.router)
     app.include_router(playground.router)
     errors.install(app)
@@ -139,7 +145,7 @@ def _add_middlewares(app: FastAPI, settings: Settings) -> None:
             allow_origins=settings.origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],  # clients send headers of their own; the API keys protect
-            expose_headers=["Retry-After", "X-Request-Id", *notes.HEADERS],
+            expose_headers=["Retry-After", "Request-Id", "X-Request-Id", *notes.HEADERS],
         )
     app.add_middleware(Paths)
     ignored_headers = {} if settings.fault_header else {FAULTS.lower().encode(): FAULTS}

@@ -1,6 +1,6 @@
 """A chat as every protocol understands it: turns, tools, and the parts of an answer. Knows nothing of HTTP."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -121,3 +121,21 @@ class Reply:
                 if ended:
                     self._name = ""
         return parts
+
+
+class Call(NamedTuple):
+    id: str
+    name: str
+    arguments: str  # JSON
+
+
+def calls_in(parts: Iterable[Part]) -> list[Call]:
+    """The calls of an answer, for protocols that write each as a whole."""
+    calls: list[Call] = []
+    for part in parts:
+        match part:
+            case CallBegun(_, call_id, name):
+                calls.append(Call(call_id, name, ""))
+            case Arguments(i, text):
+                calls[i] = calls[i]._replace(arguments=calls[i].arguments + text)
+    return calls

@@ -18,6 +18,7 @@ from service.api.validation import (
     seed_or_default,
     stop_ids,
 )
+from service.chat import ChatTemplate
 from service.conversation import Conversation
 from service.generation.constraints.compiler import Constraint
 from service.generation.request import Generation, Prompt
@@ -98,13 +99,24 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
     ends = [] if past_turn or constraint else template.stop
     complete = replace(
         params,
-        prompts=[template.render(conversation.turns, open_ended=conversation.continues)],
+        prompts=[_chat_prompt(conversation, template)],
         max_tokens=params.max_tokens or min(MAX_REPLY, settings.max_num_generate),
         stop=[] if calls else [*ends, *params.stop],  # no stop string cuts a call
         constraint=constraint,
         constraint_field="tools" if calls else conversation.format_field,
     )
     return await accept(request, complete)
+
+
+def count_chat(request: Request, conversation: Conversation, params: CompletionParams) -> int:
+    """The number of characters that `accept_chat` would read. Raises ApiError, UnknownModel or NotReady."""
+    model: Model = request.app.state.registry.get(params.model)
+    prompt = _chat_prompt(conversation, model.chat)
+    return len(read_prompt(prompt, params.on_unknown, params.prompt_field, model, request.app.state.settings)[1])
+
+
+def _chat_prompt(conversation: Conversation, template: ChatTemplate) -> str:
+    return template.render(conversation.turns, open_ended=conversation.continues)
 
 
 def _check_limits(params: CompletionParams, model: Model, settings: Settings) -> None:

@@ -21,6 +21,8 @@ JSON_TYPE = "application/json"
 class BodyRoute(APIRoute):
     """For `APIRouter(route_class=...)`. FastAPI handles endpoints without a parameter `body` as usual."""
 
+    reads_any_type = False
+
     def get_route_handler(self) -> Callable[[Request], Any]:
         hints = get_type_hints(self.endpoint, include_extras=True)
         if "body" not in hints:
@@ -29,7 +31,7 @@ class BodyRoute(APIRoute):
         endpoint: Callable[[Request, Any], Awaitable[Response]] = self.endpoint
 
         async def handle(request: Request) -> Response:
-            given = await _read(request)
+            given = await _read(request, any_type=self.reads_any_type)
             try:
                 body = adapter.validate_python(given)
             except ValidationError as error:
@@ -40,7 +42,16 @@ class BodyRoute(APIRoute):
         return handle
 
 
-async def _read(request: Request) -> Any:
+class AnyTypeRoute(BodyRoute):
+    """Reads a body as JSON whatever its content type says, because some of Ollama's clients send none.
+
+    The body of a web page still must be declared as JSON. A page needs no consent of the server to send other types.
+    """
+
+    reads_any_type = True
+
+
+async def _read(request: Request, *, any_type: bool) -> Any:
     """The parsed JSON body, or its bytes if the content type is not JSON. Raises the same exceptions as FastAPI."""
     try:
         content = await request.body()
@@ -49,7 +60,8 @@ async def _read(request: Request) -> Any:
     if not content:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON_TYPE and not (kind.startswith("application/") and kind.endswith("+json")):
+    is_json = kind == JSON_TYPE or (kind.startswith("application/") and kind.endswith("+json"))
+    if not is_json and (not any_type or "origin" in request.headers):
         return content
     try:
         return json.loads(content)

@@ -1,15 +1,17 @@
-"""Errors as HTTP responses, all in OpenAI's format: {"error": {"code", "message", "type", "param"}}."""
+"""Errors as HTTP responses, in OpenAI's format, {"error": {"code", "message", "type", "param"}}, or that of the path's protocol."""
 
 import re
 from collections.abc import Callable, Mapping
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
+from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from service.fault_plan import HEADER as FAULTS
 from service.fault_plan import InvalidPlan
@@ -43,7 +45,8 @@ STATUSES = {
     503: "The model is being loaded or cannot be loaded (`not_ready`), or the server is stopping (`not_ready`, `engine_stopped`).",
 }
 
-OPENAI = "/v1/"  # the prefix of OpenAI's operations
+OPENAI, OLLAMA = "/v1/", "/api/"  # the prefixes of their operations
+ANTHROPIC = re.compile(r"/v1/messages(/.*)?")
 OPENAIS_CODES = {  # by pydantic's type of error
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_required_parameter",
@@ -53,6 +56,18 @@ OPENAIS_CODES = {  # by pydantic's type of error
 UNSERVED = {  # first parts, after /v1/, of other paths of OpenAI's and Anthropic's APIs
     *("assistants", "audio", "batches", "chat", "containers", "conversations", "evals", "files", "fine_tuning"),
     *("images", "messages", "moderations", "realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
+}
+NEVER_SERVED = re.compile(r"/api/(pull|push|create|copy|delete|blobs/.*)")  # Ollama's operations that change models
+ANTHROPICS_TYPES = {  # by status
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
 }
 WITHOUT_V1 = re.compile(r"/(chat/completions|completions|embeddings|responses|messages)")
 
@@ -66,6 +81,21 @@ class ErrorDetail(BaseModel):
 
 class ErrorBody(BaseModel):
     error: ErrorDetail
+
+
+class AnthropicErrorDetail(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicErrorBody(BaseModel):
+    type: Literal["error"] = "error"
+    error: AnthropicErrorDetail
+    request_id: str | None
+
+
+class OllamaErrorBody(BaseModel):
+    error: str
 
 
 class ApiError(HTTPException):
@@ -89,8 +119,46 @@ class ApiError(HTTPException):
         error = self.body.error
         return ApiError(400, code if error.code == "invalid_value" else error.code, error.message, param=error.param)
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body.model_dump(), self.status_code, self.headers)
+    @property
+    def anthropics_body(self) -> AnthropicErrorBody:
+        kind = ANTHROPICS_TYPES.get(self.status_code, "api_error" if self.status_code >= 500 else "invalid_request_error")
+        return AnthropicErrorBody(
+            error=AnthropicErrorDetail(type=kind, message=self._full_message), request_id=correlation_id.get()
+        )
+
+    @property
+    def ollamas_body(self) -> OllamaErrorBody:
+        return OllamaErrorBody(error=self._full_message)
+
+    @property
+    def _full_message(self) -> str:
+        """With the field's name, for formats that have no other place for it."""
+        error = self.body.error
+        return error.message if error.param is None or error.param in error.message else f"{error.param}: {error.message}"
+
+    def response(self, scope: Scope | None = None) -> JSONResponse:
+        """In the format of the protocol that the request uses. scope: of the request; without it OpenAI's format."""
+        body: BaseModel = self.body
+        headers = dict(self.headers or {})
+        if scope is not None and is_anthropics(scope):
+            body = self.anthropics_body
+            headers |= request_id_header()
+        elif scope is not None and scope["path"].startswith(OLLAMA):
+            body = self.ollamas_body
+        return JSONResponse(body.model_dump(), self.status_code, headers)
+
+
+def is_anthropics(scope: Scope) -> bool:
+    """The request uses Anthropic's protocol. The list of models has the same path as OpenAI's, so a header decides."""
+    path: str = scope["path"]
+    if path.startswith("/v1/models"):
+        return any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return bool(ANTHROPIC.fullmatch(path))
+
+
+def request_id_header() -> dict[str, str]:
+    """Anthropic's name for X-Request-Id."""
+    return {"Request-Id": correlation_id.get() or ""}
 
 
 def to_api_error(error: Exception) -> ApiError:
@@ -154,10 +222,15 @@ def _no_such_path(path: str) -> ApiError:
     """404, or a hint for a path of OpenAI's API that is misspelled or not supported."""
     if WITHOUT_V1.fullmatch(path):
         return ApiError(404, "http_404", f"there is no {path}: OpenAI's operations are under /v1, so set the base URL to .../v1")
+    if path.startswith("/v1/v1/"):
+        return ApiError(404, "http_404", f"there is no {path}: this client adds /v1 itself, so set the base URL without it")
     if path.startswith(OPENAI) and path.removeprefix(OPENAI).partition("/")[0] in UNSERVED:
         # Neither 404 nor 501: the LiteLLM proxy would take the model out of service for a while, and clients would try 501 again.
         why = "this server stores no responses" if path.startswith(f"{OPENAI}responses/") else "/docs lists the paths"
         return ApiError(400, "unsupported_endpoint", f"{path} is not supported: {why}")
+    if NEVER_SERVED.fullmatch(path):
+        message = f"{path} is not supported: models are versions in the server's models folder, which clients cannot change"
+        return ApiError(501, "unsupported_endpoint", message)
     return ApiError(404, "http_404", f"there is no {path}; /docs lists the paths")
 
 
@@ -183,9 +256,9 @@ def install(app: FastAPI) -> None:
             found = _no_such_path(request.scope["path"])
         if found.status_code == 405:
             found = _no_such_method(request, (found.headers or {}).get("Allow", ""))
-        if request.scope["path"].startswith(OPENAI):
+        if request.scope["path"].startswith((OPENAI, OLLAMA)):
             found = found.as_openais(_openais_code(error))
-        return found.response()
+        return found.response(request.scope)
 
     async def nothing_left(_: Request, __: Exception) -> Response:
         return Response(status_code=204)
@@ -204,16 +277,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(StreamEnded, nothing_left)
 
 
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int, body: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a path operation with these error statuses."""
-    return {status: {"model": ErrorBody, "description": STATUSES[status]} for status in statuses}
+    return {status: {"model": body, "description": STATUSES[status]} for status in statuses}
 
 
 def openapi_without_422(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The OpenAPI document without the 422 that FastAPI adds to OpenAI's operations, which use 400."""
+    """The OpenAPI document without the 422 that FastAPI adds to operations of other protocols, which use 400."""
     document = build()
     for path, operations in document["paths"].items():
-        if path.startswith(OPENAI):
+        if path.startswith((OPENAI, OLLAMA)):
             for operation in operations.values():
                 operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):

@@ -1,4 +1,4 @@
-"""Server-sent events: a job's answer as a stream."""
+"""A job's answer as a stream, by default of server-sent events."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from service.generation.output_queue import Chunk
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
+KEEP_ALIVE = 15.0  # seconds without an event after which the connection is kept alive
 
 
 class StreamFormat(Protocol):
@@ -44,18 +44,19 @@ class EventStream(Response):
     network.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, job: Job, stream_format: StreamFormat) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"})
+    def __init__(
+        self, job: Job, stream_format: StreamFormat, *, media_type: str = "text/event-stream", keep_alive: bytes = COMMENT
+    ) -> None:
+        """keep_alive: is sent when there has been nothing else for a while, and means nothing to the client."""
+        super().__init__(headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}, media_type=media_type)
         del self.headers["content-length"]
-        self._job, self._format = job, stream_format
+        self._job, self._format, self._keep_alive = job, stream_format, keep_alive
         job.sent = 0
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         with self._job:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            self._last = asyncio.get_running_loop().time()  # of an event or a comment
+            self._last = asyncio.get_running_loop().time()  # of an event
             self._check_silence()
             try:
                 with suppress(ClientDisconnected):
@@ -79,7 +80,7 @@ class EventStream(Response):
             async with aclosing(job.stream()) as chunks:
                 async for i, chunk, ended in chunks:
                     if not chunk.characters and not ended:
-                        yield COMMENT
+                        yield self._keep_alive
                     elif body := stream_format.chunk(i, chunk, ended=ended):
                         yield body
                         job.sent = (job.sent or 0) + len(chunk.characters)

@@ -87,6 +87,7 @@ class Generation:
     first_token_at: float | None = field(init=False, default=None)
     finished_at: float | None = field(init=False, default=None)
     last_delivery_at: float | None = field(init=False, default=None)  # of characters to the output
+    stopped_by: Sequence[int] = field(init=False, default=())  # the stop string that ended it
 
     def __post_init__(self) -> None:
         # Counter-based: the i-th character always consumes the i-th number, so the text does not depend on how work is batched.
@@ -178,6 +179,7 @@ class Generation:
         if found is not None:
             upto, length = found
             end, reason = len(self._held.characters) + upto - length, "stop"
+            self.stopped_by = pending.characters[end : end + length]
         elif reason:
             end = len(pending.characters)
         else:

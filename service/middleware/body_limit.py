@@ -17,7 +17,7 @@ ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
 async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     """Responds before the body is read. The connection is closed, or the server would read the whole body."""
-    response = error.response()
+    response = error.response(scope)
     if _has_body(scope):
         response.headers["connection"] = "close"
     await response(scope, receive, send)
@@ -68,7 +68,7 @@ class BodyLimit:
         try:
             incoming = Incoming(Headers(scope=scope).get("content-encoding", ""), _declared(scope), self._limit)
         except ApiError as refused:
-            await refused.response()(scope, receive, closing_send)
+            await refused.response(scope)(scope, receive, closing_send)
         else:
             await self._app(scope, limited_receive, closing_send)
 

@@ -48,7 +48,7 @@ class RequestLog:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if status:  # the response has started, and the server has to cut it
                 raise
-            await to_api_error(error).response()(scope, receive, noting_send)
+            await to_api_error(error).response(scope)(scope, receive, noting_send)
         finally:
             if status == DISCONNECTED and _timed_out(scope):
                 status = TIMED_OUT

@@ -1,29 +1,48 @@
-"""/v1/models: the served models as OpenAI lists them."""
+"""/v1/models: the served models as OpenAI lists them, or as Anthropic does for its clients."""
 
 from datetime import datetime
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 
+from service.api.anthropic.models import AnthropicModel, AnthropicModels
+from service.api.body_route import json_response
 from service.api.dependencies import CurrentRegistry
-from service.api.errors import error_responses
+from service.api.errors import error_responses, is_anthropics, request_id_header
 from service.api.openai.answers import ServedModel, ServedModels
 from service.registry import Model
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 
-@router.get("/models", responses=error_responses(503))
-async def models(registry: CurrentRegistry) -> ServedModels:
-    """The models that are served."""
-    return ServedModels(data=[_served(model) for model in registry.models])
+@router.get("/models", response_model=ServedModels, responses=error_responses(503))
+async def models(request: Request, registry: CurrentRegistry) -> Response:
+    """The models that are served. With the header `anthropic-version`, in Anthropic's format."""
+    if is_anthropics(request.scope):
+        found = [_anthropics(request, model) for model in registry.models]
+        answer = json_response(AnthropicModels(data=found, first_id=found[0].id, last_id=found[-1].id))
+        answer.headers.update(request_id_header())
+        return answer
+    return json_response(ServedModels(data=[_served(model) for model in registry.models]))
 
 
-@router.get("/models/{name}", responses=error_responses(400, 404, 503))
-async def model(name: str, registry: CurrentRegistry) -> ServedModel:
-    """One served model."""
-    return _served(registry.get(name))
+@router.get("/models/{name}", response_model=ServedModel, responses=error_responses(400, 404, 503))
+async def model(name: str, request: Request, registry: CurrentRegistry) -> Response:
+    """One served model. With the header `anthropic-version`, in Anthropic's format."""
+    found = registry.get(name)
+    return json_response(_anthropics(request, found) if is_anthropics(request.scope) else _served(found))
 
 
 def _served(model: Model) -> ServedModel:
     name, created = model.config.name, datetime.fromisoformat(model.config.created)
     return ServedModel(id=name, root=name, created=int(created.timestamp()))
+
+
+def _anthropics(request: Request, model: Model) -> AnthropicModel:
+    name, settings = model.config.name, request.app.state.settings
+    return AnthropicModel(
+        id=name,
+        display_name=name,
+        created_at=model.config.created,
+        max_input_tokens=settings.max_start_string,
+        max_tokens=settings.max_num_generate,
+    )

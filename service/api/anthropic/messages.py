@@ -1,0 +1,57 @@
+"""/v1/messages: writes what the assistant says next, or the calls of tools that it makes, as Anthropic does."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.accept import CompletionParams, accept_chat, count_chat
+from service.api.anthropic.answer import STREAM, Answer, MessageResponse, MessageStream, TokenCount
+from service.api.anthropic.requests import CountRequest, MessageRequest
+from service.api.body import JsonBody
+from service.api.body_route import JSON_TYPE, BodyRoute
+from service.api.errors import AnthropicErrorBody, error_responses, request_id_header
+from service.api.events import stream_content
+from service.api.fields import SamplingFields
+from service.api.sse import EventStream
+
+router = APIRouter(
+    prefix="/v1/messages",
+    tags=["anthropic"],
+    route_class=BodyRoute,
+    responses=error_responses(401, 421, 429, 500, body=AnthropicErrorBody),
+)
+
+ERRORS = error_responses(400, 404, 413, 415, 503, body=AnthropicErrorBody)
+
+
+@router.post("", response_model=MessageResponse, responses={200: {"content": stream_content(STREAM)}, **ERRORS})
+async def create(request: Request, body: JsonBody[MessageRequest]) -> Response:
+    """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
+    params = CompletionParams(
+        model=body.model,
+        prompts=[],
+        max_tokens=body.max_tokens,
+        sampling=body,
+        stop=body.stop_sequences,
+        seed=body.seed,
+        pace=body.pace,
+        on_unknown=body.on_unknown,
+    )
+    job = (await accept_chat(request, body.conversation, params)).submit()
+    answer = Answer(job, body.stop_sequences)
+    if body.stream:
+        stream = EventStream(job, MessageStream(answer))
+        stream.headers.update(request_id_header())
+        return stream
+    with job:
+        (chunk,) = await job.collect()
+        return _json(answer.whole(job.vocabulary.decode(chunk.characters)))
+
+
+@router.post("/count_tokens", response_model=TokenCount, responses=ERRORS)
+async def count_tokens(request: Request, body: JsonBody[CountRequest]) -> Response:
+    """Counts the characters that the model would read."""
+    params = CompletionParams(model=body.model, prompts=[], max_tokens=0, sampling=SamplingFields(), on_unknown=body.on_unknown)
+    return _json(TokenCount(input_tokens=count_chat(request, body.conversation, params)).model_dump_json())
+
+
+def _json(content: str) -> Response:
+    return Response(content, media_type=JSON_TYPE, headers=request_id_header())

@@ -1,0 +1,74 @@
+"""Texts as vectors. The vector of a text is the network's state after its last character, with length 1."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+
+from service.api.errors import ApiError
+from service.api.fields import OnUnknown
+from service.api.job import Job
+from service.api.validation import read_prompt
+from service.generation.backend import STATES, State
+from service.generation.request import Generation, Prompt
+from service.generation.sampling import Sampling
+from service.registry import Model
+
+AFTER_TEXT = 0  # any id: the state of a prompt is that before its last character
+
+
+async def embed_texts(
+    request: Request,
+    model: Model,
+    given: Sequence[str | list[int]],
+    *,
+    dimensions: int | None = None,
+    on_unknown: OnUnknown | None = None,
+    field: str = "input",
+) -> tuple[list[NDArray[np.float32]], Job]:
+    """(The vector of each text or list of tokens, the job that read them). dimensions: of the vectors, if they are cut.
+
+    field: errors name it. Raises ApiError, QueueFull, EngineStopped or ClientDisconnected.
+    """
+    _check(model, len(given), dimensions, field)
+    texts = [read_prompt(one, on_unknown, field, model, request.app.state.settings) for one in given]
+    prompts = [Prompt(np.append(ids, np.int32(AFTER_TEXT)), shared=True) for _, ids in texts]
+    generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
+    with Job(request, model, [(text, one) for (text, _), one in zip(texts, generations, strict=True)]).submit() as job:
+        await job.collect()
+    return [_embedding(model, prompt, dimensions) for prompt in prompts], job
+
+
+def num_read(job: Job) -> int:
+    """Characters of all the texts."""
+    return sum(len(completion.generation.prompt.ids) - 1 for completion in job.completions)
+
+
+def _check(model: Model, count: int, dimensions: int | None, field: str) -> None:
+    """Raises ApiError for too many texts or dimensions."""
+    if count > model.engine.capacity:
+        message = f"{field}: {count:,} texts exceed this server's limit of {model.engine.capacity:,}"
+        raise ApiError(422, "too_many", message, param=field)
+    if dimensions is not None and dimensions > model.config.units:
+        message = f"dimensions: this model has {model.config.units:,}"
+        raise ApiError(422, "invalid_value", message, param="dimensions")
+
+
+def _embedding(model: Model, prompt: Prompt, dimensions: int | None) -> NDArray[np.float32]:
+    """The first components of the last layer's state after a prompt that has been read, scaled to length 1: [dimensions]."""
+    assert prompt.state is not None, "a shared prompt keeps its state"  # noqa: S101
+    return _scaled_to_1(_hidden(model, prompt.state)[:dimensions])
+
+
+def _hidden(model: Model, state: State) -> NDArray[np.float32]:
+    """h of the last layer: [units]. An LSTM keeps c after it."""
+    hidden: NDArray[np.float32] = state[-STATES[model.config.cell]]
+    return hidden
+
+
+def _scaled_to_1(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The vector divided by its length. The sum is exact, and so the same on every machine."""
+    length = math.sqrt(math.fsum((values.astype(np.float64) ** 2).tolist()))
+    return values if length == 0 else (values.astype(np.float64) / length).astype(np.float32)
