@@ -471,7 +471,7 @@ def test_openais_operations_are_found_or_their_place_is_told(client: httpx.Clien
         response = client.post(path, json={})
         assert response.status_code == 404
         assert "/v1" in response.json()["error"]["message"]
-    for path in ("/v1/images/generations", "/v1/responses/resp_a", "/v1/messages", "/v1/files/f"):
+    for path in ("/v1/images/generations", "/v1/responses/resp_a", "/v1/files/f"):
         assert error(client.post(path, json={})) == (400, "unsupported_endpoint", None)
     assert client.get("/v1/nothing").status_code == 404
 
