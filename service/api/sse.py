@@ -81,9 +81,10 @@ class EventStream(Response):
                 async for i, chunk, ended in chunks:
                     if not chunk.characters and not ended:
                         yield self._keep_alive
-                    elif body := stream_format.chunk(i, chunk, ended=ended):
+                        continue
+                    if body := stream_format.chunk(i, chunk, ended=ended):
                         yield body
-                        job.sent = (job.sent or 0) + len(chunk.characters)
+                    job.sent = (job.sent or 0) + len(chunk.characters)
             if closing := stream_format.closing():
                 yield closing
         except Exception as error:

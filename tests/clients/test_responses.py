@@ -1,4 +1,4 @@
-"""Clients that speak to /v1/responses by default: OpenAI's Agents SDK, and LiteLLM's bridges from other protocols."""
+"""Clients of /v1/responses: OpenAI's Agents SDK by default, Pydantic AI, and LiteLLM's bridges from other protocols."""
 
 import asyncio
 import json
@@ -8,6 +8,10 @@ import litellm
 from agents import Agent, ModelSettings, Runner, function_tool, set_default_openai_client
 from openai import AsyncOpenAI
 from pydantic import BaseModel
+from pydantic_ai import Agent as PydanticAgent
+from pydantic_ai import NativeOutput
+from pydantic_ai.models.openai import OpenAIResponsesModel
+from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.clients.processes import Server
 from tests.clients.texts import KEY, LENGTH, MESSAGES, QUESTION, SEED, reply
@@ -52,6 +56,26 @@ def test_an_agents_loop_ends_twice_with_the_same_bytes(server: Server) -> None:
 
 def test_an_agents_answer_has_its_type(server: Server) -> None:
     assert isinstance(Runner.run_sync(agent(server, output_type=Verdict), QUESTION).final_output, Verdict)
+
+
+def test_pydantic_ai_ends_a_loop_and_returns_a_type(server: Server) -> None:
+    provider = OpenAIProvider(base_url=server.v1, api_key=KEY)
+    settings: Any = {"extra_headers": CALL, "temperature": 0}
+    pydantic_agent = PydanticAgent(OpenAIResponsesModel(server.model, provider=provider), model_settings=settings)
+
+    @pydantic_agent.tool_plain
+    def town(name: str) -> str:
+        """Where a town is."""
+        return f"{name} is in the north."
+
+    run = pydantic_agent.run_sync(QUESTION)
+    assert [type(part).__name__ for message in run.new_messages() for part in message.parts] == [
+        "UserPromptPart",
+        "ToolCallPart",
+        "ToolReturnPart",
+        "TextPart",
+    ]
+    assert isinstance(pydantic_agent.run_sync(QUESTION, output_type=NativeOutput(Verdict)).output, Verdict)
 
 
 def options(server: Server) -> dict[str, Any]:

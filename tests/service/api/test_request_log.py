@@ -62,6 +62,14 @@ def test_a_generation_is_one_line_with_counts_times_and_reason(client: httpx.Cli
         assert line["seconds"] > line["first_seconds"] > 0
 
 
+def test_the_name_of_a_called_tool_counts_as_sent_though_it_is_sent_later(client: httpx.Client, lines: Lines) -> None:
+    tool = {"type": "function", "function": {"name": "hour"}}
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [tool], "tool_choice": "required", "stream": True}
+    client.post("/v1/chat/completions", json={**body, "pace": 50})  # so that no event has the whole name
+    (line,) = lines(1)
+    assert line["sent_characters"] == line["generated_characters"] == len("hour {}")
+
+
 def test_prompts_are_logged_when_that_is_asked_for(tmp_path: Path, publish: Publish, lines: Lines) -> None:
     publish()
     with serving(Settings(models_dir=tmp_path, log_prompts=True)) as (_, client):

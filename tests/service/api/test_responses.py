@@ -143,6 +143,10 @@ def test_the_text_is_that_of_a_chat(peer: OpenAI, given: Any, messages: Any) -> 
     assert answer.model == "other"
     assert answer.usage is not None
     assert chat.usage is not None
+    assert (
+        peer.responses.input_tokens.count(model="other", instructions="A castle.", input=given).input_tokens
+        == answer.usage.input_tokens
+    )
     assert (answer.usage.input_tokens, answer.usage.output_tokens) == (chat.usage.prompt_tokens, chat.usage.completion_tokens)
 
 
@@ -461,8 +465,13 @@ def test_errors_are_the_clients_own_and_say_what_to_do(peer: OpenAI) -> None:
         peer.responses.create(input="Hi", previous_response_id="resp_a", **TINY)
     with pytest.raises(openai.BadRequestError, match="web_search is not supported; send function"):
         peer.responses.create(input="Hi", tools=[{"type": "web_search"}], stream=True, **TINY)
+    said: Any = [{"type": "item_reference", "id": "msg_a"}]
+    with pytest.raises(openai.BadRequestError, match="store set to false"):
+        peer.responses.create(input=said, **TINY)
     with pytest.raises(openai.NotFoundError, match="no model 'absent'"):
         peer.responses.create(input="Hi", model="absent")
+    with pytest.raises(openai.NotFoundError, match="no model 'absent'"):
+        peer.responses.input_tokens.count(input="Hi", model="absent")
     with pytest.raises(openai.BadRequestError, match="X-Folio-Tools"):
         peer.responses.create(input="Hi", tools=[HOUR], extra_headers={"X-Folio-Tools": "call absent"}, **TINY)
 

@@ -1,4 +1,4 @@
-"""The answer of /v1/responses."""
+"""The answers of /v1/responses and of the operation that counts its input."""
 
 from typing import Any, Literal
 
@@ -104,3 +104,8 @@ class ResponsesAnswer(EchoedFields):
     store: Literal[False] = False
     system_fingerprint: Fingerprint
     usage: ResponseUsage | None = None
+
+
+class InputTokens(BaseModel):
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int

@@ -86,7 +86,9 @@ def _kind(item: Any) -> str:
 
 def _reject_reference(item: Any) -> Any:
     if isinstance(item, Mapping) and (item.get("type") == "item_reference" or (item.keys() <= {"id", "type"} and "id" in item)):
-        raise PydanticCustomError("unsupported_value", "this server stores no items; send the whole item")
+        raise PydanticCustomError(
+            "unsupported_value", "this server stores no items; send whole items, as clients do with store set to false"
+        )
     return item
 
 

@@ -1,13 +1,13 @@
-"""POST /v1/responses: writes what the assistant says next, or the calls of tools that it makes. Nothing is stored."""
+"""/v1/responses: writes what the assistant says next, or the calls of tools that it makes. Nothing is stored."""
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.accept import CompletionParams, accept_chat
+from service.api.accept import CompletionParams, accept_chat, count_chat
 from service.api.body import JsonBody
 from service.api.body_route import BodyRoute, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
-from service.api.openai.responses.answer import ResponsesAnswer
+from service.api.openai.responses.answer import InputTokens, ResponsesAnswer
 from service.api.openai.responses.request import ResponsesRequest
 from service.api.openai.responses.stream import ResponsesStream
 from service.api.sse import EventStream
@@ -25,7 +25,24 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 )
 async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Response:
     """Writes what the assistant says next, as /v1/chat/completions does. Nothing is stored."""
-    params = CompletionParams(
+    job = (await accept_chat(request, body.as_conversation(), _params(body))).submit()
+    answer = ResponsesStream(job, body.echoed)
+    if body.stream:
+        return EventStream(job, answer)
+    with job:
+        (chunk,) = await job.collect()
+        answer.chunk(0, chunk, ended=True)
+        return json_response(answer.answer)
+
+
+@router.post("/responses/input_tokens", response_model=InputTokens, responses=error_responses(400, 404, 413, 415, 503))
+async def count_input(request: Request, body: JsonBody[ResponsesRequest]) -> Response:
+    """Counts the characters that the model would read."""
+    return json_response(InputTokens(input_tokens=count_chat(request, body.as_conversation(), _params(body))))
+
+
+def _params(body: ResponsesRequest) -> CompletionParams:
+    return CompletionParams(
         model=body.model,
         prompts=[],
         max_tokens=body.max_output_tokens or 0,
@@ -38,11 +55,3 @@ async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Respons
         prompt_field="input",
         max_tokens_field="max_output_tokens",
     )
-    job = (await accept_chat(request, body.as_conversation(), params)).submit()
-    answer = ResponsesStream(job, body.echoed)
-    if body.stream:
-        return EventStream(job, answer)
-    with job:
-        (chunk,) = await job.collect()
-        answer.chunk(0, chunk, ended=True)
-        return json_response(answer.answer)
