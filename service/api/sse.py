@@ -74,6 +74,7 @@ class EventStream(Response):
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         job, stream_format = self._job, self._format
+        unsent = 0  # characters that the format has not written yet
         try:
             if opening := stream_format.opening():
                 yield opening
@@ -81,9 +82,11 @@ class EventStream(Response):
                 async for i, chunk, ended in chunks:
                     if not chunk.characters and not ended:
                         yield self._keep_alive
-                    elif body := stream_format.chunk(i, chunk, ended=ended):
+                        continue
+                    unsent += len(chunk.characters)
+                    if body := stream_format.chunk(i, chunk, ended=ended):
                         yield body
-                        job.sent = (job.sent or 0) + len(chunk.characters)
+                        job.sent, unsent = (job.sent or 0) + unsent, 0
             if closing := stream_format.closing():
                 yield closing
         except Exception as error:

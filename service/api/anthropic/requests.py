@@ -195,6 +195,8 @@ class PromptFields(RequestBody):
     output_format: JsonFormat | None = Field(None, description="Former name of output_config.format.")
     on_unknown: OnUnknown = "skip"
     betas: Unused = None
+    billing_policy: Unused = None
+    compaction: Unused = None
     container: Unsupported = None
     mcp_servers: Annotated[Any, Only([])] = None
     cache_control: Unused = None
@@ -260,7 +262,10 @@ class MessageRequest(PromptFields, SamplingFields):
     stream: bool = False
     seed: Seed = None
     pace: Pace | None = None
+    thread: dict[str, Any] | None = Field(None, description="Not supported. Anthropic's client then sends all messages.")
     diagnostics: Unused = None
+    fallback_credit_token: Unused = None
+    fallbacks: Unused = None
     inference_geo: Unused = None
     metadata: Unused = None
     service_tier: Unused = None

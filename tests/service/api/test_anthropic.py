@@ -281,6 +281,8 @@ def test_other_errors_have_anthropics_types(client: httpx.Client) -> None:
     batches = client.post("/v1/messages/batches", json={})
     assert batches.status_code >= 400
     assert "/v1/messages/batches" in batches.json()["error"]["message"]
+    threaded = post(client, thread={"type": "create"})
+    assert (threaded.status_code, threaded.json()["error"]["details"]) == (400, {"error_code": "thread_unsupported_request"})
     assert "without it" in client.post("/v1/v1/messages", json={}).json()["error"]["message"]
 
 
