@@ -9,7 +9,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -69,6 +69,7 @@ ANTHROPICS_TYPES = {  # by status
     504: "timeout_error",
     529: "overloaded_error",
 }
+NO_THREADS = "thread_unsupported_request"  # Anthropic's client then sends all messages
 WITHOUT_V1 = re.compile(r"/(chat/completions|completions|embeddings|responses|messages)")
 
 
@@ -86,6 +87,7 @@ class ErrorBody(BaseModel):
 class AnthropicErrorDetail(BaseModel):
     type: str
     message: str
+    details: dict[str, str] | None = Field(None, exclude_if=lambda details: details is None)
 
 
 class AnthropicErrorBody(BaseModel):
@@ -122,9 +124,9 @@ class ApiError(HTTPException):
     @property
     def anthropics_body(self) -> AnthropicErrorBody:
         kind = ANTHROPICS_TYPES.get(self.status_code, "api_error" if self.status_code >= 500 else "invalid_request_error")
-        return AnthropicErrorBody(
-            error=AnthropicErrorDetail(type=kind, message=self._full_message), request_id=correlation_id.get()
-        )
+        details = {"error_code": NO_THREADS} if self.body.error.code == NO_THREADS else None
+        detail = AnthropicErrorDetail(type=kind, message=self._full_message, details=details)
+        return AnthropicErrorBody(error=detail, request_id=correlation_id.get())
 
     @property
     def ollamas_body(self) -> OllamaErrorBody:

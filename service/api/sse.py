@@ -74,6 +74,7 @@ class EventStream(Response):
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         job, stream_format = self._job, self._format
+        unsent = 0  # characters that the format has not written yet
         try:
             if opening := stream_format.opening():
                 yield opening
@@ -82,9 +83,10 @@ class EventStream(Response):
                     if not chunk.characters and not ended:
                         yield self._keep_alive
                         continue
+                    unsent += len(chunk.characters)
                     if body := stream_format.chunk(i, chunk, ended=ended):
                         yield body
-                    job.sent = (job.sent or 0) + len(chunk.characters)
+                        job.sent, unsent = (job.sent or 0) + unsent, 0
             if closing := stream_format.closing():
                 yield closing
         except Exception as error:

@@ -7,7 +7,7 @@ from service.api.anthropic.answer import STREAM, Answer, MessageResponse, Messag
 from service.api.anthropic.requests import CountRequest, MessageRequest
 from service.api.body import JsonBody
 from service.api.body_route import JSON_TYPE, BodyRoute
-from service.api.errors import AnthropicErrorBody, error_responses, request_id_header
+from service.api.errors import NO_THREADS, AnthropicErrorBody, ApiError, error_responses, request_id_header
 from service.api.events import stream_content
 from service.api.fields import SamplingFields
 from service.api.sse import EventStream
@@ -25,6 +25,8 @@ ERRORS = error_responses(400, 404, 413, 415, 503, body=AnthropicErrorBody)
 @router.post("", response_model=MessageResponse, responses={200: {"content": stream_content(STREAM)}, **ERRORS})
 async def create(request: Request, body: JsonBody[MessageRequest]) -> Response:
     """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
+    if body.thread is not None:
+        raise ApiError(400, NO_THREADS, "thread: the server stores no conversations; send all messages", param="thread")
     params = CompletionParams(
         model=body.model,
         prompts=[],

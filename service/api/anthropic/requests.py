@@ -110,7 +110,7 @@ Block = Annotated[
 ]
 
 
-class Message(RequestBody):
+class InputMessage(RequestBody):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
         Annotated[str, Tag("[text]")] | Annotated[list[Block], Tag("[blocks]")], Discriminator(_form), _only(*BLOCKS)
@@ -181,7 +181,7 @@ class PromptFields(RequestBody):
     """What of a request the prompt depends on, and the fields that both operations ignore."""
 
     model: ModelName = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: Words = Field("", description="System prompt: a text, or text blocks.")
     tools: Annotated[list[ToolDefinition], BeforeValidator(_reject_other_tools)] = Field(
         [], max_length=MAX_TOOLS, description="Tools with an input_schema."
@@ -195,6 +195,8 @@ class PromptFields(RequestBody):
     output_format: JsonFormat | None = Field(None, description="Former name of output_config.format.")
     on_unknown: OnUnknown = "skip"
     betas: Unused = None
+    billing_policy: Unused = None
+    compaction: Unused = None
     container: Unsupported = None
     mcp_servers: Annotated[Any, Only([])] = None
     cache_control: Unused = None
@@ -260,7 +262,10 @@ class MessageRequest(PromptFields, SamplingFields):
     stream: bool = False
     seed: Seed = None
     pace: Pace | None = None
+    thread: dict[str, Any] | None = Field(None, description="Not supported. Anthropic's client then sends all messages.")
     diagnostics: Unused = None
+    fallback_credit_token: Unused = None
+    fallbacks: Unused = None
     inference_geo: Unused = None
     metadata: Unused = None
     service_tier: Unused = None

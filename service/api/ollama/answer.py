@@ -45,7 +45,7 @@ class Ended(BaseModel):
     eval_duration: int | None = None
 
 
-class GenerateResponse(Ended):
+class OllamaGenerateResponse(Ended):
     response: str
 
 
@@ -66,7 +66,7 @@ class OllamaMessage(BaseModel):
     tool_calls: list[OllamaCall] | None = None
 
 
-class ChatResponse(Ended):
+class OllamaChatResponse(Ended):
     message: OllamaMessage
 
 

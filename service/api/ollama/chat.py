@@ -8,8 +8,8 @@ from service.api.body_route import JSON_TYPE, AnyTypeRoute
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.job import Job
 from service.api.json_text import to_json
-from service.api.ollama.answer import NDJSON, Answer, ChatResponse, GenerateResponse, stream_content, text_part
-from service.api.ollama.requests import ChatRequest, CommonFields, GenerateRequest
+from service.api.ollama.answer import NDJSON, Answer, OllamaChatResponse, OllamaGenerateResponse, stream_content, text_part
+from service.api.ollama.requests import CommonFields, OllamaChatRequest, OllamaGenerateRequest
 from service.api.sse import EventStream
 from service.registry import Model
 from service.settings import Settings
@@ -24,16 +24,16 @@ router = APIRouter(
 RESPONSES = {200: {"content": stream_content()}, **error_responses(400, 404, 413, 415, 503, body=OllamaErrorBody)}
 
 
-@router.post("/chat", response_model=ChatResponse, responses=RESPONSES)
-async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
+@router.post("/chat", response_model=OllamaChatResponse, responses=RESPONSES)
+async def chat(request: Request, body: JsonBody[OllamaChatRequest]) -> Response:
     """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
     if not body.messages:
         return _loaded(request, body, chats=True)
     return await _answer(body, await accept_chat(request, body.conversation, _params(request, body)), chats=True)
 
 
-@router.post("/generate", response_model=GenerateResponse, responses=RESPONSES)
-async def generate(request: Request, body: JsonBody[GenerateRequest]) -> Response:
+@router.post("/generate", response_model=OllamaGenerateResponse, responses=RESPONSES)
+async def generate(request: Request, body: JsonBody[OllamaGenerateRequest]) -> Response:
     """Answers a prompt, or continues it if it is raw."""
     if not body.prompt:
         return _loaded(request, body, chats=False)

@@ -26,7 +26,7 @@ BYTES = {"int8": 1, "f32": 4}  # of a weight
 TEMPLATE = "{{ if .System }}{{ .System }}{{ end }}{{ if .Tools }}{{ .Tools }}{{ end }}{{ .Prompt }}"  # clients look for .Tools
 
 
-class Details(BaseModel):
+class OllamaDetails(BaseModel):
     parent_model: str = ""
     format: str = "safetensors"
     family: str
@@ -41,7 +41,7 @@ class ListedModel(BaseModel):
     modified_at: str
     size: int
     digest: str
-    details: Details
+    details: OllamaDetails
 
 
 class Tags(BaseModel):
@@ -63,7 +63,7 @@ class ShownModel(BaseModel):
     parameters: str = ""
     template: str = TEMPLATE
     modified_at: str
-    details: Details
+    details: OllamaDetails
     model_info: dict[str, Any]
     capabilities: list[str] = ["completion", "tools"]
 
@@ -124,9 +124,9 @@ def _listed(model: Model) -> dict[str, Any]:
     }
 
 
-def _details(model: Model) -> Details:
+def _details(model: Model) -> OllamaDetails:
     config = model.config
-    return Details(
+    return OllamaDetails(
         family=config.cell,
         families=[config.cell],
         parameter_size=f"{config.parameters / 1e6:.1f}M",

@@ -29,7 +29,7 @@ LATEST = ":latest"  # the tag of every model here
 Name = Annotated[ModelName, AfterValidator(lambda name: name and name.removesuffix(LATEST))]
 
 
-class Options(SamplingFields):
+class OllamaOptions(SamplingFields):
     """Ollama's options. Those that change nothing here are ignored, such as num_ctx."""
 
     model_config = ConfigDict(extra="ignore")
@@ -53,7 +53,7 @@ Format = Annotated[
 
 class CommonFields(RequestBody):
     model: Name = None
-    options: Options = Field(default_factory=Options)
+    options: OllamaOptions = Field(default_factory=OllamaOptions)
     format: Format = Field("", description="The answer is any JSON object (`json`), or JSON under a schema.")
     stream: bool = True
     logprobs: bool = False
@@ -70,14 +70,14 @@ class CommonFields(RequestBody):
         return Constraint("json_schema", self.format) if self.format else None
 
 
-class CalledFunction(RequestBody):
+class OllamaCalledFunction(RequestBody):
     name: str
     arguments: dict[str, Any] = Field({})
     index: Unused = None
 
 
-class MadeCall(RequestBody):
-    function: CalledFunction
+class OllamaMadeCall(RequestBody):
+    function: OllamaCalledFunction
     id: Unused = None
     type: Unused = None
 
@@ -90,10 +90,10 @@ def _reject_images(images: Any) -> None:
 Images = Annotated[None, BeforeValidator(_reject_images), Field(description="Not supported.")]
 
 
-class Message(RequestBody):
+class OllamaInputMessage(RequestBody):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    tool_calls: list[MadeCall] = Field([])
+    tool_calls: list[OllamaMadeCall] = Field([])
     images: Images = None
     thinking: Unused = None
     tool_call_id: Unused = None
@@ -108,12 +108,12 @@ class Message(RequestBody):
         return Turn(self.role, None, "\n".join(filter(None, [self.content, call_turn(calls).words])))
 
 
-class ChatRequest(CommonFields):
+class OllamaChatRequest(CommonFields):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"model": "shakespeare", "messages": [{"role": "user", "content": "Who art thou?"}]}]}
     )
 
-    messages: Annotated[list[Message], Field(max_length=MAX_MESSAGES, fail_fast=True)] = Field(
+    messages: Annotated[list[OllamaInputMessage], Field(max_length=MAX_MESSAGES, fail_fast=True)] = Field(
         [], description="Without messages the answer says that the model is loaded."
     )
     tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
@@ -129,7 +129,7 @@ class ChatRequest(CommonFields):
         )
 
 
-class GenerateRequest(CommonFields):
+class OllamaGenerateRequest(CommonFields):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "prompt": "Who art thou?"}]})
 
     prompt: str = Field("", description="Without a prompt the answer says that the model is loaded.")

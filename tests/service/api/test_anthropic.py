@@ -281,6 +281,8 @@ def test_other_errors_have_anthropics_types(client: httpx.Client) -> None:
     batches = client.post("/v1/messages/batches", json={})
     assert batches.status_code >= 400
     assert "/v1/messages/batches" in batches.json()["error"]["message"]
+    threaded = post(client, thread={"type": "create"})
+    assert (threaded.status_code, threaded.json()["error"]["details"]) == (400, {"error_code": "thread_unsupported_request"})
     assert "without it" in client.post("/v1/v1/messages", json={}).json()["error"]["message"]
 
 
@@ -324,7 +326,8 @@ def test_errors_of_middlewares_have_the_same_format(guarded: httpx.Client) -> No
 def test_a_full_queue_and_a_server_that_is_not_ready(client: httpx.Client, engine: Any, tmp_path: Path) -> None:
     body = {"model": "tiny", "prompt": "a", "max_tokens": ENDLESS["num_generate"] // 12, "n": 12, "stream": True}
     with client.stream("POST", "/v1/completions", json=body) as stream:  # 4 slots, 8 places in the queue
-        next(stream.iter_lines())
+        assert stream.status_code == 200
+        wait_until(lambda: (engine.running, engine.waiting) == (4, 8))
         full = post(client)
         assert full.status_code == 429
         error(full, "rate_limit_error")

@@ -106,6 +106,11 @@ def test_a_null_optional_field_counts_as_absent(client: httpx.Client) -> None:
         ("/vectorize", "VectorizeRequest", {"text": "ab"}),
         ("/v1/completions", "CompletionRequest", {"prompt": "a"}),
         ("/v1/chat/completions", "ChatRequest", {"messages": [USER]}),
+        ("/v1/messages", "MessageRequest", {"messages": [USER], "max_tokens": 5}),
+        ("/v1/messages/count_tokens", "CountRequest", {"messages": [USER]}),
+        ("/api/chat", "OllamaChatRequest", {"messages": [USER]}),
+        ("/api/generate", "OllamaGenerateRequest", {"prompt": "a"}),
+        ("/api/embed", "EmbedRequest", {"input": "a"}),
     ):
         nulls = dict.fromkeys(schemas[name]["properties"].keys() - needed.keys())
         assert len(nulls) >= 1

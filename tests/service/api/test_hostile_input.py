@@ -48,10 +48,14 @@ def test_every_operation_answers_as_its_document_says(case: Any, client: httpx.C
 
 def shorten(fields: dict[str, Any]) -> None:
     """What is fuzzed is the interface, not how long a generation takes."""
-    for name in ("num_generate", "max_tokens", "max_completion_tokens"):
+    for name in ("num_generate", "max_tokens", "max_completion_tokens", "num_predict"):
         if name in fields and str(fields[name]).isdecimal():
             fields[name] = type(fields[name])(min(int(fields[name]), 50))
     fields.pop("pace", None)
+    if isinstance(options := fields.get("options"), dict):
+        if options.get("num_predict") in (-1, -2):  # as many as the server allows
+            del options["num_predict"]
+        shorten(options)
 
 
 TEXT = st.one_of(

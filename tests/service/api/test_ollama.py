@@ -263,7 +263,8 @@ def test_other_errors_have_the_same_format(client: httpx.Client, engine: Any) ->
     assert client.get("/api/chat").status_code == 405
     body = {"model": "tiny", "prompt": "a", "max_tokens": ENDLESS["num_generate"] // 12, "n": 12, "stream": True}
     with client.stream("POST", "/v1/completions", json=body) as stream:  # 4 slots, 8 places in the queue
-        next(stream.iter_lines())
+        assert stream.status_code == 200
+        wait_until(lambda: (engine.running, engine.waiting) == (4, 8))
         full = client.post("/api/chat", json={"model": "tiny", "messages": ASKED})
         assert (full.status_code, "queue" in error(full)) == (429, True)
         assert int(full.headers["retry-after"]) > 0
