@@ -68,7 +68,8 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 test: setup lint types ## lint, types, tests
 	$(PYTEST)
 
-clients: setup .venv-clients/ready .venv-clients-openai-2/ready ## other people's clients and agent frameworks, against a real server
+NODE := tests/clients/node
+clients: setup .venv-clients/ready .venv-clients-openai-2/ready $(NODE)/node_modules/ready ## other people's clients and agent frameworks, against a real server
 	.venv-clients/bin/pytest tests/clients --ignore tests/clients/openai_2
 	.venv-clients-openai-2/bin/pytest tests/clients/openai_2
 
@@ -77,6 +78,9 @@ clients: setup .venv-clients/ready .venv-clients-openai-2/ready ## other people'
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-$*
 	$(BIN)/uv pip sync --quiet --require-hashes --python .venv-$*/bin/python $<
 	@touch $@
+
+$(NODE)/node_modules/ready: $(NODE)/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --prefix $(NODE) --silent --no-audit --no-fund && touch $@; fi
 
 fast: setup lint types ## lint, types, and the tests that start no processes, train nothing and drive no browser
 	$(PYTEST) -m "not slow"
@@ -114,4 +118,4 @@ lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for
 	$(LOCK) --group clients-openai-2 -o requirements/clients-openai-2.txt
 
 clean: ## remove what make made
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*
+	rm -rf .venv .venv-* $(NODE)/node_modules .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*

@@ -7,6 +7,7 @@ import pytest
 
 from tests.clients.processes import Server
 from tests.clients.texts import KEY, LENGTH, MESSAGES, SEED, continuation, embedding, reply
+from tests.clients.tools import Weather
 
 
 def options(server: Server) -> dict[str, Any]:
@@ -33,3 +34,14 @@ def test_an_unknown_model_is_a_not_found_error(server: Server) -> None:
 def test_an_embedding_is_that_of_the_service(server: Server) -> None:
     found = litellm.embedding(model=f"openai/{server.model}", input=["To be"], api_base=server.v1, api_key=KEY)
     assert found.data[0]["embedding"] == embedding(server, "To be")
+
+
+def test_structured_output_and_calls_are_what_the_schema_says(server: Server) -> None:
+    answer = litellm.completion(
+        model=f"openai/{server.model}", messages=MESSAGES, response_format=Weather, api_base=server.v1, api_key=KEY, seed=SEED
+    )
+    Weather.model_validate_json(answer.choices[0].message.content)
+    tool = {"type": "function", "function": {"name": "forecast", "parameters": Weather.model_json_schema()}}
+    given = {"tools": [tool], "tool_choice": "required", "api_base": server.v1, "api_key": KEY, "seed": SEED}
+    (call,) = litellm.completion(model=f"openai/{server.model}", messages=MESSAGES, **given).choices[0].message.tool_calls
+    Weather.model_validate_json(call.function.arguments)

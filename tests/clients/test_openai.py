@@ -2,12 +2,15 @@
 
 import asyncio
 import math
+from typing import Any
 
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
 
 from tests.clients.processes import Server
+from tests.clients.texts import MESSAGES, SEED
+from tests.clients.tools import CALL, Weather
 
 KEY = "none"
 
@@ -88,3 +91,34 @@ def test_embeddings_are_vectors_of_length_1_in_either_encoding(client: OpenAI, a
     shorter = asyncio.run(one())
     ratio = shorter[0] / packed.data[0].embedding[0]
     assert shorter == pytest.approx([ratio * value for value in packed.data[0].embedding[:8]])
+
+
+def test_parse_returns_what_the_schema_says(client: OpenAI) -> None:
+    def parsed() -> Weather | None:
+        return (
+            client.chat.completions.parse(model="shakespeare", messages=MESSAGES, response_format=Weather, seed=SEED)
+            .choices[0]
+            .message.parsed
+        )
+
+    found = parsed()
+    assert isinstance(found, Weather)
+    assert parsed() == found
+    with client.chat.completions.stream(model="shakespeare", messages=MESSAGES, response_format=Weather, seed=SEED) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == found
+
+
+def test_a_tool_is_called_streamed_or_not_and_its_result_answered(client: OpenAI) -> None:
+    tools: Any = [pydantic_function_tool(Weather, name="forecast")]
+    given: Any = {"model": "shakespeare", "messages": MESSAGES, "tools": tools, "seed": SEED, "extra_headers": CALL}
+    message = client.chat.completions.parse(**given).choices[0].message
+    (call,) = message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Weather)
+    with client.chat.completions.stream(**given) as stream:
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or []
+    assert (streamed.id, streamed.function) == (call.id, call.function)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
+    given["messages"] = [*MESSAGES, message, result]
+    answer = client.chat.completions.create(**given).choices[0]
+    assert answer.finish_reason == "stop"
+    assert answer.message.content

@@ -1,4 +1,4 @@
-"""The tool and the schema that frameworks are given. With the header CALL the server answers a user with a call, then with a text."""
+"""The tool and the schema that frameworks are given. With the header CALL a user's message is answered with a call."""
 
 from typing import Literal
 

@@ -40,6 +40,7 @@ Content = Annotated[
 class CalledFunction(RequestBody):
     name: str
     arguments: str
+    parsed_arguments: Unused = None  # added by OpenAI's client
 
 
 class MadeCall(RequestBody):
@@ -60,6 +61,7 @@ class Message(RequestBody):
     audio: Unsupported = None
     refusal: Unused = None
     reasoning_content: Unused = None
+    parsed: Unused = None  # added by OpenAI's client
 
     @property
     def turn(self) -> Turn:
