@@ -13,7 +13,7 @@ from service.generation.constraints.place import Place
 from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 
-MAX_BRANCHES = 600
+MAX_BRANCHES = 400
 
 
 class Branches:
@@ -29,6 +29,7 @@ class Branches:
         self.recursion = recursion
         self.possible = possible
         self.validity = Validity(document, formats=False)
+        self._loose: dict[int, tuple[Schema, list[Flat]]] = {}  # by identity of the schema, which is kept, so that no other has it
 
     def of(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
         """The flat schemas. `opened`: references followed on the way here from the same value."""
@@ -52,7 +53,9 @@ class Branches:
         if "if" in schema:
             found = self._conditional(found, schema, place, opened)
         found = self._dependent(found, schema, place, opened)
-        if "not" in schema:
+        if isinstance(denied := schema.get("not"), dict) and denied.keys() == {"not"}:
+            found = self._both(found, self.of(denied["not"], place, opened))
+        elif "not" in schema:
             found = self._excluded(found, schema["not"], place.named("not"), place)
         if "unevaluatedProperties" in schema:
             found = [closed(one, schema["unevaluatedProperties"]) for one in found]
@@ -151,6 +154,7 @@ class Branches:
         for other in others:
             following: list[Flat] = []
             for each in kept:
+                self.document.spend(place.path)
                 if apart(each, other, lambda part: self.loosely(part, place)):
                     following.append(each)
                     continue
@@ -161,6 +165,14 @@ class Branches:
 
     def loosely(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
         """Flat schemas that together hold every value of the schema, and maybe others."""
+        if not opened and id(schema) in self._loose:
+            return self._loose[id(schema)][1]
+        found = self._loosely(schema, place, opened)
+        if not opened:
+            self._loose[id(schema)] = schema, found
+        return found
+
+    def _loosely(self, schema: Schema, place: Place, opened: tuple[str, ...]) -> list[Flat]:
         self.document.spend(place.path)
         keywords.check(schema, place.path)
         if isinstance(schema, bool):

@@ -29,8 +29,10 @@ def apart(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
             return True
     if kinds != {"object"} or nesting > 2:
         return False
-    names = {name for part in left.objects + right.objects for name in part.get("required", [])}
-    return any(apart_at(name, left, right, flatten, nesting) for name in sorted(names))
+    names = sorted(left.required | right.required)
+    if any(name in left.tags and name in right.tags and not left.tags[name] & right.tags[name] for name in names):
+        return True
+    return any(apart_at(name, left, right, flatten, nesting) for name in names)
 
 
 def apart_at(name: str, left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 
 from service.generation.constraints.document import Json, at
 from service.generation.constraints.unsupported import UnsupportedConstraint
@@ -34,6 +35,22 @@ class Flat:
     arrays: tuple[Mapping[str, Json], ...] = ()
     unlike: tuple[Json, ...] = ()  # schemas under which the value may not be valid
     references: frozenset[str] = frozenset()  # those followed to get here
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """The names of members that may not be absent."""
+        return frozenset(name for part in self.objects for name in part.get("required", ()))
+
+    @cached_property
+    def tags(self) -> dict[str, frozenset[Hashable]]:
+        """By name of a member: the identities of its only values, for those whose schema lists them."""
+        found = {}
+        for part in self.objects:
+            for name, schema in part.get("properties", {}).items():
+                if isinstance(schema, dict) and ("const" in schema or "enum" in schema):
+                    values = [schema["const"]] if "const" in schema else schema["enum"]
+                    found[name] = frozenset(identity(value) for value in values)
+        return found
 
     def limit(self, keyword: str, default: int) -> int:
         """A count such as minItems."""
