@@ -29,7 +29,7 @@ class Branches:
         self.recursion = recursion
         self.possible = possible
         self.validity = Validity(document, formats=False)
-        self._loose: dict[int, tuple[Schema, list[Flat]]] = {}  # by identity of the schema, which is kept, so that no other has it
+        self._loose: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
 
     def of(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
         """The flat schemas. `opened`: references followed on the way here from the same value."""

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from service.generation.constraints.document import Json, Schema
 from service.generation.constraints.flat import TYPES, Flat, common_types
-from service.generation.constraints.values import identity, is_number
+from service.generation.constraints.values import exact, identity, is_number
 
 Flatten = Callable[[Schema], list[Flat]]
 
@@ -114,7 +114,7 @@ def number_options(one: Flat, other: Flat, schema: Schema) -> Iterator[Flat]:
     ):
         if keyword in other.limits:
             yield from limited(one, opposite, other.limits[keyword])
-    known = [Fraction(value) for value in other.values or () if is_number(value)]
+    known = [exact(value) for value in other.values or () if is_number(value)]
     if other.values is not None:
         yield from limited(one, "minimum", max(known, default=Fraction(-1)) + 1)
         yield from limited(one, "maximum", min(known, default=Fraction(1)) - 1)

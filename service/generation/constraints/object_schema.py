@@ -132,14 +132,21 @@ class Objects:
         wanted = min(max(needed, self.bounds.members), room)
         members: list[Member] = []
         known = {name for part in flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
+        inside = place.inside("additionalProperties", flat.references)
+        hopeless = set()  # schemas, by their ids, for which there is no pattern
         for name in self._candidates(flat, place):
             if len(members) >= wanted:
                 break
-            if name not in known and self._allowed(flat, name):
-                known.add(name)
-                inside = place.inside("additionalProperties", flat.references)
-                value = self.attempt(together(self._schemas(flat, name)), inside)
-                members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
+            schemas = self._schemas(flat, name)
+            ids = tuple(map(id, schemas))
+            if name in known or ids in hopeless or not self._allowed(flat, name):
+                continue
+            known.add(name)
+            value = self.attempt(together(schemas), inside)
+            if value is None:
+                hopeless.add(ids)
+            else:
+                members.append(Member(f"{json_literal(name)}:{value}", False))
         return members
 
     def _candidates(self, flat: Flat, place: Place) -> Iterator[str]:
