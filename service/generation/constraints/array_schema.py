@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from service.generation.constraints.bounds import Bounds
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Schema, at
-from service.generation.constraints.flat import Flat
+from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import FAR
 from service.generation.constraints.object_schema import together
 from service.generation.constraints.place import Place
@@ -103,7 +103,7 @@ class Arrays:
 
 def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
     """Ways to give each of so many positions a schema that no value of another position fits."""
-    values = [value for flat in flats for value in flat.values or ()]
+    values = values_of(flats)
     if values:
         count = min(count, len(values))
         yield [{"enum": values[len(values) * i // count : len(values) * (i + 1) // count]} for i in range(count)]

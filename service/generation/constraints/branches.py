@@ -7,7 +7,7 @@ from itertools import islice
 
 from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Schema, at
-from service.generation.constraints.excluding import apart, unlike
+from service.generation.constraints.excluding import ADDED, apart, unlike
 from service.generation.constraints.flat import Flat, flat
 from service.generation.constraints.place import Place
 from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
@@ -39,9 +39,8 @@ class Branches:
             return [Flat()] if schema else []
         found = [flat(schema, place.path)]
         if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
-            found = self._both(
-                found, [Flat(objects=({"required": [tag["propertyName"]]},))]
-            )  # pydantic needs it, but does not say so
+            # Pydantic chooses a model by this member, though its schema does not always require it.
+            found = self._both(found, [Flat(objects=({"required": [tag["propertyName"]]},))])
         if "$ref" in schema:
             found = self._both(found, self._referred(schema["$ref"], place, opened))
         for part in schema.get("allOf", []):
@@ -199,9 +198,9 @@ def closed(one: Flat, rest: Schema) -> Flat:
     """With `unevaluatedProperties`: a member that no part of the flat schema names is valid under `rest`."""
     if any("additionalProperties" in part for part in one.objects):
         return one
+    parts = [part for part in one.objects if ADDED not in part]
     known = {
-        keyword: {name: True for part in one.objects for name in part.get(keyword, {})}
-        for keyword in ("properties", "patternProperties")
+        keyword: {name: True for part in parts for name in part.get(keyword, {})} for keyword in ("properties", "patternProperties")
     }
     return replace(one, objects=(*one.objects, {**known, "additionalProperties": rest}))
 

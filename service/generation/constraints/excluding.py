@@ -10,6 +10,7 @@ from service.generation.constraints.values import exact, identity, is_number
 
 Flatten = Callable[[Schema], list[Flat]]
 
+ADDED = "added"  # a keyword of members that are there only in order to violate another schema
 COUNTS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems"), "object": ("minProperties", "maxProperties")}
 
 
@@ -163,7 +164,7 @@ def object_options(one: Flat, other: Flat, flatten: Flatten) -> Iterator[Flat]:
 
 def with_member(one: Flat, name: str, schema: Schema) -> Iterator[Flat]:
     """With a member of this name that is not valid under the schema."""
-    yield from both(one, Flat(objects=({"properties": {name: {"not": schema}}, "required": [name]},)))
+    yield from both(one, Flat(objects=({"properties": {name: {"not": schema}}, "required": [name], ADDED: True},)))
 
 
 def both(one: Flat, other: Flat) -> Iterator[Flat]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -81,6 +81,15 @@ class Flat:
 
     def of_type(self, name: str) -> Flat:
         return replace(self, types=(name,))
+
+
+def values_of(flats: Iterable[Flat]) -> list[Json]:
+    """The values that the flat schemas list, each once."""
+    found: dict[Hashable, Json] = {}
+    for one in flats:
+        for value in one.values or ():
+            found.setdefault(identity(value), value)
+    return list(found.values())
 
 
 def flat(schema: Mapping[str, Json], where: str) -> Flat:

@@ -9,7 +9,7 @@ from service.generation.constraints.array_schema import Arrays
 from service.generation.constraints.bounds import TRIED, Bounds
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Document, Json, Schema, at
-from service.generation.constraints.flat import Flat
+from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import number_pattern
 from service.generation.constraints.object_schema import Objects
 from service.generation.constraints.pattern import MAX_PATTERN, checked
@@ -17,7 +17,7 @@ from service.generation.constraints.place import Place
 from service.generation.constraints.string_schema import Strings
 from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
-from service.generation.constraints.values import identity, json_literal
+from service.generation.constraints.values import json_literal
 
 MAX_DEPTH = 30
 MOST_LITERALS = 4_000  # characters of all values of one `enum`
@@ -96,8 +96,7 @@ class Writer:
         flats = self.branches.of(schema, place)
         if not flats:
             raise UnsupportedConstraint(f"{at(place.path)}the schema allows nothing")
-        values = {identity(value): value for flat in flats for value in flat.values or ()}
-        literals = (json_literal(value) for value in values.values() if self.validity.valid(value, schema, place.path))
+        literals = (json_literal(value) for value in values_of(flats) if self.validity.valid(value, schema, place.path))
         options = within_size(literals, MOST_LITERALS)
         error = None
         for flat in flats:

@@ -94,6 +94,12 @@ ONE, TWO = {"const": 1}, {"enum": [2]}
             ['{"b":2}'],
             ['{"a":1,"b":2}', '{"a":1}'],
         ),
+        ({"type": "object", "not": {"properties": {"p": {"type": "string"}}}}, ['{"p":1}'], ['{"p":"a"}']),
+        (
+            {"anyOf": [ONE, {"type": "object", "not": {"properties": {"p": {}}}, "unevaluatedProperties": False}]},
+            ["1"],
+            ['{"p":1}'],
+        ),
         (
             {"allOf": [whole(a={"type": "integer"}), {"properties": {"a": {"minimum": 4, "maximum": 5}}}]},
             ['{"a":4}', '{"a":5}'],
@@ -130,6 +136,11 @@ def test_objects(schema: Any, matching: list[str], other: list[str]) -> None:
             ["[1]", "[1,1,1]"],
         ),
         ({"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": True}, ["[1]", "[1,2]", "[1,2,3]"], ["[1,1]"]),
+        (
+            {"type": "array", "items": {"anyOf": [{"enum": [1, 2]}, {"enum": [1.0]}]}, "uniqueItems": True},
+            ["[1,2]"],
+            ["[1,1]", "[1,1.0]"],
+        ),
         ({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True}, ["[true]"], ["[true,true]"]),
         ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "minItems": 4}, [], ["[1,1,1,1]", "[1,2,3]"]),
         ({"type": "array", "items": {"type": "string"}, "uniqueItems": True, "minItems": 2}, [], ['["aaa","aaa"]', '["a"]']),
