@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from service.generation.constraints.bounds import Bounds
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Schema, at
-from service.generation.constraints.flat import Flat
+from service.generation.constraints.flat import Flat, values_of
+from service.generation.constraints.number_schema import FAR
 from service.generation.constraints.object_schema import together
 from service.generation.constraints.place import Place
 from service.generation.constraints.unsupported import UnsupportedConstraint
@@ -31,7 +32,7 @@ class Arrays:
         fewest, most = self._numbers(flat, place)
         first = max([self._contained(flat), *(len(item_schemas(part)[0]) for part in flat.arrays)])
         if most > 1 and any(part.get("uniqueItems") for part in flat.arrays):
-            return self._unique(flat, fewest, most, first, place)
+            return self._unique(flat, fewest, most, place)
         single = [self._item(flat, i, place, i < fewest) for i in range(min(first, most))]
         if None in single:
             return listed([one for one in single[: single.index(None)] if one is not None], fewest)
@@ -71,17 +72,27 @@ class Arrays:
         schema = self._schema(flat, index)
         return self.write(schema, inside) if needed else self.attempt(schema, inside)
 
-    def _unique(self, flat: Flat, fewest: int, most: int, first: int, place: Place) -> str:
-        """Items that cannot be equal: each position has its own values, lengths or numbers."""
+    def _apart(self, schemas: list[Schema], slices: list[Schema], place: Place) -> list[str]:
+        """Items of the schemas, each within a slice of its own. Stops at the first for which no slice will do."""
         items: list[str] = []
-        schemas = [self._schema(flat, i) for i in range(first + 1)]
-        for slices in distinct(self.branches.of(schemas[-1], place.inside("items", flat.references)), min(most, max(fewest, 3))):
-            items = []
-            for i, own in enumerate(slices):
-                text = self.attempt(together([schemas[min(i, first)], own]), place.inside("items", flat.references))
-                if text is None:
+        unused = list(slices)
+        for schema in schemas:
+            for own in unused:
+                text = self.attempt(together([schema, own]), place)
+                if text is not None:
+                    items.append(text)
+                    unused.remove(own)
                     break
-                items.append(text)
+            else:
+                break
+        return items
+
+    def _unique(self, flat: Flat, fewest: int, most: int, place: Place) -> str:
+        """Items that cannot be equal: each position has its own values, lengths or numbers."""
+        schemas = [self._schema(flat, i) for i in range(min(most, max(fewest, 3)))]
+        inside = place.inside("items", flat.references)
+        for slices in distinct(self.branches.of(schemas[-1], inside), len(schemas)):
+            items = self._apart(schemas, slices, inside)
             if len(items) >= max(fewest, 2):
                 return listed(items, fewest)
         one = self._item(flat, 0, place, fewest > 0)
@@ -92,13 +103,14 @@ class Arrays:
 
 def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
     """Ways to give each of so many positions a schema that no value of another position fits."""
-    values = [value for flat in flats for value in flat.values or ()]
+    values = values_of(flats)
     if values:
         count = min(count, len(values))
         yield [{"enum": values[len(values) * i // count : len(values) * (i + 1) // count]} for i in range(count)]
     for flat in flats:
         if flat.types is not None and {"integer", "number"} & set(flat.types):
-            low = int(flat.limits.get("minimum", flat.limits.get("exclusiveMinimum", 0)))
+            low = max(int(flat.limits.get("minimum", flat.limits.get("exclusiveMinimum", 0))), -FAR)
+            low = 0 if low == -FAR else low
             yield [
                 {"type": "integer", "minimum": low + 10 * i, "exclusiveMinimum": low + 10 * i - 1, "maximum": low + 10 * i + 9}
                 for i in range(count)

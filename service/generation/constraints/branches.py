@@ -7,13 +7,13 @@ from itertools import islice
 
 from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Schema, at
-from service.generation.constraints.excluding import apart, unlike
+from service.generation.constraints.excluding import ADDED, apart, unlike
 from service.generation.constraints.flat import Flat, flat
 from service.generation.constraints.place import Place
 from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 
-MAX_BRANCHES = 600
+MAX_BRANCHES = 400
 
 
 class Branches:
@@ -29,6 +29,7 @@ class Branches:
         self.recursion = recursion
         self.possible = possible
         self.validity = Validity(document, formats=False)
+        self._loose: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
 
     def of(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
         """The flat schemas. `opened`: references followed on the way here from the same value."""
@@ -38,9 +39,8 @@ class Branches:
             return [Flat()] if schema else []
         found = [flat(schema, place.path)]
         if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
-            found = self._both(
-                found, [Flat(objects=({"required": [tag["propertyName"]]},))]
-            )  # pydantic needs it, but does not say so
+            # Pydantic chooses a model by this member, though its schema does not always require it.
+            found = self._both(found, [Flat(objects=({"required": [tag["propertyName"]]},))])
         if "$ref" in schema:
             found = self._both(found, self._referred(schema["$ref"], place, opened))
         for part in schema.get("allOf", []):
@@ -52,7 +52,9 @@ class Branches:
         if "if" in schema:
             found = self._conditional(found, schema, place, opened)
         found = self._dependent(found, schema, place, opened)
-        if "not" in schema:
+        if isinstance(denied := schema.get("not"), dict) and denied.keys() == {"not"}:
+            found = self._both(found, self.of(denied["not"], place, opened))
+        elif "not" in schema:
             found = self._excluded(found, schema["not"], place.named("not"), place)
         if "unevaluatedProperties" in schema:
             found = [closed(one, schema["unevaluatedProperties"]) for one in found]
@@ -151,6 +153,7 @@ class Branches:
         for other in others:
             following: list[Flat] = []
             for each in kept:
+                self.document.spend(place.path)
                 if apart(each, other, lambda part: self.loosely(part, place)):
                     following.append(each)
                     continue
@@ -161,6 +164,14 @@ class Branches:
 
     def loosely(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
         """Flat schemas that together hold every value of the schema, and maybe others."""
+        if not opened and id(schema) in self._loose:
+            return self._loose[id(schema)][1]
+        found = self._loosely(schema, place, opened)
+        if not opened:
+            self._loose[id(schema)] = schema, found
+        return found
+
+    def _loosely(self, schema: Schema, place: Place, opened: tuple[str, ...]) -> list[Flat]:
         self.document.spend(place.path)
         keywords.check(schema, place.path)
         if isinstance(schema, bool):
@@ -187,9 +198,9 @@ def closed(one: Flat, rest: Schema) -> Flat:
     """With `unevaluatedProperties`: a member that no part of the flat schema names is valid under `rest`."""
     if any("additionalProperties" in part for part in one.objects):
         return one
+    parts = [part for part in one.objects if ADDED not in part]
     known = {
-        keyword: {name: True for part in one.objects for name in part.get(keyword, {})}
-        for keyword in ("properties", "patternProperties")
+        keyword: {name: True for part in parts for name in part.get(keyword, {})} for keyword in ("properties", "patternProperties")
     }
     return replace(one, objects=(*one.objects, {**known, "additionalProperties": rest}))
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
+from service.generation.constraints.matching import Effort
+from service.generation.constraints.unsupported import Hopeless, UnsupportedConstraint
 
-MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
+MAX_WORK = 25_000  # schemas looked at, a schema once for each place that it is used at
 MAX_NESTING = 100
 
 Json = Any
@@ -19,6 +20,7 @@ class Document:
     def __init__(self, root: Schema) -> None:
         self.root = root
         self.work = 0
+        self.effort = Effort()
         if isinstance(root, dict):
             check_nesting(root)
         self._anchors: dict[str, Schema] = {}
@@ -30,10 +32,10 @@ class Document:
         self.embedded = sum(isinstance(part.get("$id"), str) for part in subschemas(root)) > bool(self.base)
 
     def spend(self, where: str) -> None:
-        """Counts one unit of work. Raises UnsupportedConstraint when there was too much."""
+        """Counts one unit of work. Raises Hopeless when there was too much."""
         self.work += 1
         if self.work > MAX_WORK:
-            raise TooLarge(f"{at(where)}the schema is too large or refers to itself too often")
+            raise Hopeless(f"{at(where)}the schema is too large or refers to itself too often")
 
     def resolve(self, reference: Json, where: str) -> Schema:
         """The schema that a `$ref` names. Raises UnsupportedConstraint for one that is not in this document."""

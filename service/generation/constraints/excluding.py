@@ -6,10 +6,11 @@ from fractions import Fraction
 
 from service.generation.constraints.document import Json, Schema
 from service.generation.constraints.flat import TYPES, Flat, common_types
-from service.generation.constraints.values import identity, is_number
+from service.generation.constraints.values import exact, identity, is_number
 
 Flatten = Callable[[Schema], list[Flat]]
 
+ADDED = "added"  # a keyword of members that are there only in order to violate another schema
 COUNTS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems"), "object": ("minProperties", "maxProperties")}
 
 
@@ -29,8 +30,10 @@ def apart(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
             return True
     if kinds != {"object"} or nesting > 2:
         return False
-    names = {name for part in left.objects + right.objects for name in part.get("required", [])}
-    return any(apart_at(name, left, right, flatten, nesting) for name in sorted(names))
+    names = sorted(left.required | right.required)
+    if any(name in left.tags and name in right.tags and not left.tags[name] & right.tags[name] for name in names):
+        return True
+    return any(apart_at(name, left, right, flatten, nesting) for name in names)
 
 
 def apart_at(name: str, left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
@@ -112,7 +115,7 @@ def number_options(one: Flat, other: Flat, schema: Schema) -> Iterator[Flat]:
     ):
         if keyword in other.limits:
             yield from limited(one, opposite, other.limits[keyword])
-    known = [Fraction(value) for value in other.values or () if is_number(value)]
+    known = [exact(value) for value in other.values or () if is_number(value)]
     if other.values is not None:
         yield from limited(one, "minimum", max(known, default=Fraction(-1)) + 1)
         yield from limited(one, "maximum", min(known, default=Fraction(1)) - 1)
@@ -161,7 +164,7 @@ def object_options(one: Flat, other: Flat, flatten: Flatten) -> Iterator[Flat]:
 
 def with_member(one: Flat, name: str, schema: Schema) -> Iterator[Flat]:
     """With a member of this name that is not valid under the schema."""
-    yield from both(one, Flat(objects=({"properties": {name: {"not": schema}}, "required": [name]},)))
+    yield from both(one, Flat(objects=({"properties": {name: {"not": schema}}, "required": [name], ADDED: True},)))
 
 
 def both(one: Flat, other: Flat) -> Iterator[Flat]:

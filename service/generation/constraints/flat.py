@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 
 from service.generation.constraints.document import Json, at
 from service.generation.constraints.unsupported import UnsupportedConstraint
-from service.generation.constraints.values import exact, identity, is_number
+from service.generation.constraints.values import exact, identity
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
@@ -27,13 +28,29 @@ class Flat:
     types: tuple[str, ...] | None = None
     values: tuple[Json, ...] | None = None
     limits: Mapping[str, Fraction] = field(default_factory=dict)
-    multiples: tuple[Fraction, ...] = ()
     patterns: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
+    multiples: tuple[Fraction, ...] = ()
     objects: tuple[Mapping[str, Json], ...] = ()
     arrays: tuple[Mapping[str, Json], ...] = ()
     unlike: tuple[Json, ...] = ()  # schemas under which the value may not be valid
     references: frozenset[str] = frozenset()  # those followed to get here
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """The names of members that may not be absent."""
+        return frozenset(name for part in self.objects for name in part.get("required", ()))
+
+    @cached_property
+    def tags(self) -> dict[str, frozenset[Hashable]]:
+        """By name of a member: the identities of its only values, for those whose schema lists them."""
+        found = {}
+        for part in self.objects:
+            for name, schema in part.get("properties", {}).items():
+                if isinstance(schema, dict) and ("const" in schema or "enum" in schema):
+                    values = [schema["const"]] if "const" in schema else schema["enum"]
+                    found[name] = frozenset(identity(value) for value in values)
+        return found
 
     def limit(self, keyword: str, default: int) -> int:
         """A count such as minItems."""
@@ -53,9 +70,9 @@ class Flat:
             types,
             values,
             limits,
-            self.multiples + other.multiples,
             tuple(dict.fromkeys(self.patterns + other.patterns)),
             tuple(dict.fromkeys(self.formats + other.formats)),
+            self.multiples + other.multiples,
             self.objects + other.objects,
             self.arrays + other.arrays,
             self.unlike + other.unlike,
@@ -66,27 +83,29 @@ class Flat:
         return replace(self, types=(name,))
 
 
+def values_of(flats: Iterable[Flat]) -> list[Json]:
+    """The values that the flat schemas list, each once."""
+    found: dict[Hashable, Json] = {}
+    for one in flats:
+        for value in one.values or ():
+            found.setdefault(identity(value), value)
+    return list(found.values())
+
+
 def flat(schema: Mapping[str, Json], where: str) -> Flat:
-    """The keywords of one schema itself. Raises UnsupportedConstraint for one whose value makes no sense."""
+    """The keywords of one schema itself, which `keywords.check` has passed. Raises UnsupportedConstraint for an unknown type."""
     values = schema.get("enum")
-    if values is not None and not isinstance(values, list):
-        raise UnsupportedConstraint(f"{at(where)}enum is not a list")
     if "const" in schema:
         values = [one for one in values or [schema["const"]] if identity(one) == identity(schema["const"])]
-    strings = {keyword: schema[keyword] for keyword in ("pattern", "format") if keyword in schema}
-    for keyword, text in strings.items():
-        if not isinstance(text, str):
-            raise UnsupportedConstraint(f"{at(where)}{keyword} is not a string")
-    multiple = positive(schema, "multipleOf", where)
     return Flat(
         types(schema, where),
         None if values is None else tuple(values),
-        limits(schema, where),
-        () if multiple is None else (multiple,),
-        tuple(strings[one] for one in ("pattern",) if one in strings),
-        tuple(strings[one] for one in ("format",) if one in strings),
-        tuple([part] if (part := {one: schema[one] for one in OBJECT if one in schema}) else ()),
-        tuple([part] if (part := {one: schema[one] for one in ARRAY if one in schema}) else ()),
+        limits(schema),
+        patterns=tuple([schema["pattern"]] if "pattern" in schema else ()),
+        formats=tuple([schema["format"]] if "format" in schema else ()),
+        multiples=tuple([exact(schema["multipleOf"])] if "multipleOf" in schema else ()),
+        objects=tuple([part] if (part := {one: schema[one] for one in OBJECT if one in schema}) else ()),
+        arrays=tuple([part] if (part := {one: schema[one] for one in ARRAY if one in schema}) else ()),
     )
 
 
@@ -95,33 +114,24 @@ def types(schema: Mapping[str, Json], where: str) -> tuple[str, ...] | None:
     if "type" not in schema:
         return None
     named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not named:
+        raise UnsupportedConstraint(f"{at(where)}type is an empty list")
     for name in named:
         if name not in TYPES:
             raise UnsupportedConstraint(f"{at(where)}unknown type {name!r}")
     return tuple(dict.fromkeys(name for name in named if name != "integer" or "number" not in named))
 
 
-def limits(schema: Mapping[str, Json], where: str) -> dict[str, Fraction]:
+def limits(schema: Mapping[str, Json]) -> dict[str, Fraction]:
+    """The bounds of numbers, lengths and counts, by keyword."""
     found = {}
     for keyword in LOWER + UPPER:
         bound = schema.get(keyword)
-        if isinstance(bound, bool) and keyword.startswith("exclusive"):  # as in draft 4
-            plain = schema.get(keyword[9:].lower())
-            bound = plain if bound else None
-        if bound is None:
-            continue
-        if not is_number(bound):
-            raise UnsupportedConstraint(f"{at(where)}{keyword} is not a number")
-        found[keyword] = exact(bound)
+        if isinstance(bound, bool):  # draft 4: whether the bound of the keyword without `exclusive` is excluded
+            bound = schema.get(keyword.removeprefix("exclusive").lower()) if bound else None
+        if bound is not None:
+            found[keyword] = exact(bound)
     return found
-
-
-def positive(schema: Mapping[str, Json], keyword: str, where: str) -> Fraction | None:
-    if keyword not in schema:
-        return None
-    if not is_number(schema[keyword]) or schema[keyword] <= 0:
-        raise UnsupportedConstraint(f"{at(where)}{keyword} is not a number above 0")
-    return exact(schema[keyword])
 
 
 def common_types(left: tuple[str, ...] | None, right: tuple[str, ...] | None) -> tuple[str, ...] | None:

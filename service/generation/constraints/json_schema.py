@@ -3,11 +3,13 @@
 Not every valid value matches. A model of characters does not know when to end, so whatever has no end in the schema has one here.
 """
 
+from collections.abc import Iterable
+
 from service.generation.constraints.array_schema import Arrays
 from service.generation.constraints.bounds import TRIED, Bounds
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import Document, Json, Schema, at
-from service.generation.constraints.flat import Flat
+from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import number_pattern
 from service.generation.constraints.object_schema import Objects
 from service.generation.constraints.pattern import MAX_PATTERN, checked
@@ -15,9 +17,10 @@ from service.generation.constraints.place import Place
 from service.generation.constraints.string_schema import Strings
 from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
-from service.generation.constraints.values import identity, json_literal
+from service.generation.constraints.values import json_literal
 
 MAX_DEPTH = 30
+MOST_LITERALS = 4_000  # characters of all values of one `enum`
 SCALARS = ("string", "number", "boolean")  # what an item or a member is where the schema does not say
 KINDS = (  # what a schema without a type speaks of, by its limits
     ("string", ("minLength", "maxLength")),
@@ -59,7 +62,7 @@ class Writer:
         self.validity = Validity(self.document, formats=True)
         valid = Validity(self.document, formats=False).valid
         self.branches = Branches(self.document, bounds.recursion, self.possible)
-        self.strings = Strings(free, bounds.characters, valid)
+        self.strings = Strings(free, bounds.characters, valid, self.document.effort)
         self.arrays = Arrays(self.schema, self.attempt, self.branches, bounds)
         self.objects = Objects(self.schema, self.attempt, self.branches, self.validity.valid, bounds)
         self.valid = valid
@@ -93,8 +96,8 @@ class Writer:
         flats = self.branches.of(schema, place)
         if not flats:
             raise UnsupportedConstraint(f"{at(place.path)}the schema allows nothing")
-        values = {identity(value): value for flat in flats for value in flat.values or ()}
-        options = [json_literal(value) for value in values.values() if self.validity.valid(value, schema, place.path)]
+        literals = (json_literal(value) for value in values_of(flats) if self.validity.valid(value, schema, place.path))
+        options = within_size(literals, MOST_LITERALS)
         error = None
         for flat in flats:
             if flat.values is None:
@@ -147,6 +150,16 @@ def presumed(flat: Flat) -> tuple[str, ...]:
     """The types that a schema without `type` speaks of. None where it says nothing of any."""
     named = {"string": flat.patterns or flat.formats, "number": flat.multiples, "array": flat.arrays, "object": flat.objects}
     return tuple(name for name, limits in KINDS if named[name] or any(limit in flat.limits for limit in limits))
+
+
+def within_size(texts: Iterable[str], most: int) -> list[str]:
+    """The first texts that have so many characters together, and the first one in any case."""
+    found: list[str] = []
+    for text in texts:
+        if found and sum(map(len, found)) + len(text) > most:
+            break
+        found.append(text)
+    return found
 
 
 def alternatives(options: list[str]) -> str:

@@ -22,7 +22,8 @@ COUNTS = (
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
     *("minContains", "maxContains"),
 )
-NUMBERS = ("minimum", "maximum", "multipleOf")
+STRINGS = ("pattern", "format", "$ref")
+NUMBERS = ("minimum", "maximum")
 REFUSED = ("$dynamicRef", "$recursiveRef")
 
 
@@ -53,7 +54,11 @@ def fault(keyword: str, value: Json) -> str | None:
     if keyword in COUNTS:
         return None if is_integer(value) and value >= 0 else "a count"
     if keyword in NUMBERS:
-        return None if is_number(value) and (value > 0 or keyword != "multipleOf") else "a number above 0"
+        return None if is_number(value) else "a number"
+    if keyword in ("exclusiveMinimum", "exclusiveMaximum"):  # a boolean in draft 4
+        return None if is_number(value) or isinstance(value, bool) else "a number"
+    if keyword == "multipleOf":
+        return None if is_number(value) and value > 0 else "a number above 0"
     if keyword == "required":
         return None if names(value) else "a list of names"
     if keyword == "dependentRequired":
@@ -61,11 +66,9 @@ def fault(keyword: str, value: Json) -> str | None:
     if keyword == "dependencies":
         ok = isinstance(value, dict) and all(schema(one) or names(one) for one in value.values())
         return None if ok else "an object of schemas or lists of names"
-    return {
-        "enum": None if isinstance(value, list) else "a list",
-        "pattern": None if isinstance(value, str) else "a string",
-        "format": None if isinstance(value, str) else "a string",
-    }.get(keyword)
+    if keyword in STRINGS:
+        return None if isinstance(value, str) else "a string"
+    return "a list" if keyword == "enum" and not isinstance(value, list) else None
 
 
 def schema(value: Json) -> bool:

@@ -21,10 +21,10 @@ from service.generation.constraints.tree import (
     concatenation,
     repetition,
 )
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.unsupported import Hopeless, UnsupportedConstraint
 
 MAX_TEXT = 1000
-MAX_STEPS = 200_000
+MAX_STEPS = 300_000
 
 
 @lru_cache(maxsize=64)
@@ -33,11 +33,24 @@ def exact_tree(regex: str) -> Node:
     return Parser(limited(regex), exact=True).parse()
 
 
-def searches(regex: str, text: str) -> bool:
+class Effort:
+    """Counts the steps of all comparisons of one request."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def spend(self, steps: int) -> None:
+        """Raises Hopeless when there were too many."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise Hopeless("its regular expressions take too long to be compared with texts")
+
+
+def searches(regex: str, text: str, effort: Effort) -> bool:
     """Whether the expression matches somewhere in the text. Raises UnsupportedConstraint where that takes too long to find out."""
     if len(text) > MAX_TEXT:
         raise UnsupportedConstraint(f"a text of {len(text)} characters is too long to be compared with a regular expression")
-    matcher = Matcher(text)
+    matcher = Matcher(text, effort)
     tree = exact_tree(regex)
     anchored = isinstance(tree, Concatenation) and tree.parts[:1] == (START,)
     return any(matcher.ends(tree, start) for start in range(1 if anchored else len(text) + 1))
@@ -46,18 +59,16 @@ def searches(regex: str, text: str) -> bool:
 class Matcher:
     """Finds matches in one text. What is found at a position is kept, so that no expression takes exponential time."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, effort: Effort) -> None:
         self.text = text
-        self.steps = 0
+        self.effort = effort
         self._found: dict[tuple[int, int], frozenset[int]] = {}
 
     def ends(self, node: Node, start: int) -> frozenset[int]:
         """All positions at which a match that begins at `start` may end."""
         key = id(node), start
         if key not in self._found:
-            self.steps += 1
-            if self.steps > MAX_STEPS:
-                raise UnsupportedConstraint("a regular expression takes too long to be compared with a text")
+            self.effort.spend(1)
             self._found[key] = self._find(node, start)
         return self._found[key]
 
@@ -69,6 +80,7 @@ class Matcher:
             case Concatenation(parts):
                 found = frozenset([start])
                 for part in parts:
+                    self.effort.spend(len(found))
                     found = self._after(part, found)
                 return found
             case Alternation(options):
@@ -84,12 +96,14 @@ class Matcher:
     def _repeat(self, part: Node, least: int, most: int | None, start: int) -> frozenset[int]:
         found = frozenset([start])
         for _ in range(min(least, len(self.text) + 1)):
+            self.effort.spend(len(found))
             following = self._after(part, found)
             if following == found:
                 break
             found = following
         reached, times = found, least
         while found and (most is None or times < most):
+            self.effort.spend(len(found))
             found = self._after(part, found) - reached
             reached, times = reached | found, times + 1
         return reached

@@ -44,7 +44,8 @@ class Objects:
         self.branches = branches
         self.valid = valid
         self.bounds = bounds
-        self.names = Strings(LETTERS, 6, valid)
+        self.effort = branches.document.effort
+        self.names = Strings(LETTERS, 6, valid, self.effort)
 
     def pattern(self, flat: Flat, place: Place) -> str:
         """The pattern. Raises UnsupportedConstraint."""
@@ -53,7 +54,7 @@ class Objects:
         if max(fewest, len(required)) > most:
             raise UnsupportedConstraint(f"{at(place.path)}more members are required than maxProperties {most}")
         members = self._named(flat, required, place)
-        if len(members) < fewest or not members:
+        if len(members) < fewest or (not members and not any(part.get("properties") for part in flat.objects)):
             if most and self._open(flat):
                 return self._free(flat, max(fewest, 1), min(most, max(fewest, self.bounds.members)), place)
             members += self._others(flat, max(fewest - len(members), 0), most - len(members), place)
@@ -78,7 +79,11 @@ class Objects:
 
     def _allowed(self, flat: Flat, name: str) -> bool:
         named = all(self.valid(name, part["propertyNames"]) for part in flat.objects if "propertyNames" in part)
-        return named and False not in member(flat, name)
+        return named and False not in self._schemas(flat, name)
+
+    def _schemas(self, flat: Flat, name: str) -> list[Schema]:
+        """All schemas that the member's value has to be valid under."""
+        return [schema for part in flat.objects for schema in member_schemas(part, name, self.effort)]
 
     def _named(self, flat: Flat, required: dict[str, None], place: Place) -> list[Member]:
         """The members that the schema names. One that cannot be written is left out, unless it is required."""
@@ -91,12 +96,12 @@ class Objects:
                 members.append(Member(self._member(flat, name, place), True))
             elif not needs_others and self._allowed(flat, name):
                 inside = place.inside(f"properties.{name}", flat.references)
-                value = self.attempt(together(member(flat, name)), inside)
+                value = self.attempt(together(self._schemas(flat, name)), inside)
                 members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
         return members
 
     def _member(self, flat: Flat, name: str, place: Place) -> str:
-        value = self.write(together(member(flat, name)), place.inside(f"properties.{name}", flat.references))
+        value = self.write(together(self._schemas(flat, name)), place.inside(f"properties.{name}", flat.references))
         return f"{json_literal(name)}:{value}"
 
     @staticmethod
@@ -127,14 +132,21 @@ class Objects:
         wanted = min(max(needed, self.bounds.members), room)
         members: list[Member] = []
         known = {name for part in flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
+        inside = place.inside("additionalProperties", flat.references)
+        hopeless = set()  # schemas, by their ids, for which there is no pattern
         for name in self._candidates(flat, place):
             if len(members) >= wanted:
                 break
-            if name not in known and self._allowed(flat, name):
-                known.add(name)
-                inside = place.inside("additionalProperties", flat.references)
-                value = self.attempt(together(member(flat, name)), inside)
-                members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
+            schemas = self._schemas(flat, name)
+            ids = tuple(map(id, schemas))
+            if name in known or ids in hopeless or not self._allowed(flat, name):
+                continue
+            known.add(name)
+            value = self.attempt(together(schemas), inside)
+            if value is None:
+                hopeless.add(ids)
+            else:
+                members.append(Member(f"{json_literal(name)}:{value}", False))
         return members
 
     def _candidates(self, flat: Flat, place: Place) -> Iterator[str]:
@@ -160,14 +172,9 @@ def dependencies(flat: Flat) -> dict[str, list[str]]:
     return found
 
 
-def member(flat: Flat, name: str) -> list[Schema]:
-    """All schemas that the member's value has to be valid under."""
-    return [schema for part in flat.objects for schema in member_schemas(part, name) if schema is not True and schema != {}]
-
-
 def together(schemas: Sequence[Schema]) -> Schema:
     """One schema that asks for all of them."""
-    distinct = [schema for i, schema in enumerate(schemas) if schema is not True and schema not in schemas[:i]]
+    distinct = [schema for i, schema in enumerate(schemas) if schema not in (True, {}) and schema not in schemas[:i]]
     if len(distinct) < 2:
         return distinct[0] if distinct else True
     return {"allOf": distinct}

@@ -9,7 +9,7 @@ from service.generation.constraints.document import Json, at
 from service.generation.constraints.fitting import bounded, fit, within
 from service.generation.constraints.flat import Flat
 from service.generation.constraints.formats import FORMATS, is_format
-from service.generation.constraints.matching import exact_tree, samples, searches, without_lookaround
+from service.generation.constraints.matching import Effort, exact_tree, samples, searches, without_lookaround
 from service.generation.constraints.narrowing import narrowed
 from service.generation.constraints.parsing import Parser, limited
 from service.generation.constraints.pattern import PLAIN_IN_JSON, json_string_pattern
@@ -25,8 +25,9 @@ IN_JSON = charset.minus(charset.complement(()), charset.SURROGATES)
 class Strings:
     """Writes strings. `free`: the characters of those whose content is open."""
 
-    def __init__(self, free: str, characters: int, valid: Callable[[str, Json], bool]) -> None:
+    def __init__(self, free: str, characters: int, valid: Callable[[str, Json], bool], effort: Effort) -> None:
         """`characters`: how many more than the fewest an open string may have; `valid`: whether a text is valid under a schema."""
+        self.effort = effort
         kept = charset.intersection(charset.of(free), PLAIN_IN_JSON)
         self.free: Ranges = kept if charset.size(kept) >= 10 else ASCII_LETTERS
         self.characters = characters
@@ -104,7 +105,7 @@ class Strings:
 
     def _fits(self, text: str, flat: Flat, formats: list[str]) -> bool:
         return (
-            all(searches(regex, text) for regex in flat.patterns)
+            all(searches(regex, text, self.effort) for regex in flat.patterns)
             and all(is_format(text, name) for name in formats)
             and not any(self.valid(text, schema) for schema in flat.unlike)
         )

@@ -10,4 +10,4 @@ class Hopeless(UnsupportedConstraint):
 
 
 class TooLarge(Hopeless):
-    """The pattern, or the work of finding it, is beyond a bound."""
+    """The pattern is too large. One with tighter bounds may not be."""

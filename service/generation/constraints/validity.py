@@ -3,10 +3,11 @@
 from collections.abc import Hashable, Mapping
 from math import inf
 
+from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Schema, at
 from service.generation.constraints.flat import types
 from service.generation.constraints.formats import is_format
-from service.generation.constraints.matching import searches
+from service.generation.constraints.matching import Effort, searches
 from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.values import exact, identity, is_number, is_type
 
@@ -21,14 +22,13 @@ class Validity:
         self.document = document
         self.formats = formats
         self.nesting = 0
-        self._known: dict[int, set[Hashable]] = {}  # by list of an `enum` of the document, so that it lives as long as this
+        self._known: dict[int, tuple[list[Json], set[Hashable]]] = {}  # by a list's id; the list is kept
 
     def valid(self, value: Json, schema: Schema, where: str = "") -> bool:
         """Raises UnsupportedConstraint where it cannot tell."""
+        keywords.check(schema, where)
         if isinstance(schema, bool):
             return schema
-        if not isinstance(schema, dict):
-            raise UnsupportedConstraint(f"{at(where)}a schema is an object or a boolean")
         self.document.spend(where)
         for keyword in REFUSED:
             if keyword in schema:
@@ -58,8 +58,8 @@ class Validity:
 
     def _identities(self, values: list[Json]) -> set[Hashable]:
         if id(values) not in self._known:
-            self._known[id(values)] = {identity(one) for one in values}
-        return self._known[id(values)]
+            self._known[id(values)] = values, {identity(one) for one in values}
+        return self._known[id(values)][1]
 
     @staticmethod
     def _number(value: Json, schema: Mapping[str, Json]) -> bool:
@@ -78,7 +78,7 @@ class Validity:
             return True
         return (
             schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", inf)
-            and ("pattern" not in schema or searches(schema["pattern"], value))
+            and ("pattern" not in schema or searches(schema["pattern"], value, self.document.effort))
             and (not self.formats or "format" not in schema or is_format(value, schema["format"]))
         )
 
@@ -107,7 +107,7 @@ class Validity:
                 return False
         return all(
             self.valid(name, schema.get("propertyNames", True), where)
-            and all(self.valid(member, one, f"{where}.{name}") for one in member_schemas(schema, name))
+            and all(self.valid(member, one, f"{where}.{name}") for one in member_schemas(schema, name, self.document.effort))
             for name, member in value.items()
         )
 
@@ -127,11 +127,13 @@ class Validity:
 
 
 def is_multiple(value: float, step: float) -> bool:
-    """Exactly, and as validators find out that divide floats."""
+    """Exactly, and for validators that divide floats too."""
     if exact(value) % exact(step):
         return False
-    quotient = value / step
-    return quotient == int(quotient)
+    try:
+        return (isinstance(value, int) and isinstance(step, int)) or (value / step).is_integer()
+    except OverflowError:
+        return False
 
 
 def item_schemas(schema: Mapping[str, Json]) -> tuple[list[Schema], Schema]:
@@ -142,8 +144,8 @@ def item_schemas(schema: Mapping[str, Json]) -> tuple[list[Schema], Schema]:
     return list(schema.get("prefixItems", [])), items
 
 
-def member_schemas(schema: Mapping[str, Json], name: str) -> list[Schema]:
+def member_schemas(schema: Mapping[str, Json], name: str, effort: Effort) -> list[Schema]:
     """All schemas that the member of this name is valid under."""
     found = [schema["properties"][name]] if name in schema.get("properties", {}) else []
-    found += [one for pattern, one in schema.get("patternProperties", {}).items() if searches(pattern, name)]
+    found += [one for pattern, one in schema.get("patternProperties", {}).items() if searches(pattern, name, effort)]
     return found or [schema.get("additionalProperties", True)]

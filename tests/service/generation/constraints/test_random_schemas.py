@@ -14,7 +14,7 @@ from service.generation.constraints.unsupported import UnsupportedConstraint
 from tests.service.generation.constraints.schemas import schemas
 from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton
 
-EXAMPLES = 120
+EXAMPLES = 100
 
 
 def check(schema: Any, walks: int) -> bool:

@@ -1,10 +1,14 @@
 """Compiles patterns as the service does, and finds out what they match."""
 
+import json
 import string
 from random import Random
+from typing import Any
 
+from jsonschema import Draft202012Validator
 from outlines_core import Index, Vocabulary
 
+from service.generation.constraints.json_schema import json_pattern
 from service.generation.constraints.pattern import END, ended
 
 SHAKESPEARE = "\n !$&',-.3:;?" + string.ascii_letters
@@ -44,3 +48,30 @@ class Automaton:
             if character == END:
                 return text
             text, state = text + character, self.moves[state][character]
+
+
+def compiled(schema: Any) -> Automaton:
+    return Automaton(json_pattern(schema, SHAKESPEARE), json.dumps(schema, ensure_ascii=False))
+
+
+def texts(schema: Any, count: int = 30) -> list[str]:
+    """Random texts of the schema's pattern. Each is checked to be valid and compact."""
+    automaton, random = compiled(schema), Random(0)
+    found = [automaton.walk(random) for _ in range(count)]
+    validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    for text in found:
+        validator.validate(json.loads(text))
+    return found
+
+
+def check(schema: Any, matching: list[str], other: list[str]) -> None:
+    """The schema's pattern matches some texts and not others, and all that it matches is valid."""
+    automaton = compiled(schema)
+    assert [text for text in matching if not automaton.matches(text)] == []
+    assert [text for text in other if automaton.matches(text)] == []
+    texts(schema)
+
+
+def whole(**properties: Any) -> dict[str, Any]:
+    """The schema of an object with all of these members."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
