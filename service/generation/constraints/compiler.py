@@ -17,6 +17,7 @@ from service.generation.sampling import Automaton
 from trainer.vocabulary import Vocabulary
 
 SECONDS = 5.0  # that a compilation may take
+START = 60.0  # seconds in which the process must have started
 MAX_BYTES = 64_000_000  # of the cached automata
 
 Kind = Literal["regex", "choices", "json_schema", "json_object", "tools"]
@@ -100,7 +101,14 @@ class Compiler:
         command = [sys.executable, "-m", "service.generation.constraints.worker", str(theirs.fileno())]
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)  # noqa: S603 - our own code
         theirs.close()
-        return self._connection
+        try:
+            if self._connection.poll(START):
+                self._connection.recv()
+                return self._connection
+        except EOFError:
+            pass
+        self.close()
+        raise RuntimeError("the process that compiles constraints did not start")
 
     def __del__(self) -> None:
         self.close()

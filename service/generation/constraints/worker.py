@@ -43,7 +43,8 @@ Compiled = tuple[list[str], bytes, bytes]
 
 
 def serve(connection: Connection) -> None:
-    """Answers each (constraint, vocabulary) with what `automaton` returns or raises."""
+    """Says that it is ready. Then answers each (constraint, vocabulary) with what `automaton` returns or raises."""
+    connection.send("ready")
     while True:
         constraint, vocabulary = connection.recv()
         try:

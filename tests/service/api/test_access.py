@@ -34,7 +34,7 @@ PROTECTED = [
     ("GET", "/models/tiny/sample.txt"), ("GET", "/models/tiny/tokenizer.json"), ("GET", "/models/tiny/tokenizer_config.json"),
     ("HEAD", "/models"), ("POST", "/generate/"), ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/what-is-not-there"), ("POST", "/v1/embeddings"), ("POST", "/tokenize"),
-    ("POST", "/detokenize"), ("GET", "/tokenizer_info"), ("GET", "/version"), ("POST", "/v1/responses"),
+    ("POST", "/detokenize"), ("GET", "/tokenizer_info"), ("GET", "/version"), ("POST", "/v1/responses"), ("POST", "/v1/responses/input_tokens"),
     *(("POST", f"/api/{name}") for name in ("chat", "generate", "embed", "embeddings", "show")),
     *(("GET", f"/api/{name}") for name in ("tags", "ps", "version")),
     ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"),
