@@ -16,8 +16,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from service.api.openai.logprobs import token_logprobs
 from service.api.openai.responses import stream as responses_stream
-from service.api.openai.responses.items import FunctionCall, FunctionCallOutput, Message, TextPart
-from service.api.openai.responses.request import FunctionTool, ResponsesRequest
+from service.api.openai.responses.items import FunctionCall, FunctionCallOutput, InputText, MessageItem
+from service.api.openai.responses.request import FlatFunctionTool, ResponsesRequest
 from tests.sse import events
 from tests.support import ENDLESS, wait_until
 
@@ -522,13 +522,13 @@ def test_every_field_of_openais_client_is_known() -> None:
     parameters = response_create_params.ResponseCreateParamsBase.__annotations__.keys()
     assert parameters - fields(ResponsesRequest) == set()
     for theirs, ours in (
-        (types.EasyInputMessage, Message),
-        (types.ResponseOutputMessage, Message),
+        (types.EasyInputMessage, MessageItem),
+        (types.ResponseOutputMessage, MessageItem),
         (types.ResponseFunctionToolCall, FunctionCall),
-        (types.ResponseOutputText, TextPart),
-        (types.ResponseInputText, TextPart),
-        (types.FunctionTool, FunctionTool),
+        (types.ResponseOutputText, InputText),
+        (types.ResponseInputText, InputText),
+        (types.FunctionTool, FlatFunctionTool),
     ):
         assert theirs.model_fields.keys() - fields(ours) == set(), theirs
-    assert response_input_item_param.Message.__annotations__.keys() - fields(Message) == set()
+    assert response_input_item_param.Message.__annotations__.keys() - fields(MessageItem) == set()
     assert response_input_item_param.FunctionCallOutput.__annotations__.keys() - fields(FunctionCallOutput) == set()

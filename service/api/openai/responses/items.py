@@ -24,7 +24,7 @@ def only_types(noun: str, *types: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-class TextPart(RequestBody):
+class InputText(RequestBody):
     type: Literal["input_text", "output_text", "text"]
     text: str
     annotations: Unused = None
@@ -32,7 +32,7 @@ class TextPart(RequestBody):
     prompt_cache_breakpoint: Unused = None
 
 
-Parts = list[Annotated[TextPart, only_types("a part", "input_text", "output_text", "text")]]
+Parts = list[Annotated[InputText, only_types("a part", "input_text", "output_text", "text")]]
 JoinedParts = Annotated[Parts, AfterValidator(lambda parts: "".join(part.text for part in parts))]
 Content = Annotated[
     Annotated[str, Tag("[text]")] | Annotated[JoinedParts, Tag("[parts]")],
@@ -50,7 +50,7 @@ class Item(RequestBody):
     async_: Unused = Field(None, alias="async")
 
 
-class Message(Item):
+class MessageItem(Item):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
@@ -93,7 +93,7 @@ def _reject_reference(item: Any) -> Any:
 
 
 InputItem = Annotated[
-    Annotated[Message, Tag("[message]")]
+    Annotated[MessageItem, Tag("[message]")]
     | Annotated[FunctionCall, Tag("[function_call]")]
     | Annotated[FunctionCallOutput, Tag("[function_call_output]")]
     | Annotated[dict[str, Any], Tag("[reasoning]")],  # of another model; ignored
@@ -103,7 +103,7 @@ InputItem = Annotated[
 ]
 
 
-def turns_of(items: Sequence[Message | FunctionCall | FunctionCallOutput | dict[str, Any]]) -> list[Turn]:
+def turns_of(items: Sequence[MessageItem | FunctionCall | FunctionCallOutput | dict[str, Any]]) -> list[Turn]:
     """Calls that follow one another are one turn."""
     turns: list[Turn] = []
     said = [item for item in items if not isinstance(item, dict)]

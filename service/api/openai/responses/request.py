@@ -48,7 +48,7 @@ def _not_stored(_: Any) -> None:
 NotStored = Annotated[None, BeforeValidator(_not_stored), Field(description="Not supported: the server stores nothing.")]
 
 
-class FunctionTool(FunctionDefinition):
+class FlatFunctionTool(FunctionDefinition):
     type: Literal["function"] = "function"
     allowed_callers: Unused = None
     async_: Unused = Field(None, alias="async")
@@ -97,16 +97,16 @@ Choice = Annotated[
 ]
 
 
-class JsonSchemaFormat(NamedSchema):
+class FlatJsonSchemaFormat(NamedSchema):
     type: Literal["json_schema"]
 
 
 class TextConfig(RequestBody):
-    format: Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")] = TextFormat(type="text")
+    format: Annotated[TextFormat | JsonObjectFormat | FlatJsonSchemaFormat, Field(discriminator="type")] = TextFormat(type="text")
     verbosity: Unused = None
 
 
-class StreamOptions(RequestBody):
+class ResponsesStreamOptions(RequestBody):
     include_obfuscation: Unused = None
     include_usage: Unused = None  # the last event always has it
 
@@ -132,7 +132,7 @@ class CompatibilityFields(SamplingFields):
     safety_identifier: Unused = None
     service_tier: Annotated[Any, Only("auto", "default")] = None
     store: bool = Field(False, description="Accepted for compatibility and ignored: the server stores nothing.")
-    stream_options: StreamOptions | None = None
+    stream_options: ResponsesStreamOptions | None = None
     truncation: Literal["auto", "disabled"] = Field("disabled", description="Ignored: a longer input is rejected.")
     user: Unused = None
 
@@ -150,7 +150,7 @@ class ResponsesRequest(CompatibilityFields):
     max_output_tokens: int | None = Field(
         None, ge=1, description="Maximum number of characters to generate; a token is a character. The default is 1,000."
     )
-    tools: list[Annotated[FunctionTool, OnlyFunctions]] = Field([], max_length=MAX_TOOLS)
+    tools: list[Annotated[FlatFunctionTool, OnlyFunctions]] = Field([], max_length=MAX_TOOLS)
     tool_choice: Choice = Field(
         "auto",
         description="none, auto, required, or a function to call. With auto the answer is a text, unless the server's option "
