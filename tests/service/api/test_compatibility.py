@@ -106,6 +106,7 @@ def test_a_null_optional_field_counts_as_absent(client: httpx.Client) -> None:
         ("/vectorize", "VectorizeRequest", {"text": "ab"}),
         ("/v1/completions", "CompletionRequest", {"prompt": "a"}),
         ("/v1/chat/completions", "ChatRequest", {"messages": [USER]}),
+        ("/v1/responses", "ResponsesRequest", {"input": "Hi"}),
         ("/v1/messages", "MessageRequest", {"messages": [USER], "max_tokens": 5}),
         ("/v1/messages/count_tokens", "CountRequest", {"messages": [USER]}),
         ("/api/chat", "OllamaChatRequest", {"messages": [USER]}),

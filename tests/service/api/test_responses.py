@@ -527,7 +527,7 @@ def test_every_field_of_openais_client_is_known() -> None:
         (types.ResponseFunctionToolCall, FunctionCall),
         (types.ResponseOutputText, InputText),
         (types.ResponseInputText, InputText),
-        (types.FlatFunctionTool, FlatFunctionTool),
+        (types.FunctionTool, FlatFunctionTool),
     ):
         assert theirs.model_fields.keys() - fields(ours) == set(), theirs
     assert response_input_item_param.Message.__annotations__.keys() - fields(MessageItem) == set()

@@ -97,12 +97,12 @@ Choice = Annotated[
 ]
 
 
-class FlatSchemaFormat(NamedSchema):
+class FlatJsonSchemaFormat(NamedSchema):
     type: Literal["json_schema"]
 
 
 class TextConfig(RequestBody):
-    format: Annotated[TextFormat | JsonObjectFormat | FlatSchemaFormat, Field(discriminator="type")] = TextFormat(type="text")
+    format: Annotated[TextFormat | JsonObjectFormat | FlatJsonSchemaFormat, Field(discriminator="type")] = TextFormat(type="text")
     verbosity: Unused = None
 
 
