@@ -37,3 +37,9 @@ def note_unknown_characters(count: int) -> None:
     """Adds to the number of characters removed from or replaced in the request's texts."""
     if notes := current.get(None):
         notes.unknown_characters += count
+
+
+def note_ignored(field: str) -> None:
+    """Adds a field to those of the request that were ignored."""
+    if (notes := current.get(None)) and field not in notes.ignored_fields:
+        notes.ignored_fields.append(field)

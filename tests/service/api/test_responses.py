@@ -424,8 +424,8 @@ def test_calls_are_parallel_only_where_that_is_allowed_and_streamed_as_openai_do
         ({"input": [{"type": "reasoning", "id": "rs_a", "summary": []}]}, "invalid_value", "input"),
         ({"input": [{"role": "user"}]}, "missing_required_parameter", "input.0.content"),
         ({"input": [{"role": "tool", "content": "a"}]}, "invalid_value", "input.0.role"),
-        ({"input": [{"type": "item_reference", "id": "msg_a"}]}, "unsupported_value", "input.0"),
-        ({"input": [{"id": "msg_a"}]}, "unsupported_value", "input.0"),
+        ({"input": [{"type": "item_reference", "id": "msg_a"}]}, "invalid_value", "input"),
+        ({"input": [{"id": "msg_a"}]}, "invalid_value", "input"),
         ({"input": [{"type": "web_search_call", "id": "a"}]}, "unsupported_value", "input.0"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "unsupported_value", "input.0.content.0"),
         ({"input": [{"type": "function_call_output", "call_id": "a"}]}, "missing_required_parameter", "input.0.output"),
@@ -465,15 +465,23 @@ def test_errors_are_the_clients_own_and_say_what_to_do(peer: OpenAI) -> None:
         peer.responses.create(input="Hi", previous_response_id="resp_a", **TINY)
     with pytest.raises(openai.BadRequestError, match="web_search is not supported; send function"):
         peer.responses.create(input="Hi", tools=[{"type": "web_search"}], stream=True, **TINY)
-    said: Any = [{"type": "item_reference", "id": "msg_a"}]
-    with pytest.raises(openai.BadRequestError, match="store set to false"):
-        peer.responses.create(input=said, **TINY)
     with pytest.raises(openai.NotFoundError, match="no model 'absent'"):
         peer.responses.create(input="Hi", model="absent")
     with pytest.raises(openai.NotFoundError, match="no model 'absent'"):
         peer.responses.input_tokens.count(input="Hi", model="absent")
     with pytest.raises(openai.BadRequestError, match="X-Folio-Tools"):
         peer.responses.create(input="Hi", tools=[HOUR], extra_headers={"X-Folio-Tools": "call absent"}, **TINY)
+
+
+def test_what_an_item_refers_to_is_left_out_and_the_answer_says_so(client: httpx.Client) -> None:
+    asked = [{"role": "user", "content": "Hi"}]
+    fields = {"model": "tiny", "seed": 1, "max_output_tokens": 20}
+    plain, referring = (
+        client.post("/v1/responses", json={"input": [*before, *asked], **fields})
+        for before in ([], [{"type": "item_reference", "id": "msg_a"}, {"id": "msg_b"}])
+    )
+    assert referring.json()["output"] == plain.json()["output"]
+    assert (plain.headers.get("x-ignored-fields"), referring.headers["x-ignored-fields"]) == (None, "item_reference")
 
 
 def test_no_response_is_stored(peer: OpenAI) -> None:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from service.api.fields import RequestBody, Unused
+from service.api.notes import note_ignored
 from service.conversation import Turn, call_turn
 
 
@@ -84,11 +85,11 @@ def _kind(item: Any) -> str:
     return f"[{item.get('type') or 'message'}]" if isinstance(item, Mapping) else "[message]"
 
 
-def _reject_reference(item: Any) -> Any:
-    if isinstance(item, Mapping) and (item.get("type") == "item_reference" or (item.keys() <= {"id", "type"} and "id" in item)):
-        raise PydanticCustomError(
-            "unsupported_value", "this server stores no items; send whole items, as clients do with store set to false"
-        )
+def _note_reference(item: Any) -> Any:
+    """Nothing is stored, so what an item only refers to is left out. The header X-Ignored-Fields says so."""
+    if isinstance(item, Mapping) and "id" in item and (item.get("type") == "item_reference" or item.keys() <= {"id", "type"}):
+        note_ignored("item_reference")
+        return {"type": "item_reference", "id": item["id"]}
     return item
 
 
@@ -96,10 +97,11 @@ InputItem = Annotated[
     Annotated[MessageItem, Tag("[message]")]
     | Annotated[FunctionCall, Tag("[function_call]")]
     | Annotated[FunctionCallOutput, Tag("[function_call_output]")]
-    | Annotated[dict[str, Any], Tag("[reasoning]")],  # of another model; ignored
+    | Annotated[dict[str, Any], Tag("[reasoning]")]  # of another model; ignored
+    | Annotated[dict[str, Any], Tag("[item_reference]")],
     Discriminator(_kind),
-    only_types("an item", "message", "function_call", "function_call_output", "reasoning"),
-    BeforeValidator(_reject_reference),
+    only_types("an item", "message", "function_call", "function_call_output", "reasoning", "item_reference"),
+    BeforeValidator(_note_reference),
 ]
 
 
