@@ -257,7 +257,7 @@ def test_other_errors_have_the_same_format(client: httpx.Client, engine: Any) ->
     assert (absent.status_code, "absent" in error(absent)) == (404, True)
     for method, name in (("POST", "pull"), ("POST", "push"), ("POST", "create"), ("POST", "copy"), ("DELETE", "delete")):
         refused = client.request(method, f"/api/{name}", json={"model": "tiny"})
-        assert refused.status_code == 501
+        assert refused.status_code == 400
         assert f"/api/{name}" in error(refused)
     assert "/api/nothing" in error(client.get("/api/nothing"))
     assert client.get("/api/chat").status_code == 405
