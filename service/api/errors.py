@@ -112,7 +112,8 @@ class ApiError(HTTPException):
     def anthropics_body(self) -> AnthropicErrorBody:
         kind = ANTHROPICS_TYPES.get(self.status_code, "api_error" if self.status_code >= 500 else "invalid_request_error")
         details = {"error_code": NO_THREADS} if self.body.error.code == NO_THREADS else None
-        detail = AnthropicErrorDetail(type=kind, message=self._full_message, details=details)
+        begins = "prompt is too long: " if self.body.error.code == "context_length_exceeded" else ""  # clients look for it
+        detail = AnthropicErrorDetail(type=kind, message=begins + self._full_message, details=details)
         return AnthropicErrorBody(error=detail, request_id=correlation_id.get())
 
     @property
