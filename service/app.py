@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import errors, generate, health, models, notes, playground, scoring, tokenizer
+from service.api import error_handlers, errors, generate, health, models, notes, playground, scoring, tokenizer
 from service.api.anthropic import messages
 from service.api.disconnect import ClientDisconnected, no_answer
 from service.api.ollama import chat as ollama_chat
@@ -127,9 +127,9 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
         app.include_router(part.router, dependencies=key)
     app.include_router(health.router)
     app.include_router(playground.router)
-    errors.install(app)
+    error_handlers.install(app)
     app.add_exception_handler(ClientDisconnected, no_answer)
-    app.openapi = partial(errors.openapi_without_422, app.openapi)  # type: ignore[method-assign]
+    app.openapi = partial(error_handlers.openapi_without_422, app.openapi)  # type: ignore[method-assign]
 
 
 def _add_middlewares(app: FastAPI, settings: Settings) -> None:

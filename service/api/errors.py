@@ -1,12 +1,11 @@
 """Errors as HTTP responses, in OpenAI's format, {"error": {"code", "message", "type", "param"}}, or that of the path's protocol."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import ceil
 from typing import Any, Literal
 
 from asgi_correlation_id import correlation_id
-from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -47,17 +46,6 @@ STATUSES = {
 
 OPENAI, OLLAMA = "/v1/", "/api/"  # the prefixes of their operations
 ANTHROPIC = re.compile(r"/v1/messages(/.*)?")
-OPENAIS_CODES = {  # by pydantic's type of error
-    "extra_forbidden": "unknown_parameter",
-    "missing": "missing_required_parameter",
-    "unsupported_parameter": "unsupported_parameter",
-    "unsupported_value": "unsupported_value",
-}
-UNSERVED = {  # first parts, after /v1/, of other paths of OpenAI's and Anthropic's APIs
-    *("assistants", "audio", "batches", "chat", "containers", "conversations", "evals", "files", "fine_tuning"),
-    *("images", "messages", "moderations", "realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
-}
-NEVER_SERVED = re.compile(r"/api/(pull|push|create|copy|delete|blobs/.*)")  # Ollama's operations that change models
 ANTHROPICS_TYPES = {  # by status
     401: "authentication_error",
     402: "billing_error",
@@ -70,7 +58,6 @@ ANTHROPICS_TYPES = {  # by status
     529: "overloaded_error",
 }
 NO_THREADS = "thread_unsupported_request"  # Anthropic's client then sends all messages
-WITHOUT_V1 = re.compile(r"/(chat/completions|completions|embeddings|responses|messages)")
 
 
 class ErrorDetail(BaseModel):
@@ -125,7 +112,8 @@ class ApiError(HTTPException):
     def anthropics_body(self) -> AnthropicErrorBody:
         kind = ANTHROPICS_TYPES.get(self.status_code, "api_error" if self.status_code >= 500 else "invalid_request_error")
         details = {"error_code": NO_THREADS} if self.body.error.code == NO_THREADS else None
-        detail = AnthropicErrorDetail(type=kind, message=self._full_message, details=details)
+        begins = "prompt is too long: " if self.body.error.code == "context_length_exceeded" else ""  # clients look for it
+        detail = AnthropicErrorDetail(type=kind, message=begins + self._full_message, details=details)
         return AnthropicErrorBody(error=detail, request_id=correlation_id.get())
 
     @property
@@ -220,80 +208,9 @@ def _invalid(error: RequestValidationError) -> ApiError:
     return ApiError(422, "invalid_value", f"{place}: {said}" if place else said, param=place)
 
 
-def _no_such_path(path: str) -> ApiError:
-    """404, or a hint for a path of OpenAI's API that is misspelled or not supported."""
-    if WITHOUT_V1.fullmatch(path):
-        return ApiError(404, "http_404", f"there is no {path}: OpenAI's operations are under /v1, so set the base URL to .../v1")
-    if path.startswith("/v1/v1/"):
-        return ApiError(404, "http_404", f"there is no {path}: this client adds /v1 itself, so set the base URL without it")
-    if path.startswith(OPENAI) and path.removeprefix(OPENAI).partition("/")[0] in UNSERVED:
-        # Neither 404 nor 501: the LiteLLM proxy would take the model out of service for a while, and clients would try 501 again.
-        why = "this server stores no responses" if path.startswith(f"{OPENAI}responses/") else "/docs lists the paths"
-        return ApiError(400, "unsupported_endpoint", f"{path} is not supported: {why}")
-    if NEVER_SERVED.fullmatch(path):
-        message = f"{path} is not supported: models are versions in the server's models folder, which clients cannot change"
-        return ApiError(501, "unsupported_endpoint", message)
-    return ApiError(404, "http_404", f"there is no {path}; /docs lists the paths")
-
-
-def _no_such_method(request: Request, allowed: str) -> ApiError:
-    """allowed: the methods of the router, which does not know HEAD (see `service.middleware.paths`)."""
-    methods = sorted({*allowed.split(", "), *(["HEAD"] if "GET" in allowed else [])})
-    message = f"{request.scope['path']} does not support {request.scope['method']}: use {', '.join(methods)}"
-    return ApiError(405, "http_405", message, headers={"Allow": ", ".join(methods)})
-
-
-def _openais_code(error: Exception) -> str:
-    """OpenAI's code for an invalid request."""
-    if not isinstance(error, RequestValidationError):
-        return "invalid_value"
-    kind = error.errors()[0]["type"]
-    return OPENAIS_CODES.get(kind) or ("invalid_type" if kind.endswith(("_type", "_parsing", "_from_float")) else "invalid_value")
-
-
-def install(app: FastAPI) -> None:
-    async def answer(request: Request, error: Exception) -> Response:
-        found = to_api_error(error)
-        if found.status_code == 404 and found.body.error.code == "http_404":
-            found = _no_such_path(request.scope["path"])
-        if found.status_code == 405:
-            found = _no_such_method(request, (found.headers or {}).get("Allow", ""))
-        if request.scope["path"].startswith((OPENAI, OLLAMA)):
-            found = found.as_openais(_openais_code(error))
-        return found.response(request.scope)
-
-    async def nothing_left(_: Request, __: Exception) -> Response:
-        return Response(status_code=204)
-
-    for kind in (
-        HTTPException,
-        UnknownModel,
-        NotReady,
-        QueueFull,
-        EngineStopped,
-        PlannedFault,
-        InvalidPlan,
-        RequestValidationError,
-    ):
-        app.add_exception_handler(kind, answer)
-    app.add_exception_handler(StreamEnded, nothing_left)
-
-
 def error_responses(*statuses: int, body: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a path operation with these error statuses."""
     return {status: {"model": body, "description": STATUSES[status]} for status in statuses}
-
-
-def openapi_without_422(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The OpenAPI document without the 422 that FastAPI adds to operations of other protocols, which use 400."""
-    document = build()
-    for path, operations in document["paths"].items():
-        if path.startswith((OPENAI, OLLAMA)):
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
-    return document
 
 
 def _sendable(text: str) -> str:

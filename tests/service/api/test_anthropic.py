@@ -244,6 +244,7 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10**10}, "max_tokens"),
         ({"messages": []}, "messages"),
+        ({"system": "a" * 10_001}, "prompt is too long: "),
         ({"temperature": -1}, "temperature"),
         ({"temprature": 1}, "temprature"),
         ({"messages": [{"role": "user", "content": [PICTURE]}]}, "messages.0.content: blocks of type image"),

@@ -176,6 +176,15 @@ def test_a_request_without_a_text_says_that_the_model_is_loaded(client: httpx.Cl
     assert client.post("/api/generate", json={"model": "absent"}).status_code == 404
 
 
+def test_a_call_that_is_held_back_counts_as_sent(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    body = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "options": {"seed": 6, "num_predict": 100, "pace": 1000}}
+    with caplog.at_level("INFO", logger="service.middleware.request_log"):
+        client.post("/api/chat", json=body, headers={"X-Folio-Tools": "call"})
+        wait_until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert record.__dict__["sent_characters"] == record.__dict__["generated_characters"] > 0
+
+
 def test_models_are_listed_and_shown(client: httpx.Client) -> None:
     tags, loaded = client.get("/api/tags").json()["models"], client.get("/api/ps").json()["models"]
     assert [model["name"] for model in tags] == [model["name"] for model in loaded] == ["other:latest", "tiny:latest"]
@@ -257,7 +266,7 @@ def test_other_errors_have_the_same_format(client: httpx.Client, engine: Any) ->
     assert (absent.status_code, "absent" in error(absent)) == (404, True)
     for method, name in (("POST", "pull"), ("POST", "push"), ("POST", "create"), ("POST", "copy"), ("DELETE", "delete")):
         refused = client.request(method, f"/api/{name}", json={"model": "tiny"})
-        assert refused.status_code == 501
+        assert refused.status_code == 400
         assert f"/api/{name}" in error(refused)
     assert "/api/nothing" in error(client.get("/api/nothing"))
     assert client.get("/api/chat").status_code == 405
