@@ -87,7 +87,7 @@ def _kind(item: Any) -> str:
 
 def _note_reference(item: Any) -> Any:
     """Nothing is stored, so what an item only refers to is left out. The header X-Ignored-Fields says so."""
-    if isinstance(item, Mapping) and "id" in item and (item.get("type") == "item_reference" or item.keys() <= {"id", "type"}):
+    if isinstance(item, Mapping) and "id" in item and (item.get("type") == "item_reference" or item.keys() == {"id"}):
         note_ignored("item_reference")
         return {"type": "item_reference", "id": item["id"]}
     return item
