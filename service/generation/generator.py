@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock
-from typing import Annotated, Literal, NamedTuple, Self, Unpack, overload
+from typing import Annotated, Any, Literal, NamedTuple, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's condition for Python before 3.12
 
 from service.generation.backends import BackendName, choose, open_backend
-from service.generation.constraints.compiler import Compiler, Constrained, Constraint
+from service.generation.constraints.compiler import Compiler, Constrained, Constraint, Kind
 from service.generation.core import EngineCore
 from service.generation.output_queue import Chunk, FinishReason, concatenated
 from service.generation.request import Generation, Prompt
@@ -50,7 +50,10 @@ class Options(TypedDict, total=False):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)]
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)]
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)]
-    constraint: InstanceOf[Constraint] | None  # what the continuation is restricted to
+    regex: str | None  # the continuation matches it; at most one of these four
+    choices: list[str] | None  # the continuation is one of them
+    json_schema: dict[str, Any] | None  # the continuation is JSON under this schema
+    json_object: bool  # the continuation is a JSON object
 
 
 OPTIONS = TypeAdapter(Options)
@@ -113,10 +116,8 @@ class Generator:
             faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
             raise ValueError(faults) from None
         seed, stop = options.pop("seed", None), options.pop("stop", [])
-        num_generate, constraint = options.pop("num_generate", 1000), options.pop("constraint", None)
-        constrained = None if constraint is None else self._compiler.compile(constraint, self.vocabulary)
-        if constrained is not None and constrained.shortest > num_generate:
-            raise ValueError(f"num_generate is {num_generate}, but the shortest text has {constrained.shortest} characters")
+        num_generate = options.pop("num_generate", 1000)
+        constrained = self._constrained(options, num_generate)
         vocabulary = self.vocabulary if constrained is None else constrained.vocabulary
         sampling = self._sampling(options, constrained)
         strings, known = [stop] if isinstance(stop, str) else stop, set(vocabulary.characters)
@@ -167,6 +168,24 @@ class Generator:
             self._core.submit(generation)
             self._arrived[generation] = deque()
 
+    def _constrained(self, options: Options, num_generate: int) -> Constrained | None:
+        """Takes the constraint out of the options and compiles it."""
+        given: dict[Kind, Any] = {
+            "regex": options.pop("regex", None),
+            "choices": options.pop("choices", None),
+            "json_schema": options.pop("json_schema", None),
+            "json_object": options.pop("json_object", False) or None,
+        }
+        constraints = [Constraint(kind, value) for kind, value in given.items() if value is not None]
+        if len(constraints) > 1:
+            raise ValueError(f"{constraints[0].kind} and {constraints[1].kind} cannot be combined")
+        if not constraints:
+            return None
+        constrained = self._compiler.compile(constraints[0], self.vocabulary)
+        if constrained.shortest > num_generate:
+            raise ValueError(f"num_generate is {num_generate}, but the shortest text has {constrained.shortest} characters")
+        return constrained
+
     def _sampling(self, options: Options, constrained: Constrained | None) -> Sampling:
         characters, allowed = options.pop("allowed_characters", None), None
         if characters is not None:
@@ -176,7 +195,10 @@ class Generator:
             allowed[self._encode(characters)] = True
         top_k = options.pop("top_k", None)
         automaton = None if constrained is None else constrained.automaton
-        return Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed, automaton=automaton)  # type: ignore[misc]
+        sampling = Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed, automaton=automaton)  # type: ignore[misc]
+        if sampling.needs_history and self.backend.name == "tensorflow":
+            raise ValueError("penalties and constraints require the native or reference backend")
+        return sampling
 
     def _encode(self, text: str) -> NDArray[np.int32]:
         if not text:

@@ -39,6 +39,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"temperature": 0, "num_generate": 3},
     {"top_k": 5, "top_p": 0.9, "min_p": 0.01, "stop": ["qz", "e"]},
     {"top_k": 0, "seed": -5},
+    {"regex": "[a-z ]+[0-9]{3}"},
+    {"choices": ["to be", "not to be", "{}"]},
+    {"json_schema": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, "temperature": 0.5},
+    {"json_object": True, "num_generate": 100},
     {"allowed_characters": "abc", "presence_penalty": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
 ]
 
@@ -139,12 +143,25 @@ def test_a_damaged_version_is_passed_over_as_the_service_does(tmp_path: Path) ->
         ({"top": 3}, "top: "),
         ({"allowed_characters": ""}, "allowed_characters: "),
         ({"allowed_characters": "a1"}, "'1' at position 1"),
+        ({"regex": "a", "choices": ["b"]}, "regex and choices cannot be combined"),
+        ({"regex": "a("}, "regular expression"),
+        ({"regex": "aaaa", "num_generate": 3}, "the shortest text has 4 characters"),
+        ({"regex": "a", "allowed_characters": "a"}, "allowed_characters cannot be combined"),
     ],
 )
 def test_an_option_out_of_range_is_named(generator: Generator, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generator.generate("a", **options)
     assert len(generator.generate("a", num_generate=5)) == 6, "it still works"
+
+
+@pytest.mark.parametrize("options", [{"presence_penalty": 1}, {"regex": "a"}])
+def test_what_a_backend_does_not_have_is_refused(
+    generator: Generator, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator.backend, "name", "tensorflow")
+    with pytest.raises(ValueError, match="require the native or reference backend"):
+        generator.generate("a", **options)
 
 
 @pytest.mark.parametrize(("options", "message"), [({"slots": 0}, "slots is 0"), ({"backend": "x"}, "no backend 'x'")])
