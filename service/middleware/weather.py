@@ -8,7 +8,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.disconnect import DISCONNECTED, wait_for_disconnect
-from service.api.events import COMMENT
 from service.fault_plan import HEADER, Break
 from service.weather import RequestFaults, Weather
 
@@ -55,7 +54,7 @@ class BreakingSend:
                 self._happens(fault)
                 if not await self._wait(fault.seconds):
                     message["status"] = DISCONNECTED
-        elif fault and message["body"] != COMMENT:
+        elif fault and (b"{" in message["body"] or not message.get("more_body")):  # else it only keeps the connection alive
             self._happens(fault)
             await self._break(fault, message)
             return

@@ -107,6 +107,58 @@ def test_an_error_has_the_one_shape_and_its_headers(client: httpx.Client, path: 
     assert found == ["rate_limit_error", "server_error", "server_error", "server_error"]
 
 
+MESSAGES = [{"role": "user", "content": "a"}]
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "/generate": TEXT,
+    "/v1/completions": COMPLETION,
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 60},
+    "/v1/responses": {"input": "a", "max_output_tokens": 60},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 60, "model": "tiny"},
+    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 60}},
+    "/api/generate": {"prompt": "a", "options": {"num_predict": 60}},
+}
+
+
+def is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+WHOLE: dict[str, dict[str, Any]] = {path: body | {"stream": False} for path, body in PROTOCOLS.items()} | {
+    "/v1/embeddings": {"input": "a"},
+    "/api/embed": {"input": "a"},
+    "/api/embeddings": {"prompt": "a"},
+    "/score": {"text": "to be"},
+}
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_every_operation_that_uses_the_engine_meets_the_plan(client: httpx.Client, path: str) -> None:
+    body = WHOLE[path]
+    response = client.post(path, json=body, headers=by(errors=[{"status": 503, "retry_after": 7}]))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "7")
+    assert "planned fault" in response.text
+    start = time.perf_counter()
+    assert client.post(path, json=body, headers=by(ttft_ms=100)).status_code == 200
+    assert time.perf_counter() - start >= 0.1
+    assert received(client, path, body, broken("cut", 5))[1] is False
+
+
+@pytest.mark.parametrize("path", PROTOCOLS)
+def test_the_streams_of_every_protocol_break(client: httpx.Client, path: str) -> None:
+    body = PROTOCOLS[path] | {"stream": True}
+    for kind, ends in [("cut", False), ("truncated", True), ("malformed", True)]:
+        content, ended = received(client, path, body, broken(kind))
+        assert ended == ends
+        lines = [line.removeprefix(b"data: ") for line in content.split(b"\n") if b"{" in line]
+        faulty = [line for line in lines if not is_json(line)]
+        assert len(faulty) == (kind != "cut")
+        assert kind != "truncated" or faulty == lines[-1:]
+
+
 def test_latencies_delay_a_stream_and_a_whole_answer(client: httpx.Client) -> None:
     headers = by(ttft_ms=300, itl_ms=5)
     start = time.perf_counter()
@@ -219,13 +271,7 @@ def test_a_malformed_stream_has_one_event_of_broken_json(client: httpx.Client) -
     for path, body in [("/generate", TEXT), ("/v1/completions", COMPLETION)]:
         content, ended = received(client, path, body | {"stream": True}, broken("malformed"))
         assert ended
-        faulty = []
-        for data in data_of(content.replace(b"data: [DONE]\n\n", b"")):
-            try:
-                json.loads(data)
-            except json.JSONDecodeError:
-                faulty.append(data)
-        assert len(faulty) == 1
+        assert [is_json(data.encode()) for data in data_of(content) if data != "[DONE]"].count(False) == 1
 
 
 def test_a_truncated_stream_ends_properly_within_an_event(client: httpx.Client) -> None:
