@@ -1,5 +1,6 @@
 """Texts as vectors. The vector of a text is the network's state after its last character, with length 1."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 
@@ -38,7 +39,7 @@ async def embed_texts(
     generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
     with Job(request, model, [(text, one) for (text, _), one in zip(texts, generations, strict=True)]).submit() as job:
         await job.collect()
-    return [_embedding(model, prompt, dimensions) for prompt in prompts], job
+    return await asyncio.to_thread(lambda: [_embedding(model, prompt, dimensions) for prompt in prompts]), job
 
 
 def num_read(job: Job) -> int:

@@ -1,5 +1,6 @@
 """/v1/embeddings: texts as vectors."""
 
+import asyncio
 import base64
 from typing import Annotated, Literal
 
@@ -45,11 +46,14 @@ async def embed(request: Request, body: JsonBody[EmbeddingRequest]) -> Response:
     """Reads each text and returns the state of the network's last layer as a vector of length 1, the same on every machine."""
     model: Model = request.app.state.registry.get(body.model)
     vectors, job = await embed_texts(request, model, listed(body.input), dimensions=body.dimensions, on_unknown=body.on_unknown)
-    data = [Embedding(index=i, embedding=_encoded(vector, body.encoding_format)) for i, vector in enumerate(vectors)]
-    read = num_read(job)
-    return json_response(
-        Embeddings(data=data, model=model.config.name, usage=EmbeddingUsage(prompt_tokens=read, total_tokens=read))
-    )
+    usage = EmbeddingUsage(prompt_tokens=num_read(job), total_tokens=num_read(job))
+    # A million numbers take half a second to write. In a thread, they do not hold up the event loop.
+    return await asyncio.to_thread(_answer, model.config.name, vectors, body.encoding_format, usage)
+
+
+def _answer(model: str, vectors: list[NDArray[np.float32]], encoding_format: str, usage: EmbeddingUsage) -> Response:
+    data = [Embedding(index=i, embedding=_encoded(vector, encoding_format)) for i, vector in enumerate(vectors)]
+    return json_response(Embeddings(data=data, model=model, usage=usage))
 
 
 def _encoded(vector: NDArray[np.float32], encoding_format: str) -> list[float] | str:
