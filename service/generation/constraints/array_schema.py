@@ -50,8 +50,9 @@ class Arrays:
         if fewest > most:
             raise UnsupportedConstraint(f"{at(place.path)}no array has at least {fewest} and at most {most} items")
         lists = [len(item_schemas(part)[0]) for part in flat.arrays]
+        explicit = EXPLICIT if self.bounds.items > 1 else self.bounds.items
         usual = max([fewest, 1]) + self.bounds.items - (not fewest)
-        return fewest, min(most, max([usual, *lists]) if "maxItems" not in flat.limits else fewest + EXPLICIT)
+        return fewest, min(most, max([usual, *lists]) if "maxItems" not in flat.limits else fewest + explicit)
 
     @staticmethod
     def _contained(flat: Flat) -> int:

@@ -1,6 +1,7 @@
 """Sets of characters as sorted ranges of code points, and their text in a pattern."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -44,6 +45,7 @@ def minus(ranges: Ranges, *others: Ranges) -> Ranges:
     return complement(union(complement(ranges), *others))
 
 
+@lru_cache(maxsize=4096)
 def intersection(left: Ranges, right: Ranges) -> Ranges:
     """Characters in both sets."""
     return minus(left, complement(right))
@@ -72,6 +74,7 @@ def edge(code: int) -> str:
     return escaped(code) if chr(code).isprintable() else f"\\u{code:04x}"
 
 
+@lru_cache(maxsize=4096)
 def class_pattern(ranges: Ranges) -> str:
     """A pattern that matches one character of the set, which is not empty. Open sets are written by what they lack."""
     code = single(ranges)

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from service.generation.constraints.matching import Effort
-from service.generation.constraints.unsupported import Hopeless, UnsupportedConstraint
+from service.generation.constraints.unsupported import TooMuchWork, UnsupportedConstraint
 
 MAX_WORK = 25_000  # schemas looked at, a schema once for each place that it is used at
 MAX_NESTING = 100
@@ -32,10 +32,10 @@ class Document:
         self.embedded = sum(isinstance(part.get("$id"), str) for part in subschemas(root)) > bool(self.base)
 
     def spend(self, where: str) -> None:
-        """Counts one unit of work. Raises Hopeless when there was too much."""
+        """Counts one unit of work. Raises TooMuchWork when there was too much."""
         self.work += 1
         if self.work > MAX_WORK:
-            raise Hopeless(f"{at(where)}the schema is too large or refers to itself too often")
+            raise TooMuchWork(f"{at(where)}the schema is too large or refers to itself too often")
 
     def resolve(self, reference: Json, where: str) -> Schema:
         """The schema that a `$ref` names. Raises UnsupportedConstraint for one that is not in this document."""

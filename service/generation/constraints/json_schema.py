@@ -15,7 +15,7 @@ from service.generation.constraints.object_schema import Objects
 from service.generation.constraints.pattern import MAX_PATTERN, checked
 from service.generation.constraints.place import Place
 from service.generation.constraints.string_schema import Strings
-from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
+from service.generation.constraints.unsupported import Hopeless, TooLarge, TooMuchWork, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 from service.generation.constraints.values import json_literal
 
@@ -35,15 +35,17 @@ def json_pattern(schema: Schema, free: str) -> str:
 
     `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
     """
-    for bounds in TRIED:
+    tried = list(TRIED)
+    while True:
+        bounds = tried.pop(0)
         try:
             return Writer(schema, free, bounds).all()
-        except TooLarge:
-            if bounds is TRIED[-1]:
+        except TooLarge as error:
+            if not tried:
                 raise
+            tried = tried[-1:] if isinstance(error, TooMuchWork) else tried
         except RecursionError:
             raise UnsupportedConstraint("the schema is nested too deep") from None
-    raise AssertionError
 
 
 def free_json_object(free: str) -> str:

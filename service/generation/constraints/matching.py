@@ -21,7 +21,7 @@ from service.generation.constraints.tree import (
     concatenation,
     repetition,
 )
-from service.generation.constraints.unsupported import Hopeless, UnsupportedConstraint
+from service.generation.constraints.unsupported import TooMuchWork, UnsupportedConstraint
 
 MAX_TEXT = 1000
 MAX_STEPS = 300_000
@@ -34,26 +34,29 @@ def exact_tree(regex: str) -> Node:
 
 
 class Effort:
-    """Counts the steps of all comparisons of one request."""
+    """Counts the steps of all comparisons of one request, and keeps their results."""
 
     def __init__(self) -> None:
         self.steps = 0
+        self.found: dict[tuple[str, str], bool] = {}
 
     def spend(self, steps: int) -> None:
-        """Raises Hopeless when there were too many."""
+        """Raises TooMuchWork when there were too many."""
         self.steps += steps
         if self.steps > MAX_STEPS:
-            raise Hopeless("its regular expressions take too long to be compared with texts")
+            raise TooMuchWork("its regular expressions take too long to be compared with texts")
 
 
 def searches(regex: str, text: str, effort: Effort) -> bool:
     """Whether the expression matches somewhere in the text. Raises UnsupportedConstraint where that takes too long to find out."""
     if len(text) > MAX_TEXT:
         raise UnsupportedConstraint(f"a text of {len(text)} characters is too long to be compared with a regular expression")
-    matcher = Matcher(text, effort)
-    tree = exact_tree(regex)
-    anchored = isinstance(tree, Concatenation) and tree.parts[:1] == (START,)
-    return any(matcher.ends(tree, start) for start in range(1 if anchored else len(text) + 1))
+    if (regex, text) not in effort.found:
+        matcher = Matcher(text, effort)
+        tree = exact_tree(regex)
+        anchored = isinstance(tree, Concatenation) and tree.parts[:1] == (START,)
+        effort.found[regex, text] = any(matcher.ends(tree, start) for start in range(1 if anchored else len(text) + 1))
+    return effort.found[regex, text]
 
 
 class Matcher:

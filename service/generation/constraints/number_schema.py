@@ -14,7 +14,7 @@ from service.generation.constraints.values import json_literal
 USUAL = 999  # the largest number where nothing asks for a larger one
 FAR = 2**31 - 1  # a bound as far as this only says how large a machine's integers are
 MOST_DIGITS = 15  # those that a float keeps
-TRIED, MOST_VALUES = 1000, 200  # numbers looked at, and written, where a range does not do
+TRIED, MOST_VALUES = 1000, 60  # numbers looked at, and written, where a range does not do
 DECIMAL = r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?"
 
 Valid = Callable[[Json, Json], bool]

@@ -89,15 +89,17 @@ class Objects:
         """The members that the schema names. One that cannot be written is left out, unless it is required."""
         names = dict.fromkeys(name for part in flat.objects for name in part.get("properties", {}))
         dependent = dependencies(flat)
-        members = []
+        members: list[Member] = []
+        room = max(self.bounds.optional, flat.limit("minProperties", 0) - len(required))
         for name in [*names, *(name for name in required if name not in names)]:
             needs_others = any(one not in required for one in dependent.get(name, ()))
             if name in required:
                 members.append(Member(self._member(flat, name, place), True))
-            elif not needs_others and self._allowed(flat, name):
+            elif room > 0 and not needs_others and self._allowed(flat, name):
                 inside = place.inside(f"properties.{name}", flat.references)
                 value = self.attempt(together(self._schemas(flat, name)), inside)
                 members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
+                room -= value is not None
         return members
 
     def _member(self, flat: Flat, name: str, place: Place) -> str:

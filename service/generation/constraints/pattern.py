@@ -6,6 +6,7 @@ never gives "ab". So compile `ended(pattern)`, and let the vocabulary hold END. 
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from service.generation.constraints import charset
 from service.generation.constraints.charset import Ranges
@@ -68,6 +69,7 @@ def json_string_pattern(tree: Node) -> str:
     return f'"{written(tree, json_class_pattern)}"'
 
 
+@lru_cache(maxsize=4096)
 def json_class_pattern(ranges: Ranges) -> str:
     """One character of the set as JSON text. Characters that need an escape are kept only where the set has no others."""
     plain = charset.intersection(ranges, PLAIN_IN_JSON)

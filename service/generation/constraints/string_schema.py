@@ -1,6 +1,6 @@
 """The pattern of a string under its schema."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import islice
 
 from service.generation.constraints import charset
@@ -31,16 +31,23 @@ class Strings:
         kept = charset.intersection(charset.of(free), PLAIN_IN_JSON)
         self.free: Ranges = kept if charset.size(kept) >= 10 else ASCII_LETTERS
         self.characters = characters
+        self._known: dict[Hashable, tuple[Flat, str | UnsupportedConstraint]] = {}  # the flat schema is kept for the ids in the key
         self.valid = valid
 
     def pattern(self, flat: Flat, where: str) -> str:
         """The pattern, quotes included. Raises UnsupportedConstraint."""
-        try:
-            return json_string_pattern(self.tree(flat))
-        except Hopeless:
-            raise
-        except UnsupportedConstraint as error:
-            raise UnsupportedConstraint(f"{at(where)}{error}") from None
+        key = flat.patterns, flat.formats, flat.limits.get("minLength"), flat.limits.get("maxLength"), *map(id, flat.unlike)
+        if key not in self._known:
+            try:
+                self._known[key] = flat, json_string_pattern(self.tree(flat))
+            except Hopeless:
+                raise
+            except UnsupportedConstraint as error:
+                self._known[key] = flat, error
+        found = self._known[key][1]
+        if isinstance(found, str):
+            return found
+        raise UnsupportedConstraint(f"{at(where)}{found}")
 
     def tree(self, flat: Flat) -> Node:
         """The content of the string."""

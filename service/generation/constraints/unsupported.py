@@ -11,3 +11,7 @@ class Hopeless(UnsupportedConstraint):
 
 class TooLarge(Hopeless):
     """The pattern is too large. One with tighter bounds may not be."""
+
+
+class TooMuchWork(TooLarge):
+    """Finding the pattern takes too long. With the tightest bounds it may not."""
