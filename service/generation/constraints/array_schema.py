@@ -46,7 +46,8 @@ class Arrays:
         """The fewest items that there have to be, and the most that there will be."""
         fewest, most = flat.limit("minItems", 0), flat.limit("maxItems", 1 << 30)
         fewest = max([fewest, self._contained(flat)])
-        most = min([most, *(int(part["maxContains"]) for part in flat.arrays if "contains" in part and "maxContains" in part)])
+        found = [int(part["maxContains"]) for part in flat.arrays if "contains" in part and "maxContains" in part]
+        most = min([most, *(count for count in found if count or self._contained(flat))])
         if fewest > most:
             raise UnsupportedConstraint(f"{at(place.path)}no array has at least {fewest} and at most {most} items")
         lists = [len(item_schemas(part)[0]) for part in flat.arrays]
@@ -66,6 +67,8 @@ class Arrays:
             schemas.append(prefix[index] if index < len(prefix) else rest)
             if "contains" in part and index < part.get("minContains", 1):
                 schemas.append(part["contains"])
+            elif "contains" in part and part.get("maxContains") == 0:
+                schemas.append({"not": part["contains"]})
         return False if False in schemas else together(schemas)
 
     def _item(self, flat: Flat, index: int, place: Place, needed: bool) -> str | None:
@@ -92,7 +95,8 @@ class Arrays:
         """Items that cannot be equal: each position has its own values, lengths or numbers."""
         schemas = [self._schema(flat, i) for i in range(min(most, max(fewest, 3)))]
         inside = place.inside("items", flat.references)
-        for slices in distinct(self.branches.of(schemas[-1], inside), len(schemas)):
+        flats = [] if self.attempt(schemas[-1], inside) is None else self.branches.of(schemas[-1], inside)
+        for slices in distinct(flats, len(schemas)):
             items = self._apart(schemas, slices, inside)
             if len(items) >= max(fewest, 2):
                 return listed(items, fewest)
@@ -121,6 +125,7 @@ def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
         yield [{"type": "string", "minLength": shortest + i, "maxLength": shortest + i} for i in range(count)]
         least = max(flat.limit("minItems", 0), 1)
         yield [{"type": "array", "minItems": least + i, "maxItems": least + i} for i in range(count)]
+    yield [{"const": value} for value in (True, False, None)]
     yield [{"type": name} for name in ("string", "number", "boolean", "null", "array", "object")]
 
 

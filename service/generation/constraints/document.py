@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from service.generation.constraints.matching import Effort
 from service.generation.constraints.unsupported import TooMuchWork, UnsupportedConstraint
 
-MAX_WORK = 25_000  # schemas looked at, a schema once for each place that it is used at
+MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
 MAX_NESTING = 100
 
 Json = Any

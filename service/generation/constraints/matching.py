@@ -24,7 +24,7 @@ from service.generation.constraints.tree import (
 from service.generation.constraints.unsupported import TooMuchWork, UnsupportedConstraint
 
 MAX_TEXT = 1000
-MAX_STEPS = 300_000
+MAX_STEPS = 150_000
 
 
 @lru_cache(maxsize=64)

@@ -46,7 +46,7 @@ def usual_bounds(limits: Mapping[str, Fraction], where: str, step: Fraction = Fr
     usual = max(Fraction(USUAL), 20 * step)
     lows = [limits[name] for name in ("minimum", "exclusiveMinimum") if name in limits]
     highs = [limits[name] for name in ("maximum", "exclusiveMaximum") if name in limits]
-    low, high = max(lows, default=None), min(highs, default=None)
+    low, high = inward(max(lows, default=None), 1), inward(min(highs, default=None), -1)
     if low is not None and high is not None and low > high:
         raise UnsupportedConstraint(f"{at(where)}no number is from {shown(low)} to {shown(high)}")
     if low is not None and low <= -FAR and (high is None or high > 0):
@@ -58,6 +58,13 @@ def usual_bounds(limits: Mapping[str, Fraction], where: str, step: Fraction = Fr
     if high is None:
         high = max(usual, low + usual)
     return low, high
+
+
+def inward(bound: Fraction | None, direction: int) -> Fraction | None:
+    """The bound, moved past the numbers that a float does not tell from it where it is large."""
+    if bound is None or abs(bound) < 2**53:
+        return bound
+    return bound + direction * abs(bound) / 2**50
 
 
 def decimals(low: Fraction, high: Fraction, limits: dict[str, Fraction], where: str) -> str:

@@ -121,7 +121,10 @@ class Objects:
             return "\\{\\}"
         if most > len(LETTERS):
             raise UnsupportedConstraint(f"{at(place.path)}minProperties is more than {len(LETTERS)}")
-        value = self.write(together(schemas), place.inside("additionalProperties", flat.references))
+        inside = place.inside("additionalProperties", flat.references)
+        value = self.write(together(schemas), inside) if flat.limit("minProperties", 0) else self.attempt(together(schemas), inside)
+        if value is None:
+            return "\\{\\}"
         members = []
         for i in range(most):
             first = charset.of(LETTERS[len(LETTERS) * i // most : len(LETTERS) * (i + 1) // most])

@@ -34,6 +34,7 @@ ONE, TWO = {"const": 1}, {"enum": [2]}
             ['{"a":1,"h":1,"n":1,"t":1}'],
             ['{"a":1,"h":1,"n":1}'],
         ),
+        ({"type": "object", "additionalProperties": {"enum": []}}, ["{}"], []),
         ({"type": "object", "maxProperties": 0}, ["{}"], ['{"a":1}']),
         (
             {"type": "object", "properties": {"a": ONE, "b": ONE, "c": ONE}, "minProperties": 2, "required": ["c"]},
@@ -141,7 +142,8 @@ def test_objects(schema: Any, matching: list[str], other: list[str]) -> None:
             ["[1,2]"],
             ["[1,1]", "[1,1.0]"],
         ),
-        ({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True}, ["[true]"], ["[true,true]"]),
+        ({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True}, ["[true]", "[true,false]"], ["[true,true]"]),
+        ({"type": "array", "items": {"enum": [1, 2]}, "contains": ONE, "minContains": 0, "maxContains": 0}, ["[2]"], ["[1]"]),
         ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "minItems": 4}, [], ["[1,1,1,1]", "[1,2,3]"]),
         ({"type": "array", "items": {"type": "string"}, "uniqueItems": True, "minItems": 2}, [], ['["aaa","aaa"]', '["a"]']),
     ],

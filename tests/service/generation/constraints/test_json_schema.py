@@ -40,6 +40,7 @@ from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, c
         ({"type": "integer", "minimum": -(2**53), "exclusiveMaximum": 0}, ["-1"], ["0"]),
         ({"type": "integer", "minimum": 0, "maximum": 10**12}, ["0", "999"], []),
         ({"type": "integer", "multipleOf": 7, "minimum": 50, "maximum": 70}, ["56", "63", "70"], ["50", "49", "77"]),
+        ({"type": "number", "minimum": 1e100, "maximum": 2e100}, [], ["1" + "0" * 100]),
         ({"type": "integer", "multipleOf": 5000}, ["0", "5000"], ["999"]),
         ({"type": "integer", "multipleOf": 0.4}, ["2", "4"], ["1", "3"]),
         ({"type": "number"}, ["0", "1.5", "999.99"], ["1.", ".5", "1.234", "-1", "1e5"]),
