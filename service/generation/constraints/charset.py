@@ -5,8 +5,8 @@ from functools import lru_cache
 
 Ranges = tuple[tuple[int, int], ...]
 
-END = "\U0010ffff"  # in no set, so a pattern followed by it matches no more and no less than the pattern
-LAST = ord(END) - 1
+START, END = "\U0010fffe", "\U0010ffff"  # before and after a pattern. No set holds them
+LAST = ord(START) - 1
 SURROGATES: Ranges = ((0xD800, 0xDFFF),)
 CONTROLS: Ranges = ((0, 0x1F), (0x7F, 0x9F))
 LINE_SEPARATORS: Ranges = ((0x2028, 0x2029),)
@@ -25,8 +25,8 @@ def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def of(characters: Iterable[str]) -> Ranges:
-    """The set of these characters, without END."""
-    return normal((ord(one), ord(one)) for one in characters if one != END)
+    """The set of these characters, without START and END."""
+    return normal((ord(one), ord(one)) for one in characters if ord(one) <= LAST)
 
 
 def union(*sets: Ranges) -> Ranges:
@@ -35,7 +35,7 @@ def union(*sets: Ranges) -> Ranges:
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """All other code points but END."""
+    """All other code points but START and END."""
     bounds = [-1, *(bound for one in ranges for bound in one), LAST + 1]
     return tuple((left + 1, right - 1) for left, right in zip(bounds[::2], bounds[1::2], strict=True) if left + 1 < right)
 
@@ -82,7 +82,7 @@ def class_pattern(ranges: Ranges) -> str:
         return escaped(code)
     if ranges[-1][1] == LAST:
         lacking = minus(complement(ranges), SURROGATES)
-        return f"[^{spans(lacking)}{edge(ord(END))}]"
+        return f"[^{spans(lacking)}{edge(ord(START))}{edge(ord(END))}]"
     return f"[{spans(minus(ranges, SURROGATES))}]"
 
 

@@ -1,7 +1,9 @@
 """Regular expressions and choices as patterns: regular expressions that Python and Rust's regex crate read alike.
 
-A text matches a pattern as a whole. Rust prefers the earlier option of an alternation and stops at its match: `a|ab` compiled alone
-never gives "ab". So compile `ended(pattern)`, and let the vocabulary hold END. A text may end where END may follow.
+A text matches a pattern as a whole. Compile `delimited(pattern)`, with START and END in the vocabulary: a text begins after START
+and may end where END may follow. Without END, `a|ab` would never give "ab": Rust prefers the earlier option and stops at its match.
+Without START, outlines-core takes exponential time and memory for patterns such as `19{9}[0-8]|19{8}[0-8][0-9]|...`: it also builds
+the automaton that searches a text, where a match may begin anywhere.
 """
 
 import re
@@ -23,9 +25,9 @@ from service.generation.constraints.tree import (
 )
 from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
 
-__all__ = ["END", "UnsupportedConstraint", "choices_pattern", "ended", "json_string_pattern", "portable_pattern"]
+__all__ = ["END", "START", "UnsupportedConstraint", "choices_pattern", "delimited", "json_string_pattern", "portable_pattern"]
 
-END = charset.END
+START, END = charset.START, charset.END
 
 MAX_PATTERN = 200_000  # characters
 MAX_POSITIONS = 15_000  # characters once every repeat is written out, which is what an automaton is made of
@@ -59,9 +61,9 @@ def choices_pattern(choices: Iterable[str]) -> str:
     return checked(written(tree, charset.class_pattern))
 
 
-def ended(pattern: str) -> str:
-    """The pattern followed by END, which no pattern of this package matches."""
-    return f"(?:{pattern}){charset.END}"
+def delimited(pattern: str) -> str:
+    """The pattern between START and END, which no pattern of this package matches."""
+    return f"{START}(?:{pattern}){END}"
 
 
 def json_string_pattern(tree: Node) -> str:

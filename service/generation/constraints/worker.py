@@ -20,7 +20,15 @@ from outlines_core import Vocabulary as Tokens
 from service.generation.constraints.charset import Ranges, class_pattern, intersection, of, size
 from service.generation.constraints.json_schema import free_json_object, json_pattern
 from service.generation.constraints.parsing import Parser
-from service.generation.constraints.pattern import END, UnsupportedConstraint, choices_pattern, ended, portable_pattern, written
+from service.generation.constraints.pattern import (
+    END,
+    START,
+    UnsupportedConstraint,
+    choices_pattern,
+    delimited,
+    portable_pattern,
+    written,
+)
 from service.generation.constraints.tree import (
     NOTHING,
     Alternation,
@@ -112,18 +120,19 @@ def automaton(pattern: str, vocabulary: str) -> Compiled:
     tree = narrowed(Parser(pattern).parse(), of(vocabulary))
     if tree == NOTHING:
         raise UnsupportedConstraint(IMPOSSIBLE)
-    more = sorted(characters_of(tree) - {*vocabulary, END})
-    characters = [*vocabulary, *more, END]
-    end = len(characters) - 1
+    more = sorted(characters_of(tree) - {*vocabulary})
+    characters = [*vocabulary, *more, END, START]
+    end = len(characters) - 2
     try:
         index = Index(
-            ended(written(tree, class_pattern)), Tokens(end + 1, {character: [i] for i, character in enumerate(characters)})
+            delimited(written(tree, class_pattern)), Tokens(end + 2, {character: [i] for i, character in enumerate(characters)})
         )
     except ValueError as error:
         raise UnsupportedConstraint(f"this regular expression is not supported: {error}") from None
     transitions, final = index.get_transitions(), set(index.get_final_states())
-    start = index.get_initial_state()
-    numbers = {state: i for i, state in enumerate([start, *(transitions.keys() - final - {start})])}
+    outside = index.get_initial_state()
+    start = transitions[outside][end + 1]
+    numbers = {state: i for i, state in enumerate([start, *(transitions.keys() - final - {outside, start})])}
     if len(numbers) > MAX_STATES or (len(numbers) + 1) * (end + 1) > MAX_ENTRIES:
         raise UnsupportedConstraint(f"this needs {len(numbers):,} states, which are too many; make it simpler")
     last = len(numbers)

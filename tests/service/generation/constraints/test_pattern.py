@@ -114,3 +114,12 @@ def test_a_regular_expression_as_the_inside_of_a_json_string(regex: str, content
 )
 def test_the_size_of_a_pattern_counts_repeats(pattern: str, size: int) -> None:
     assert written_out(pattern) == size
+
+
+def test_a_range_of_large_numbers_is_compiled_at_once() -> None:
+    options = [
+        f"19{{{nines}}}[0-8][0-9]{{{40 - nines}}}" for nines in range(40)
+    ]  # without START this takes longer than anyone waits
+    automaton = Automaton("|".join(options))
+    assert automaton.matches("19" + "8" * 40)
+    assert len(automaton.moves) < 1_000

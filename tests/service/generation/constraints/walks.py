@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from outlines_core import Index, Vocabulary
 
 from service.generation.constraints.json_schema import json_pattern
-from service.generation.constraints.pattern import END, ended
+from service.generation.constraints.pattern import END, START, delimited
 
 SHAKESPEARE = "\n !$&',-.3:;?" + string.ascii_letters
 
@@ -20,15 +20,15 @@ class Automaton:
     def __init__(self, pattern: str, more: str = "") -> None:
         """`more`: further characters that the vocabulary holds."""
         self.characters = sorted(
-            one for one in {*SHAKESPEARE, *string.printable[:95], *pattern, *more, END} if not "\ud800" <= one <= "\udfff"
+            one for one in {*SHAKESPEARE, *string.printable[:95], *pattern, *more, START, END} if not "\ud800" <= one <= "\udfff"
         )
         vocabulary = Vocabulary(len(self.characters), {one: [i] for i, one in enumerate(self.characters)})
-        index = Index(ended(pattern), vocabulary)
-        self.start = index.get_initial_state()
+        index = Index(delimited(pattern), vocabulary)
         self.moves = {
             state: {self.characters[i]: target for i, target in moves.items() if i < len(self.characters)}
             for state, moves in index.get_transitions().items()
         }
+        self.start = self.moves.pop(index.get_initial_state())[START]
 
     def matches(self, text: str) -> bool:
         """Whether the pattern matches the whole text."""
