@@ -66,11 +66,11 @@ def test_a_text_can_be_generated_with_the_file_alone(tmp_path: Path) -> None:
     _, *shape = session.get_inputs()[1].shape
     state, text = np.zeros((1, *shape), np.float32), "ROMEO:\n"
     for character in vocabulary.encode(text):
-        logits, state = session.run(None, {"characters": np.array([character]), "states": state})
+        logits, state = session.run(None, {"characters": np.array([character], np.int64), "states": state})
     for _ in range(300):
         likeliest = int(logits[0].argmax())
         text += vocabulary.decode([likeliest])
-        logits, state = session.run(None, {"characters": np.array([likeliest]), "states": state})
+        logits, state = session.run(None, {"characters": np.array([likeliest], np.int64), "states": state})
     generator = Generator.load(str(included_models()) + "/shakespeare", slots=1)
     assert text == "ROMEO:\n" + "".join(generator.stream("ROMEO:\n", num_generate=300, temperature=0))
 
