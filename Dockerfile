@@ -1,3 +1,4 @@
+# docker build -t folio . && docker run -p 127.0.0.1:8000:8000 folio       serves the included model
 # Two targets, `service` and `trainer`; with --build-arg PACKAGES=gpu for NVIDIA's GPUs (a lock in requirements/). Dependencies are
 # installed in stages of their own, into a virtual environment without pip, and so is the compiler of the kernel; an image is an
 # environment, the code, the kernel's library and the shipped model.
@@ -46,7 +47,9 @@ COPY --from=trainer-environment /opt/folio /opt/folio
 ENTRYPOINT ["python", "-m", "trainer"]
 
 FROM base AS service
-ENV SERVICE_MODELS_DIR=/models SERVICE_HOST=0.0.0.0 SERVICE_PORT=8000
+# A published port does not arrive on a container's loopback, so `-p` alone decides who reaches the service. Set SERVICE_API_KEYS before
+# you publish the port on other addresses than 127.0.0.1.
+ENV SERVICE_MODELS_DIR=/models SERVICE_HOST=0.0.0.0 SERVICE_PORT=8000 SERVICE_WITHOUT_KEYS=true
 COPY --from=service-environment /opt/folio /opt/folio
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \

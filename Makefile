@@ -23,7 +23,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help setup setup-benchmarks serve train model test clients fast soak coverage lint types format lock clean
+.PHONY: help dist setup setup-benchmarks serve train model test clients fast soak coverage lint types format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -116,6 +116,13 @@ lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for
 	$(LOCK) --group compiler -c requirements/dev.txt -o requirements/compiler.txt
 	$(LOCK) --group clients -o requirements/clients.txt
 	$(LOCK) --group clients-openai-2 -o requirements/clients-openai-2.txt
+
+# On any machine: a cross-compiler builds the library for each platform.
+dist: setup ## the sdist and a wheel for each platform, in dist/
+	$(BIN)/python -m hatchling build -d dist -t sdist
+	for platform in manylinux_2_17_x86_64 manylinux_2_17_aarch64 macosx_11_0_x86_64 macosx_11_0_arm64; do \
+		FOLIO_WHEEL=$$platform $(BIN)/python -m hatchling build -d dist -t wheel || exit 1; \
+	done
 
 clean: ## remove what make made
 	rm -rf .venv .venv-* $(NODE)/node_modules .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*

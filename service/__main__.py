@@ -9,24 +9,26 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
+
+from trainer.program import program
 
 if TYPE_CHECKING:
     from service.listening import Listeners
     from service.settings import Settings
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Serves until told to stop, then returns 0; 1 if it can't listen, 2 for settings that can't be. Or see `generate`."""
-    if sys.argv[1:2] == ["generate"]:
-        _stop_at_once_on_signals("python -m service generate", {signal.SIGINT: 130, signal.SIGTERM: 1})
+    if arguments[:1] == ["generate"]:
+        _stop_at_once_on_signals(program("generate"), {signal.SIGINT: 130, signal.SIGTERM: 1})
         from service.cli import generate
 
-        return generate(sys.argv[2:])
-    _stop_at_once_on_signals("python -m service", {signal.SIGINT: 0, signal.SIGTERM: 0})
+        return generate(arguments[1:])
+    _stop_at_once_on_signals(program("serve"), {signal.SIGINT: 0, signal.SIGTERM: 0})
     gc.disable()  # imports make many objects and no garbage: looking for it takes a tenth of their time
     from pydantic import ValidationError
     from pydantic_settings import CliApp
@@ -35,8 +37,8 @@ def main() -> int:
     from service.settings import Settings, check_removed
 
     try:
-        check_removed(sys.argv[1:], os.environ)
-        settings = CliApp.run(Settings)
+        check_removed(arguments, os.environ)
+        settings = CliApp.run(Settings, list(arguments))
         listeners = listen(settings.listens_on, settings.port, settings.uds)
     except ValidationError as error:
         return _fail("; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()), code=2)
@@ -44,7 +46,7 @@ def main() -> int:
         return _fail(str(error), code=2)
     except CannotListen as error:
         return _fail(str(error), code=1)
-    _stop_at_once_on_signals("python -m service", {signal.SIGINT: 0, signal.SIGTERM: 0}, listeners.close)
+    _stop_at_once_on_signals(program("serve"), {signal.SIGINT: 0, signal.SIGTERM: 0}, listeners.close)
     try:
         return _serve(settings, listeners)
     finally:
@@ -96,11 +98,11 @@ def _said(place: tuple[int | str, ...], message: str) -> str:
 
 
 def _fail(message: str, *, code: int) -> int:
-    print(f"python -m service: error: {message}", file=sys.stderr)
+    print(f"{program('serve')}: error: {message}", file=sys.stderr)
     return code
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """Ends the process; if a thread is left, without the interpreter's clean-up, which would abort if it is inside a library."""
     if threading.active_count() == 1:
         sys.exit(code)
@@ -112,4 +114,4 @@ def _leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _leave(main())
+    leave(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from threading import Thread
 
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -27,6 +28,7 @@ from service.fault_plan import Plan, load
 from service.generation.backends import choose, open_backend
 from service.generation.constraints.compiler import Compiler
 from service.generation.engine import Engine
+from service.included import included_models
 from service.metrics import Metrics
 from service.middleware.access import Access
 from service.middleware.body_limit import BodyLimit
@@ -58,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="A character-level recurrent network, served over REST and SSE.",
         lifespan=lambda app: _lifespan(app, settings),
     )
+    _log_included(settings)
     app.state.weather = _weather(settings)
     app.state.stuck = False  # after shutdown: whether a thread has not ended in time
     _add_routes(app, settings)
@@ -91,6 +94,11 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
             app.state.stuck |= thread.is_alive()
         app.state.compiler.close()
         await asyncio.to_thread(app.state.end_tracing)
+
+
+def _log_included(settings: Settings) -> None:
+    if "models_dir" not in settings.model_fields_set and settings.models_dir == included_models():
+        log.info("there is no folder models in %s: serving the included model, %s", Path.cwd(), settings.models_dir)
 
 
 def _weather(settings: Settings) -> Weather | None:

@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from service.remote import ADDRESS, Receipt, RemoteServer, Unreachable, answers
 from service.settings import Settings
 from trainer.artifact import ArtifactError
+from trainer.program import program
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as on the page
 HERE = ("url", "models_dir", "model", "start_string", "pace")  # options that are no options of a `Generator`
@@ -64,12 +64,14 @@ def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> Recei
     """Generates in this process. Raises ValueError, ArtifactError or ValidationError."""
     if options.pace is not None and not 0.01 <= options.pace <= 1e6:
         raise ValueError(f"--pace is {options.pace:g}, expected 0.01 to 1,000,000")
+    from service import models_folder
     from service.generation.backends import Unsupported
     from service.generation.generator import Generator
 
     settings = Settings.model_validate({} if options.models_dir is None else {"models_dir": options.models_dir})
     try:
-        generator = Generator.load(_model_path(settings, options.model), backend=settings.backend, slots=1)
+        path = models_folder.find_model(settings.models_dir, options.model, settings.default_model)
+        generator = Generator.load(path, backend=settings.backend, slots=1)
     except Unsupported as error:
         raise ValueError(str(error)) from error
     config = generator.version.config
@@ -88,27 +90,12 @@ def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> Recei
     return Receipt(stream.num_generated, rate, *ended)
 
 
-def _model_path(settings: Settings, name: str | None) -> Path:
-    """The folder of the model `name`; without a name that of the default model, or of the only one. Raises ValueError."""
-    from service import models_folder
-
-    folders, empty = models_folder.models(settings.models_dir)
-    if empty:
-        raise ValueError(empty)
-    names = [path.name for path in folders if models_folder.holds_version(path)]
-    if name is None:
-        name = names[0] if len(names) == 1 else settings.default_model
-    if name not in names:
-        raise ValueError(f"no model {name!r} in {settings.models_dir}; there are: {', '.join(names)}")
-    return settings.models_dir / name
-
-
 def _warn_of_impossible(stop: Sequence[str], unknown: Collection[str], model: str) -> None:
     """Names the stop strings with characters that the model does not know."""
     for string in stop:
         if missing := [repr(character) for character in dict.fromkeys(string) if character in unknown]:
             lacks = f"{model} does not know {', '.join(missing)}"
-            print(f"python -m service generate: --stop {string!r} cannot occur: {lacks}", file=sys.stderr)
+            print(f"{program('generate')}: --stop {string!r} cannot occur: {lacks}", file=sys.stderr)
 
 
 def _write(text: str) -> None:
@@ -118,12 +105,12 @@ def _write(text: str) -> None:
 
 def _fail(message: str) -> int:
     sys.stdout.flush()
-    print(f"\npython -m service generate: error: {message}", file=sys.stderr)
+    print(f"\n{program('generate')}: error: {message}", file=sys.stderr)
     return 1
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m service generate", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(prog=program("generate"), description=__doc__.partition(": ")[2])
     help_start = "the text to continue. A line break is written as one, or as $'ROMEO:\\n' in bash and zsh"
     parser.add_argument("start_string", metavar="START", help=help_start)
     parser.add_argument(

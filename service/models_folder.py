@@ -31,6 +31,19 @@ def holds_version(model: Path) -> bool:
         return False
 
 
+def find_model(models_dir: Path, name: str | None, default: str = "shakespeare") -> Path:
+    """The folder of the model `name`; without a name that of the only model, or of `default`. Raises ValueError."""
+    folders, empty = models(models_dir)
+    if empty:
+        raise ValueError(empty)
+    names = [path.name for path in folders if holds_version(path)]
+    if name is None:
+        name = names[0] if len(names) == 1 else default
+    if name not in names:
+        raise ValueError(f"no model {name!r} in {models_dir}; there are: {', '.join(names)}")
+    return models_dir / name
+
+
 def candidates(model: Path) -> list[Path]:
     """The versions to try, best first: the pinned version alone, or all from newest to oldest.
 

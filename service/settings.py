@@ -13,6 +13,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.fault_plan import PlanFile
+from service.included import default_models_dir
+from trainer.program import program
 
 MIN_KEY = 16  # characters; also of a secret
 REMOVED = {
@@ -32,13 +34,13 @@ def random_secret() -> SecretStr:
 
 
 class Settings(BaseSettings):
-    """Serves the newest version of every model in a models folder. `python -m service generate` continues a text here."""
+    """Serves the newest version of every model in a models folder. `generate` continues a text here."""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
         frozen=True,
         extra="forbid",
-        cli_prog_name="python -m service",
+        cli_prog_name=program("serve"),
         cli_kebab_case=True,
         cli_implicit_flags="toggle",  # --tracing needs no value
         protected_namespaces=(),
@@ -86,7 +88,10 @@ class Settings(BaseSettings):
         description="origins whose web pages may call the service, such as https://example.org, separated by commas or spaces; "
         "* for all",
     )
-    models_dir: Path = Field(Path("models"), description="folder of the published versions")
+    models_dir: Path = Field(
+        default_factory=default_models_dir,
+        description="folder of the published versions; without the option and without a folder `models`, the included model",
+    )
     watch: NonNegative = Field(2, description="seconds between checks for new versions; 0 checks only when the service starts")
     default_model: str = Field(
         "shakespeare", description="model of requests that name none; if only one model is loaded, that one is used instead"

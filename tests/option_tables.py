@@ -15,7 +15,8 @@ from trainer.config import RECIPES, TrainingConfig
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES: dict[str, type[BaseSettings]] = {"operations.md": Settings, "training.md": TrainingConfig}
 TABLE = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- end of options -->)", re.DOTALL)
-NOT_CONSTANT = {"secret": "random", "corpus": "Shakespeare"}  # defaults that differ from run to run, or by machine
+# Defaults that differ from run to run, by machine, or by folder.
+NOT_CONSTANT = {"secret": "random", "corpus": "Shakespeare", "models_dir": "`models`"}
 
 
 def table(settings: type[BaseSettings]) -> str:

@@ -25,6 +25,7 @@ from trainer.config import TrainingConfig
 from trainer.errors import RunConflict, TrainerError, WorkersDisagree
 from trainer.evaluate import evaluate
 from trainer.options import Options, check_not_interrupted, describe_resume, read_options, resume_options, take_architecture
+from trainer.program import program
 from trainer.resources import share_cores
 
 ERRORS = (TrainerError, ArtifactError, OSError, ValidationError, SettingsError, KeyboardInterrupt)
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _train(given[1:] if given[:1] == ["train"] else given)
     except ERRORS as error:
         code, message = _describe(error)
-        print(f"python -m trainer: error: {message}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
+        print(f"{program('train')}: error: {message}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
         return code
     return 0
 
@@ -137,7 +138,7 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
         version = train(config, text, stop, saved, workers, init)
     print(f"published {version.path}" if version else "trained; worker 0 publishes")
     if version and (warning := compare(version.config.scores)):
-        print(f"python -m trainer: warning: {warning}", file=sys.stderr)
+        print(f"{program('train')}: warning: {warning}", file=sys.stderr)
 
 
 @contextmanager

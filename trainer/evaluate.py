@@ -16,6 +16,7 @@ from trainer.artifact import PublishedScores, Version
 from trainer.batches import split
 from trainer.corpus import Corpus, Newlines, OnUnknown
 from trainer.errors import CorpusError, RunConflict
+from trainer.program import program
 from trainer.vocabulary import Vocabulary
 
 
@@ -51,7 +52,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer evaluate",
+        prog=program("evaluate"),
         description="Print a version's scores on a text as JSON, in nats per character. full_pass and cold_256 are those of the "
         "float32 network as trained, as_served has those of the int8 network that the service runs on CPUs.",
         allow_abbrev=False,

@@ -14,6 +14,7 @@ from trainer import artifact, checkpoints
 from trainer.artifact import Version
 from trainer.config import RECIPES, TrainingConfig
 from trainer.errors import RunConflict
+from trainer.program import program
 
 ARCHITECTURE = ("cell", "layers", "units", "embedding")
 # The options that may change when a run is resumed.
@@ -86,7 +87,7 @@ def describe_resume(config: TrainingConfig, changes: str = "") -> str:
     if progress is None:
         return f"; nothing was saved yet{f'; start again{changes}' if changes else ''}"
     position = _describe_position(progress, within=f"after batch {progress['batch']} of epoch {progress['epoch']}")
-    command = ["python", "-m", "trainer", "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
+    command = [*program("train").split(), "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
     return f"; saved {position}; resume with `{shlex.join(command)}`{changes}"
 
 
@@ -141,9 +142,9 @@ def _parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
     pydantic-settings' own parser is not used: it joins a list's values with commas, and of a repeated flag it keeps only the last.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m trainer [train]",
+        prog=program("train"),
         description="Train a model on text files and publish it as a version. Options that are not given have the recipe's value.",
-        epilog="`python -m trainer evaluate --help`: score a published version.",
+        epilog=f"`{program('evaluate')} --help`: score a published version.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -30,12 +30,12 @@ def check_packages() -> None:
         here, newest = (".".join(map(str, version)) for version in (PYTHON, NEWEST_PYTHON))
         raise NotInstalled(
             f"training needs TensorFlow, which has no release for Python {here}; use Python 3.11 to {newest}, "
-            f"as in `make train PYTHON=python{newest}`"
+            f"as in `make train PYTHON=python{newest}` or `uvx --python {newest} --from 'folio-rnn[trainer]' folio train`"
         )
     if missing:
         raise NotInstalled(
-            f"{', '.join(missing)} not installed; `make setup` installs everything that training and serving need, "
-            "`make train TEXT=my.txt NAME=mine` installs only what training needs and then trains"
+            f"{', '.join(missing)} not installed; install what training needs with `pip install 'folio-rnn[trainer]'`, "
+            "or in a clone with `make train TEXT=my.txt NAME=mine`, which also trains"
         )
 
 

@@ -14,6 +14,7 @@ from trainer.artifact import ArtifactError, PublishedScores, Tensors, Version
 from trainer.history import best_epoch
 from trainer.sampling import opening
 from trainer.served import served_scores
+from trainer.tokenizer import tokenizer_json
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -54,6 +55,7 @@ def publish(run: "Run") -> Version:
         "training.json": json.dumps({**options, "history": history}, indent=1).encode(),
         "loss.png": report.loss_curve(history, best, f"{config.name}, recipe {config.recipe}"),
         "sample.txt": run.sampler.sample(weights, opening(text), SAMPLE_CHARACTERS, 1.0, config.seed).encode(),
+        "tokenizer.json": tokenizer_json(run.architecture.vocabulary),
         "events.out.tfevents": report.summary_file(history, len(run.batches)),
     }
     return artifact.publish(config.models_dir, fields, weights, extras)

@@ -72,13 +72,44 @@ def test_the_shipped_model_is_served_and_a_trained_version_follows_it_without_a_
         assert compose("ps", "--format", "{{.ID}} {{.CreatedAt}}", "api") == before
 
     found = _inside(compose)
-    assert found.pop("own bytes") < 300e6  # beside Python's slim image, of some 130 MB
+    assert found.pop("own bytes") < 250e6  # beside Python's slim image, of some 130 MB
     assert found == {
         "user": 10001, "kernel": True, "compiler": False, "tools": [],
         "written": ["/models"], "capabilities": 0, "new privileges": False,
     }  # fmt: skip
     compose("stop", "api")
     assert json.loads(compose("ps", "--all", "--format", "json", "api").splitlines()[0])["ExitCode"] == 0
+
+
+def test_the_image_alone_serves_the_included_model_without_volume_and_keys(port: int) -> None:
+    if reason := engine_missing():
+        pytest.skip(f"no container engine: {reason}")
+    name = f"folio-test-{uuid.uuid4().hex[:8]}"
+    docker("build", "--tag", name, str(ROOT))
+    try:
+        docker("run", "--detach", "--rm", "--name", name, "--publish", f"127.0.0.1:{port}:8000", name)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_until(lambda: _is_ready(client), seconds=120)
+            assert client.post("/generate", json={"start_string": "ROMEO: ", "num_generate": 5}).json()["model"] == "shakespeare"
+            assert client.get("/models", headers={"Host": "evil.example"}).status_code == 421
+        assert "no API keys" in docker("logs", name)
+    finally:
+        docker("rm", "--force", name)
+        docker("rmi", "--force", name)
+
+
+def docker(*arguments: str) -> str:
+    """Its output, with what it wrote to stderr."""
+    done = subprocess.run(["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def _inside(compose: Compose) -> Any:

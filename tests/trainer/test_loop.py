@@ -81,7 +81,8 @@ def test_a_run_publishes_all_that_people_look_at(finished: Finished, cell: str) 
     config, text, version = finished(cell)
     assert version.path == config.models_dir / "small" / "1"
     assert sorted(path.name for path in version.path.iterdir()) == [
-        "config.json", "events.out.tfevents", "loss.png", "sample.txt", "training.json", "weights.safetensors",
+        "config.json", "events.out.tfevents", "loss.png", "sample.txt", "tokenizer.json", "training.json",
+        "weights.safetensors",
     ]  # fmt: skip
     assert (version.path / "loss.png").read_bytes().startswith(b"\x89PNG")
     sample = (version.path / "sample.txt").read_text()

@@ -142,8 +142,8 @@ def test_packages_that_only_training_needs_are_named_when_they_are_missing(
     monkeypatch.setattr("trainer.preflight.find_spec", lambda name: None if name == "tensorflow" else name)
     assert main(["--epochs", "1"]) == 2
     errors = capsys.readouterr().err
-    assert "error: tensorflow not installed; `make setup` installs everything" in errors
-    assert "`make train TEXT=my.txt NAME=mine` installs only what training needs" in errors
+    assert "error: tensorflow not installed; install what training needs with `pip install 'folio-rnn[trainer]'`" in errors
+    assert "in a clone with `make train TEXT=my.txt NAME=mine`" in errors
 
 
 def test_a_python_that_tensorflow_has_no_release_for_is_named_with_one_that_it_has(

@@ -22,7 +22,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = ("network.h", "network.c", "step.c")
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")  # no fused multiply-add
+# No fused multiply-add. No debug information: it names folders of the machine that builds.
+FLAGS = ("-std=gnu11", "-O3", "-g0", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 INSTRUCTIONS = {
     "x86_64": {
@@ -75,9 +76,10 @@ def zig(package: Path, target: str | None = None) -> list[str]:
     return [str(package / "zig"), "cc", "-target", target or f"{machine_name()}-{systems.get(sys.platform, sys.platform)}"]
 
 
-def build_by_any(candidates: Iterable[Sequence[str]]) -> tuple[Path, Sequence[str]]:
-    """Builds with the first compiler that succeeds, in the first writable folder: (library, compiler). Raises NoCompiler."""
-    folder = next((place for place in _places() if _is_writable(place)), None) or Path(tempfile.mkdtemp(prefix="folio-"))
+def build_by_any(candidates: Iterable[Sequence[str]], folder: Path | None = None) -> tuple[Path, Sequence[str]]:
+    """Builds with the first compiler that succeeds: (library, compiler). folder: by default the first writable one of those that
+    `find` searches. Raises NoCompiler."""
+    folder = folder or next((place for place in _places() if _is_writable(place)), None) or Path(tempfile.mkdtemp(prefix="folio-"))
     failures = []
     for compiler in candidates:
         try:
@@ -111,9 +113,15 @@ def build(folder: Path, compiler: Sequence[str], machine: str | None = None, fla
 def _libraries_for_zig(compiler: Sequence[str]) -> list[str]:
     """Linker arguments that use this process's C library, because zig takes most of a minute of CPU time to build its own.
 
-    For another target the library is linked with no C library and resolves symbols at load time. Of a function with several
-    versions in glibc it then gets the oldest, such as the condition variables of 2001.
+    It does build one for a target that names a version, such as x86_64-linux-gnu.2.17. The library then works with that version
+    and later ones. For any other target, the library is linked with no C library and resolves symbols at load time. Of a function
+    with several versions in glibc it then gets the oldest, such as the condition variables of 2001.
     """
+    target = compiler[-1]
+    if "macos" in target:
+        return ["-nostdlib", "-Wl,-install_name,libfolio"]  # else the library names the folder that it was built in
+    if re.search(r"gnu\.[0-9.]+$", target):
+        return ["-lpthread"]
     if sys.platform != "linux" or list(compiler) != zig(Path(compiler[0]).parent):
         return ["-nostdlib"]
     maps = Path("/proc/self/maps")
@@ -125,7 +133,7 @@ def _libraries_for_zig(compiler: Sequence[str]) -> list[str]:
 def _run(command: Sequence[str], scratch: str) -> None:
     caches = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch}  # by default they stay in the user's home
     try:
-        done = subprocess.run(command, env=os.environ | caches, capture_output=True, text=True, check=False)  # noqa: S603 - a compiler
+        done = subprocess.run(command, env=caches | os.environ, capture_output=True, text=True, check=False)  # noqa: S603 - a compiler
     except OSError as error:
         raise NoCompiler(f"{command[0]} failed: {error}") from error
     if done.returncode:

@@ -1,0 +1,62 @@
+"""folio models: the models of a folder, with the version of each that a server would try first."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service import models_folder
+from service.included import default_models_dir
+from trainer import artifact
+from trainer.artifact import ArtifactError
+
+HEADINGS = ("NAME", "VERSION", "OTHERS", "NETWORK", "PARAMETERS", "CHARACTERS", "SCORE", "CREATED")
+
+
+def print_models(arguments: Sequence[str]) -> int:
+    """Prints a table. Returns 0, or 1 if the folder holds no published version or a version cannot be served."""
+    parser = argparse.ArgumentParser(
+        prog="folio models",
+        description="List the models that `folio serve` would serve. SCORE: nats per character of held-out text (cold_256).",
+    )
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the published versions (default: ./models, or without that the included model)",
+    )
+    models_dir: Path = parser.parse_args(arguments).models_dir or default_models_dir()
+    folders, empty = models_folder.models(models_dir)
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    faults = [empty] if empty else []
+    for folder in filter(models_folder.holds_version, folders):
+        try:
+            rows.append(_row(folder))
+        except (ArtifactError, OSError, ValueError) as error:
+            faults.append(str(error))
+    if len(rows) > 1:
+        print(f"{models_dir}:")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for fault in faults:
+        print(f"folio models: error: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _row(folder: Path) -> tuple[str, ...]:
+    """A row for HEADINGS. Raises ArtifactError, OSError or ValueError."""
+    best = models_folder.candidates(folder)[0]
+    config = artifact.read_config(best)
+    others = [str(version) for version in artifact.versions(folder) if version != config.version]
+    score = config.scores.cold_256
+    return (
+        config.name,
+        str(config.version),
+        " ".join(others) or "-",
+        f"{config.cell} {config.layers} x {config.units}",
+        f"{config.parameters:,}",
+        str(len(config.vocabulary)),
+        "-" if score is None else f"{score:.4f}",
+        config.created[:10],
+    )

@@ -1,0 +1,92 @@
+"""The command folio: its help, its version, its list of models, and which code it runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import folio, included
+from service.included import default_models_dir, included_models
+from service.models_folder import PINNED
+from service.settings import Settings
+from tests.support import Publish
+from trainer import __version__
+from trainer.program import program
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_help_fits_a_screen_and_imports_nothing_that_takes_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert folio.run(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    commands = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert commands == {"serve", "generate", "models", "export", "train", "evaluate"}
+    script = "import sys; from service import folio; folio.run(['--help']); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"numpy", "pydantic", "fastapi", "tensorflow"} & {*done.stdout.split()}
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    assert folio.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"folio {__version__}\n"
+
+
+def test_an_unknown_command_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert folio.run(["srve"]) == 2
+    assert capsys.readouterr().err == "folio: error: there is no command 'srve'; `folio --help` lists them\n"
+    assert folio.run([]) == 2
+    assert "usage: folio COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "train", "evaluate"])
+def test_each_command_is_called_as_it_was_started(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program(command).startswith("python -m ")
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/folio", command])
+    assert program(command) == f"folio {command}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "generate", "train", "evaluate", "models", "export"])
+def test_every_command_has_a_help_under_its_own_name(command: str) -> None:
+    script = f"import sys; sys.argv = ['folio', '{command}', '--help']; from service.folio import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"usage: folio {command} " in done.stdout
+
+
+def test_models_lists_the_version_that_is_served(publish: Publish, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("dao", "dao", "bard"):
+        publish(name)
+    (tmp_path / "dao" / PINNED).write_text("1")
+    assert folio.run(["models", "--models-dir", str(tmp_path)]) == 0
+    headings, bard, dao = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert headings[:3] == ["NAME", "VERSION", "OTHERS"]
+    assert bard[:3] == ["bard", "1", "-"]
+    assert dao[:3] == ["dao", "1", "2"]
+
+
+def test_models_that_cannot_be_listed_are_an_error(publish: Publish, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert folio.run(["models", "--models-dir", str(tmp_path)]) == 1
+    assert "holds no published version" in capsys.readouterr().err
+    publish("bard")
+    (publish("dao").path / "config.json").write_text("no JSON")
+    assert folio.run(["models", "--models-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "bard" in said.out
+    assert "dao/1/config.json: not JSON" in said.err
+
+
+def test_without_a_folder_models_the_included_model_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings().models_dir == included_models() == ROOT / "models"
+    assert Settings.model_validate({"models_dir": "mine"}).models_dir == Path("mine"), "a folder that was named is never replaced"
+    (tmp_path / "models").mkdir()
+    assert Settings().models_dir == Path("models")
+
+
+def test_code_without_a_model_means_the_folder_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(included, "FOLDERS", (tmp_path / "none",))
+    assert default_models_dir() == Path("models")
