@@ -70,7 +70,7 @@ test: setup lint types ## lint, types, tests
 
 NODE := tests/clients/node
 clients: setup .venv-clients/ready .venv-clients-openai-2/ready $(NODE)/node_modules/ready ## other people's clients and agent frameworks, against a real server
-	.venv-clients/bin/pytest tests/clients --ignore tests/clients/openai_2
+	.venv-clients/bin/pytest --numprocesses 2 --dist loadfile tests/clients --ignore tests/clients/openai_2
 	.venv-clients-openai-2/bin/pytest tests/clients/openai_2
 
 # Environments of their own: what these packages require does not go together with TensorFlow, nor all with each other.
