@@ -34,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     from pydantic_settings import CliApp
 
     from service.listening import CannotListen, listen
-    from service.settings import Settings, check_removed
+    from service.removed_options import check_removed
+    from service.settings import Settings
 
     try:
         check_removed(arguments, os.environ)

@@ -4,7 +4,6 @@ import codecs
 import ipaddress
 import re
 import secrets
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,11 +16,6 @@ from service.included import default_models_dir
 from trainer.program import program
 
 MIN_KEY = 16  # characters; also of a secret
-REMOVED = {
-    "decoder": "it is --backend now",
-    "precision": "the native and reference backends compute exactly, with int8 weights",
-}
-"""Options of earlier releases, with what to use now."""
 MAX_PERIOD = 360 * 24 * 3600  # seconds; the length of a year in `limits`
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -282,15 +276,6 @@ class Settings(BaseSettings):
     def listens_on(self) -> str:
         """The address to listen on: `host`, but loopback without API keys unless `without_keys` is set."""
         return self.host if self.keys or self.without_keys or _is_loopback(self.host) else "127.0.0.1"
-
-
-def check_removed(arguments: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Raises ValueError if an option of an earlier release is given. The message says what to use now."""
-    for name, news in REMOVED.items():
-        if any(argument == f"--{name}" or argument.startswith(f"--{name}=") for argument in arguments):
-            raise ValueError(f"--{name} was removed: {news}")
-        if variables.get(f"SERVICE_{name.upper()}"):
-            raise ValueError(f"SERVICE_{name.upper()} was removed: {news}")
 
 
 def _check_key(key: str, place: str = "") -> None:

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.settings import Settings, check_removed
+from service.removed_options import check_removed
+from service.settings import Settings
 
 KEY = "correct-horse-battery"
 
