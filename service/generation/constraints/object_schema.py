@@ -139,7 +139,7 @@ class Objects:
         known = {name for part in flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
         inside = place.inside("additionalProperties", flat.references)
         hopeless = set()  # schemas, by their ids, for which there is no pattern
-        for name in self._candidates(flat, place):
+        for name in self._candidates(flat, wanted, place):
             if len(members) >= wanted:
                 break
             schemas = self._schemas(flat, name)
@@ -154,7 +154,7 @@ class Objects:
                 members.append(Member(f"{json_literal(name)}:{value}", False))
         return members
 
-    def _candidates(self, flat: Flat, place: Place) -> Iterator[str]:
+    def _candidates(self, flat: Flat, wanted: int, place: Place) -> Iterator[str]:
         """Names to try: those that rules of names describe, then short ones."""
         for part in flat.objects:
             rules = [{"pattern": regex, "minLength": length} for regex in part.get("patternProperties", {}) for length in (6, 1)]
@@ -163,7 +163,7 @@ class Objects:
                     yield from (value for value in one.values or () if isinstance(value, str))
                     with suppress(UnsupportedConstraint):
                         yield from samples(self.names.tree(one), 40) if one.values is None else ()
-        for length in range(1, 40):
+        for length in range(1, 3 + wanted // len(LETTERS)):
             yield from (letter * length for letter in LETTERS)
 
 

@@ -117,9 +117,7 @@ def test_the_size_of_a_pattern_counts_repeats(pattern: str, size: int) -> None:
 
 
 def test_a_range_of_large_numbers_is_compiled_at_once() -> None:
-    options = [
-        f"19{{{nines}}}[0-8][0-9]{{{40 - nines}}}" for nines in range(40)
-    ]  # without START this takes longer than anyone waits
+    options = [f"19{{{nines}}}[0-8][0-9]{{{40 - nines}}}" for nines in range(40)]  # takes ages without START
     automaton = Automaton("|".join(options))
     assert automaton.matches("19" + "8" * 40)
     assert len(automaton.moves) < 1_000
