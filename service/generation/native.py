@@ -166,7 +166,7 @@ Place = Callable[[NDArray[Any]], int]  # gives an array's address
 
 
 def fill_row(row: Row, sampling: Sampling, history: History | None, place: Place, place_constant: Place) -> None:
-    """Fills in a row's sampling options. Their arrays must outlive the row. `place_constant` is for large ones that never change."""
+    """Fills in a row's sampling options. Their arrays must outlive the row. place_constant: for large ones that never change."""
     row.inverse_temperature = sampling.inverse_temperature
     row.top_p, row.min_p, row.top_k = max(sampling.top_p, 1e-30), sampling.min_p, sampling.top_k or 0
     bias = sampling.exclusive_bias

@@ -1,4 +1,4 @@
-"""A GPU, through cuda-core and cuda-bindings: memory, compilation by NVRTC, launches. Also defines what else can stand in for it."""
+"""A GPU, through cuda-core and cuda-bindings: memory, compilation by NVRTC, launches."""
 
 import ctypes
 from collections.abc import Mapping
@@ -19,7 +19,10 @@ class CudaError(Exception):
 
 
 class Device(Protocol):
-    """What `CudaNetwork` needs of a device. Pointers are addresses in its memory. Only one thread at a time may use it."""
+    """What `CudaNetwork` needs of a device. Pointers are addresses in its memory.
+
+    Several threads may use a device. Launches run one after another, in the order in which they were started.
+    """
 
     name: str
     processors: int  # multiprocessors; each runs one block
@@ -84,7 +87,7 @@ def compile_cubin(source: str, arch: str, macros: Mapping[str, int], log: Any = 
         arch=arch,
         std="c++17",
         fma=False,
-        define_macro=[(name, str(value)) for name, value in macros.items()],
+        define_macro=[(name, str(value)) for name, value in {"THREADS": THREADS, **macros}.items()],
         include_path=[str(SOURCES)],
         ptxas_options=["-v"] if log else None,
     )
@@ -171,3 +174,9 @@ class Gpu:
             self._core.launch(self._stream, config, kernel, np.uint64(network), np.uint64(call))
         except Exception as error:  # cuda-core raises several kinds
             raise CudaError(f"the GPU does not start a call: {error}") from error
+
+
+@cache
+def open_gpu() -> Gpu:
+    """The process's GPU. Raises CudaError."""
+    return Gpu()

@@ -156,4 +156,6 @@ class Resident:
 
 
 def as_bytes(value: ctypes.Array[Any] | Structure) -> NDArray[np.uint8]:
-    return np.frombuffer(value, np.uint8)
+    """The memory of a ctypes value."""
+    memory: NDArray[np.uint8] = np.frombuffer(value, np.uint8)  # type: ignore[call-overload]  # any buffer will do
+    return memory

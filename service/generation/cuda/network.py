@@ -78,7 +78,7 @@ class CudaNetwork:
     ) -> tuple[Ids, Floats, Floats | None]:
         """Advances the states of `slots`. See `NativeNetwork.advance`. Raises CudaError."""
         steps, rows = forced.shape
-        if not (0 <= inputs.min() and max(inputs.max(), forced.max()) < self._network.vocabulary):
+        if not (inputs.min() >= 0 and max(inputs.max(), forced.max()) < self._network.vocabulary):
             raise ValueError("an input is not in the vocabulary")
         self._device.use()
         while self._dropped:
@@ -86,7 +86,7 @@ class CudaNetwork:
         chosen = np.empty((steps, rows), np.int32)
         snapshots = np.empty((rows, *self._network.state_shape), np.float32)
         logits = np.empty((steps, rows, self._network.vocabulary), np.float32) if wants_logits.any() else None
-        for resident, part in self._parts(steps, samplings, wants_logits):
+        for resident, part in self._parts(samplings, wants_logits):
             work = Work(slots[part], inputs[part], forced[:, part], uniforms[:, part], snapshot_at[part], wants_logits[part])
             own = [histories.get(int(row)) for row in part]
             call, table = self._launch(resident, work, [samplings[row] for row in part], own)
@@ -94,9 +94,7 @@ class CudaNetwork:
             _update(work, chosen[:, part], own, self._read_rows(call, table))
         return chosen, snapshots, logits
 
-    def _parts(
-        self, steps: int, samplings: Sequence[Sampling], wants_logits: NDArray[np.bool_]
-    ) -> Iterator[tuple[bool, NDArray[np.intp]]]:
+    def _parts(self, samplings: Sequence[Sampling], wants_logits: NDArray[np.bool_]) -> Iterator[tuple[bool, NDArray[np.intp]]]:
         """Divides the rows: (whether resident.cu advances them, otherwise streamed.cu; rows)."""
         plain = np.array([is_plain(sampling) for sampling in samplings]) & ~wants_logits & (self.resident is not None)
         # A second launch costs a few rows more than it saves them.
@@ -199,7 +197,7 @@ class Work:
 
     @property
     def rows(self) -> int:
-        return self.forced.shape[1]
+        return int(self.forced.shape[1])
 
     @property
     def steps(self) -> int:
@@ -211,7 +209,7 @@ def is_plain(sampling: Sampling) -> bool:
     return not sampling.restricted and sampling.bias is None and not sampling.needs_history
 
 
-def _update(work: Work, chosen: Ids, histories: Sequence[History | None], rows: Sequence[Row]) -> None:
+def _update(work: Work, chosen: Ids, histories: Sequence[History | None], rows: ctypes.Array[Row]) -> None:
     """Updates the histories as the device did its copies."""
     for b, history in enumerate(histories):
         if history is None:

@@ -1,7 +1,6 @@
 """A device that is a CPU: the kernels' source compiled as C++ against shim.h."""
 
 import ctypes
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from service.generation.quantized import QuantizedNetwork
 from service.generation.sampling import History, Sampling
 
 HERE = Path(__file__).parent
-WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized")
+WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-maybe-uninitialized")
 
 
 def compiler() -> list[str] | None:
@@ -29,24 +28,33 @@ def compiler() -> list[str] | None:
 
 
 @cache
-def build(folder: Path, source: str, macros: tuple[tuple[str, int], ...], flags: tuple[str, ...] = ("-O2",)) -> Path:
+def build(folder: Path, source: str, macros: tuple[tuple[str, int], ...], flags: tuple[str, ...] = ("-O1",)) -> Path:
     """Compiles a file of kernels into a library in `folder`."""
-    library = folder / f"{source.split('.')[0]}-{'-'.join(f'{name}{value}' for name, value in macros)}{''.join(flags)}.so".replace("/", "")
+    values = "-".join(f"{name}{value}" for name, value in macros)
+    library = folder / f"{source.removesuffix('.cu')}-{values}.so"
     definitions = [f"-D{name}={value}" for name, value in macros] + [f'-DSOURCE="{source}"']
-    command = compiler() or ["c++"]
     exact = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC")
-    subprocess.run([*command, *exact, *flags, *WARNINGS, f"-I{SOURCES}", *definitions, "-o", library, HERE / "shim.cpp"], check=True)
+    command = [*(compiler() or ["c++"]), *exact, *flags, *WARNINGS, f"-I{SOURCES}", *definitions]
+    subprocess.run([*command, "-o", library, HERE / "shim.cpp"], check=True)
     return library
 
 
 class ShimDevice:
     """See `service.generation.cuda.device.Device`. seed: of the order in which threads run."""
 
-    def __init__(self, folder: Path, *, processors: int = 3, shared_memory: int = 227 << 10, threads: int = 64) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        processors: int = 3,
+        shared_memory: int = 227 << 10,
+        threads: int = 64,
+        flags: tuple[str, ...] = ("-O1",),
+    ) -> None:
         """threads: of a block of streamed.cu. The fewer there are, the faster the emulation."""
         self.name, self.processors, self.shared_memory = "a CPU", processors, shared_memory
-        self.seed, self.flags, self.launched = 0, ("-O2",), list[str]()
-        self._folder, self._threads = folder, threads
+        self.seed, self.launched = 0, list[str]()
+        self._folder, self._threads, self._flags = folder, threads, flags
         self._memory: dict[int, NDArray[np.uint8]] = {}
 
     @property
@@ -78,7 +86,7 @@ class ShimDevice:
 
     def compile(self, source: str, macros: Mapping[str, int], shared: Mapping[str, int]) -> dict[str, Any]:
         threads = {"THREADS": self._threads} if source == "streamed.cu" else {}
-        library = ctypes.CDLL(str(build(self._folder, source, tuple({**macros, **threads}.items()), self.flags)))
+        library = ctypes.CDLL(str(build(self._folder, source, tuple({**macros, **threads}.items()), self._flags)))
         return {name: (name, library) for name in shared}
 
     def launch(self, kernel: Any, blocks: int, shared: int, network: int, call: int) -> None:
@@ -117,7 +125,3 @@ class OnShim:
         result = self.network.advance(slots, inputs, forced, uniforms, samplings, histories, snapshot_at, wants_logits)
         states[...] = [self.network.state(slot) for slot in slots.tolist()]
         return result
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return os.environ | variables
