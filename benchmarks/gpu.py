@@ -30,8 +30,7 @@ from service.generation.backend import Batch
 from service.generation.core import EngineCore
 from service.generation.cuda.backend import CudaBackend, gives_the_references_bits
 from service.generation.cuda.device import CudaError, Device, compile_cubin, open_gpu
-from service.generation.cuda.layout import Resident
-from service.generation.cuda.network import STREAMED_SHARED
+from service.generation.cuda.layout import STREAMED_SHARED, Resident
 from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, Sampling
@@ -43,7 +42,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "service" / "generation" / "golde
 ROWS = {1: 64, 16: 32, 64: 32, 1024: 6}  # steps that are compared with the reference, by rows
 STREAMS = (1, 8, 64, 256, 1024, 4096)
 PEER_STREAMS = (1, 64, 1024)
-STEPS = 128  # of a call
+STEPS = 512  # of a call, as the service's
 SECONDS = 1.0  # of a measurement
 SERVED = {1: 50_000, 64: 20_000}  # characters of a stream over HTTP, by streams
 MAX_SPILLS = 64  # bytes

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,7 +40,7 @@ class Device(Protocol):
     def free(self, pointer: int) -> None: ...
 
     def write(self, pointer: int, data: NDArray[Any]) -> None:
-        """Copies a contiguous array to the device. It may change when this returns."""
+        """Copies a contiguous array to the device. It must not change before the next `read`."""
         ...
 
     def read(self, pointer: int, data: NDArray[Any]) -> None:
@@ -110,7 +111,8 @@ class Gpu:
         from cuda import core
         from cuda.bindings import driver
 
-        self._core, self._driver = core, driver
+        self._core, self._driver, self._lock = core, driver, Lock()
+        self._sent: list[NDArray[Any]] = []
         try:
             device = core.Device(0)
             device.set_current()
@@ -149,12 +151,16 @@ class Gpu:
         self._check(self._driver.cuMemFree(pointer))
 
     def write(self, pointer: int, data: NDArray[Any]) -> None:
-        # The driver copies pageable memory before it returns.
-        self._check(self._driver.cuMemcpyHtoDAsync(pointer, data.ctypes.data, data.nbytes, self._queue))
+        with self._lock:
+            self._sent.append(data)  # the driver may read it later
+            self._check(self._driver.cuMemcpyHtoDAsync(pointer, data.ctypes.data, data.nbytes, self._queue))
 
     def read(self, pointer: int, data: NDArray[Any]) -> None:
+        with self._lock:
+            sent, self._sent = self._sent, []
         self._check(self._driver.cuMemcpyDtoHAsync(data.ctypes.data, pointer, data.nbytes, self._queue))
         self._check(self._driver.cuStreamSynchronize(self._queue))
+        sent.clear()
 
     def clear(self, pointer: int, size: int) -> None:
         self._check(self._driver.cuMemsetD8Async(pointer, 0, size, self._queue))

@@ -16,6 +16,8 @@ from service.generation.quantized import Kernel, QuantizedNetwork
 
 TILE = 16  # rows of a product
 SLICE = 64  # inputs of a product
+LARGE = 256  # a whole block samples a row of a vocabulary larger than this
+STREAMED_SHARED = 1024 + THREADS // 32 * (12 * LARGE + LARGE // 4)  # bytes of shared memory of a block of streamed.cu
 
 
 class LayerPointers(Structure):
@@ -111,8 +113,9 @@ def copy_network(network: QuantizedNetwork, slots: int, memory: Memory) -> Netwo
         pointers.table = put(table)
     pointers.states = reserve(4 * slots * math.prod(network.state_shape))
     pointers.rounded = reserve(2 * len(layers) * slots * slices * SLICE)
-    pointers.logits, pointers.sums = reserve(4 * slots * columns), reserve(4 * slots * columns // 16)
-    pointers.keys = reserve(8 * slots * pointers.sortable)
+    pointers.logits = reserve(4 * slots * columns)
+    if network.vocabulary > LARGE:
+        pointers.sums, pointers.keys = reserve(4 * slots * columns // 16), reserve(8 * slots * pointers.sortable)
     pointers.characters, pointers.paused, pointers.uniform = (reserve(4 * slots) for _ in range(3))
     return pointers
 

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from service.generation.cuda.block import Block
 from service.generation.cuda.device import Device
-from service.generation.cuda.layout import TILE, CallPointers, Memory, Resident, as_bytes, copy_network
+from service.generation.cuda.layout import STREAMED_SHARED, TILE, CallPointers, Memory, Resident, as_bytes, copy_network
 from service.generation.native import Row, fill_row
 from service.generation.quantized import QuantizedNetwork
 from service.generation.sampling import History, Sampling
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
-STREAMED_SHARED = 1024  # bytes of shared memory of a block of streamed.cu
+Rows = NDArray[Any]  # of ROW
+ROW = np.dtype(Row)
 COUNTERS = 256  # bytes of a group's counters
 TAGS = 1 << 16  # a word of the mail carries one of them
 
@@ -96,7 +97,7 @@ class CudaNetwork:
 
     def _parts(self, samplings: Sequence[Sampling], wants_logits: NDArray[np.bool_]) -> Iterator[tuple[bool, NDArray[np.intp]]]:
         """Divides the rows: (whether resident.cu advances them, otherwise streamed.cu; rows)."""
-        plain = np.array([is_plain(sampling) for sampling in samplings]) & ~wants_logits & (self.resident is not None)
+        plain = np.array([sampling.plain for sampling in samplings]) & ~wants_logits & (self.resident is not None)
         # A second launch costs a few rows more than it saves them.
         if self.resident and not plain.all() and len(plain) <= self.resident.rows_of_few:
             plain[:] = False
@@ -106,15 +107,17 @@ class CudaNetwork:
 
     def _launch(
         self, resident: bool, work: "Work", samplings: Sequence[Sampling], histories: Sequence[History | None]
-    ) -> tuple[CallPointers, ctypes.Array[Row]]:
+    ) -> tuple[CallPointers, Rows]:
         rows, steps, block = work.rows, work.steps, self._block
-        call, table = CallPointers(rows, steps), (Row * rows)()
+        call, table = CallPointers(rows, steps), np.zeros(rows, ROW)
         block.begin(self._size_of(work, samplings))
         call.slots, call.inputs, call.forced, call.uniforms = map(block.add, (work.slots, work.inputs, work.forced, work.uniforms))
-        for b, row in enumerate(table):
-            fill_row(row, samplings[b], histories[b], block.add, self._keep)
-            row.snapshot_at, row.wants_logits = int(work.snapshot_at[b]), int(work.wants_logits[b])
-        call.row = block.add(as_bytes(table))
+        table["inverse_temperature"], table["top_p"] = [sampling.inverse_temperature for sampling in samplings], 1
+        for b, sampling in enumerate(samplings):
+            if not sampling.plain:
+                fill_row(Row.from_buffer(table, b * ROW.itemsize), sampling, histories[b], block.add, self._keep)
+        table["snapshot_at"], table["wants_logits"] = work.snapshot_at, work.wants_logits
+        call.row = block.add(table)
         call.arrivals = block.add(np.zeros(COUNTERS * self._groups, np.uint8))
         pointer = block.add(as_bytes(call))
         call.chosen = block.reserve(4 * steps * rows)
@@ -133,7 +136,7 @@ class CudaNetwork:
         """At least the bytes of a call."""
         rows, vocabulary = work.rows, self._network.vocabulary
         size = 12 * work.steps * rows + (8 + ctypes.sizeof(Row)) * rows + COUNTERS * self._groups + ctypes.sizeof(CallPointers)
-        size += sum(4 * vocabulary * ((s.exclusive_bias is not None) + 2 * s.penalizes) + 32 for s in samplings)
+        size += sum(4 * vocabulary * ((s.exclusive_bias is not None) + 2 * s.penalizes) + 32 for s in samplings if not s.plain)
         size += self._state_size * rows if (work.snapshot_at >= 0).any() else 0
         size += 4 * work.steps * rows * vocabulary if work.wants_logits.any() else 0
         return size + 16 * 16  # each is rounded up
@@ -177,10 +180,10 @@ class CudaNetwork:
             self._device.read(call.logits, own)
             logits[:, part] = own
 
-    def _read_rows(self, call: CallPointers, table: ctypes.Array[Row]) -> ctypes.Array[Row]:
+    def _read_rows(self, call: CallPointers, table: Rows) -> Rows:
         """The rows after the call, if one of them has an automaton."""
-        if any(row.next for row in table):
-            self._device.read(call.row, as_bytes(table))
+        if table["next"].any():
+            self._device.read(call.row, table)
         return table
 
 
@@ -204,22 +207,17 @@ class Work:
         return len(self.forced)
 
 
-def is_plain(sampling: Sampling) -> bool:
-    """Whether only a temperature changes the logits."""
-    return not sampling.restricted and sampling.bias is None and not sampling.needs_history
-
-
-def _update(work: Work, chosen: Ids, histories: Sequence[History | None], rows: ctypes.Array[Row]) -> None:
+def _update(work: Work, chosen: Ids, histories: Sequence[History | None], rows: Rows) -> None:
     """Updates the histories as the device did its copies."""
     for b, history in enumerate(histories):
         if history is None:
             continue
-        if rows[b].counts:
+        if rows["counts"][b]:
             sampled = chosen[work.forced[:, b] < 0, b]
             known = sampled[(sampled >= 0) & (sampled < history.vocabulary)]
             history.counts[1] += np.bincount(known, minlength=history.vocabulary).astype(np.int32)
-        if rows[b].next:
-            history.state, history.num_left = rows[b].automaton_state, rows[b].num_left
+        if rows["next"][b]:
+            history.state, history.num_left = int(rows["automaton_state"][b]), int(rows["num_left"][b])
 
 
 def _drop(kept: dict[int, int], dropped: list[int], key: int) -> None:

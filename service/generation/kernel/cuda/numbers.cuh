@@ -79,7 +79,7 @@ struct Network {
   float *states;   // [slots][vectors][units]
   int8 *rounded;   // [2][layers][rows][64 slices], states as they enter products: one buffer is read, one written
   float *logits;   // [rows][columns]
-  float *sums;     // [rows][columns / 16]
+  float *sums;     // [rows][columns / 16], for a large vocabulary only, as `keys`
   uint64 *keys;    // [rows][sortable]
   int *characters;  // [rows]: the next inputs
   int *paused;      // [rows]: the next step samples a character that the network does not know, and keeps the state

@@ -169,13 +169,19 @@ __device__ inline int find(const float *weight, float *sums, int groups, float u
   return 16 * group + lane;
 }
 
-// Samples an id of the vocabulary. v: the row's logits, overwritten, with room for a multiple of 16. sums: a float for each 16.
-__device__ inline int draw(const Team &team, const Network &n, float *v, const Row &row, float uniform, float *sums, uint64 *keys) {
+// Where a team keeps a row's weights, with room for a multiple of 16, a sum for each 16 of them, and keys to sort them by.
+struct Scratch {
+  float *weight, *sums;
+  uint64 *keys;
+};
+
+// Samples an id of the vocabulary. The weights may be where the logits are.
+__device__ inline int draw(const Team &team, const Network &n, const float *logits, const Row &row, float uniform, const Scratch &s) {
   const int V = n.vocabulary, groups = (V + 15) / 16;
   const int *next = row.next ? transitions(row) : nullptr;
-  float top = EXCLUDED;
+  float *v = s.weight, top = EXCLUDED;
   for (int i = team.thread; i < V; i += team.size) {
-    float x = adjusted(v[i], V, row, next, i);
+    float x = adjusted(logits[i], V, row, next, i);
     v[i] = x;
     top = fmaxf(top, x);
   }
@@ -183,8 +189,8 @@ __device__ inline int draw(const Team &team, const Network &n, float *v, const R
   for (int i = team.thread; i < groups * 16; i += team.size)
     v[i] = i < V && v[i] > EXCLUDED ? weight_of(v[i], top, row.inverse_temperature) : 0.f;
   team.sync();
-  if ((row.top_k > 0 && row.top_k < V) || row.top_p < 1 || row.min_p > 0) keep_likely(team, v, V, row, keys, n.sortable);
-  for (int g = team.thread; g < groups; g += team.size) sums[g] = tree(v + 16 * g);
+  if ((row.top_k > 0 && row.top_k < V) || row.top_p < 1 || row.min_p > 0) keep_likely(team, v, V, row, s.keys, n.sortable);
+  for (int g = team.thread; g < groups; g += team.size) s.sums[g] = tree(v + 16 * g);
   team.sync();
-  return team.broadcast(team.thread == 0 ? find(v, sums, groups, uniform) : 0);
+  return team.broadcast(team.thread == 0 ? find(v, s.sums, groups, uniform) : 0);
 }

@@ -2,10 +2,12 @@
 // from the L2 cache in every step. A step is, for each layer, products and gates; then the output product; then sampling. Blocks
 // wait for one another after each of these.
 //
-// Launch THREADS threads a block, at most as many blocks as can be resident at once, and 1 KB of shared memory.
+// Launch THREADS threads a block, at most as many blocks as can be resident at once, and SHARED bytes of shared memory.
 #include "sampling.cuh"
 
 constexpr int LARGE = 256;  // a whole block samples a row of a vocabulary larger than this, otherwise a warp
+constexpr int OF_A_WARP = LARGE * 8 + LARGE * 4 + LARGE / 4;  // bytes: keys, weights, sums
+constexpr int HEAD = 1024, SHARED = HEAD + WARPS * OF_A_WARP;
 
 // Adds the products of up to 16 rows and an octet of each gate. a, b: this lane's rows. weights: the octet's.
 template <int G>
@@ -194,6 +196,14 @@ struct Advance {
     drawn += blocks;
   }
 
+  __device__ Scratch scratch_of(int row) const {
+    if (large)
+      return {n.logits + (long long)row * n.columns, n.sums + (long long)row * (n.columns / 16), n.keys + (long long)row * n.sortable};
+    uint64 *keys = (uint64 *)((char *)shared_memory() + HEAD + warp * OF_A_WARP);
+    float *weight = (float *)(keys + LARGE);
+    return {weight, weight + LARGE, keys};
+  }
+
   // Ends a row's step: chooses a character, and updates counts and automaton if it was sampled.
   __device__ void conclude(int step, int row) const {
     Row &options = c.row[row];
@@ -203,7 +213,7 @@ struct Advance {
       found = draw_unknown(team, V, options, n.uniform[row]);
     else if (forced < 0)
       found = draw(team, n, n.logits + (long long)row * n.columns, options, options.next ? n.uniform[row] : c.uniforms[place],
-                   n.sums + (long long)row * (n.columns / 16), n.keys + (long long)row * n.sortable);
+                   scratch_of(row));
     team.sync();  // all have read what changes now
     if (team.thread == 0) {
       c.chosen[place] = found;
@@ -222,7 +232,7 @@ struct Advance {
 // The network and the call are copied to shared memory, because registers are short.
 template <int G>
 __device__ inline void advance(const Network *network, const Call *call) {
-  static_assert(sizeof(Network) + sizeof(Call) + WARPS * 4 <= 1024, "too little shared memory");
+  static_assert(sizeof(Network) + sizeof(Call) + WARPS * 4 <= HEAD, "too little shared memory");
   Network *n = (Network *)shared_memory();
   Call *c = (Call *)(n + 1);
   for (int i = threadIdx.x; i < (int)sizeof(Network) / 4; i += THREADS) ((int *)n)[i] = ((const int *)network)[i];

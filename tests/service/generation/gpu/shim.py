@@ -15,6 +15,7 @@ from service.generation.cuda.device import SOURCES
 from service.generation.cuda.network import CudaNetwork
 from service.generation.quantized import QuantizedNetwork
 from service.generation.sampling import History, Sampling
+from trainer.artifact import VersionConfig
 
 HERE = Path(__file__).parent
 WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-maybe-uninitialized")
@@ -125,3 +126,8 @@ class OnShim:
         result = self.network.advance(slots, inputs, forced, uniforms, samplings, histories, snapshot_at, wants_logits)
         states[...] = [self.network.state(slot) for slot in slots.tolist()]
         return result
+
+
+def config(characters: str) -> VersionConfig:
+    """The configuration of a network whose weights fit the shared memory of two blocks."""
+    return VersionConfig.model_construct(cell="gru", layers=1, units=64, embedding=8, vocabulary=list(characters))

@@ -16,9 +16,9 @@ from service.generation.cuda.device import is_installed
 from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
-from tests.service.generation.gpu.shim import ShimDevice, build, compiler
+from tests.service.generation.gpu.shim import ShimDevice, build, compiler, config
 from tests.support import random_tensors, run_core
-from trainer.artifact import Version, VersionConfig
+from trainer.artifact import Version
 from trainer.vocabulary import Vocabulary
 
 HERE = Path(__file__).parent
@@ -39,11 +39,6 @@ mixed = [Sampling(), Sampling(top_p=0.5), Sampling(presence_penalty=1), Sampling
 equal = [gives_the_references_bits(backend.network, network, rows, 4) for rows in (mixed, [Sampling()] * 3, [Sampling()] * 40)]
 print(json.dumps([open_gpu().name, open_gpu().arch, open_gpu().processors, equal]))
 """
-
-
-def config(characters: str) -> VersionConfig:
-    """A network that resident.cu takes."""
-    return VersionConfig.model_construct(cell="gru", layers=1, units=64, embedding=8, vocabulary=list(characters))
 
 
 ARCHITECTURE = config("".join(chr(97 + i) for i in range(33)))
