@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -178,7 +178,7 @@ def served(flags: Sequence[str]) -> list[dict[str, Any]]:
 def measure(version: Version, device: Device, flags: Sequence[str], *, torch: bool, service: bool) -> dict[str, Any]:
     """All parts. A part that fails is reported as such, and the others follow."""
     report: dict[str, Any] = {"device": device.name, "multiprocessors": device.processors}
-    parts = {
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "check": lambda: check(version, device),
         "speeds": lambda: speeds(version, device),
         "peers": lambda: peers(version) if torch else [],

@@ -19,15 +19,20 @@ class CudaError(Exception):
     """The device cannot be used. The message gives the reason."""
 
 
-class Device(Protocol):
+class Limits(Protocol):
+    """What decides which networks fit a device."""
+
+    processors: int  # multiprocessors; each runs one block
+    shared_memory: int  # bytes that a block may have
+
+
+class Device(Limits, Protocol):
     """What `CudaNetwork` needs of a device. Pointers are addresses in its memory.
 
     Several threads may use a device. Launches run one after another, in the order in which they were started.
     """
 
     name: str
-    processors: int  # multiprocessors; each runs one block
-    shared_memory: int  # bytes that a block may have
 
     def use(self) -> None:
         """Makes the device the calling thread's own. To be called before the methods below, in every thread."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.cuda.device import THREADS, Device
+from service.generation.cuda.device import THREADS, Device, Limits
 from service.generation.native import KernelPointers
 from service.generation.quantized import Kernel, QuantizedNetwork
 
@@ -131,7 +131,7 @@ class Resident:
     many: int
 
     @classmethod
-    def fit(cls, network: QuantizedNetwork, device: Device) -> "Resident | None":
+    def fit(cls, network: QuantizedNetwork, device: Limits) -> "Resident | None":
         """None if the network is of another kind, or does not fit the device."""
         slices, triples = network.units // SLICE, -(-network.vocabulary // 24)
         parts = 1 if slices % 4 else 4

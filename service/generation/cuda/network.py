@@ -115,7 +115,7 @@ class CudaNetwork:
         table["inverse_temperature"], table["top_p"] = [sampling.inverse_temperature for sampling in samplings], 1
         for b, sampling in enumerate(samplings):
             if not sampling.plain:
-                fill_row(Row.from_buffer(table, b * ROW.itemsize), sampling, histories[b], block.add, self._keep)
+                fill_row(Row.from_buffer(table.data, b * ROW.itemsize), sampling, histories[b], block.add, self._keep)
         table["snapshot_at"], table["wants_logits"] = work.snapshot_at, work.wants_logits
         call.row = block.add(table)
         call.arrivals = block.add(np.zeros(COUNTERS * self._groups, np.uint8))

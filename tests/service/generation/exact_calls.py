@@ -54,7 +54,8 @@ def drawn_history(rng: np.random.Generator, vocabulary: int) -> History:
 class Advances(Protocol):
     """See `NativeNetwork`."""
 
-    advance: Any
+    @property
+    def advance(self) -> Any: ...
 
 
 def check_call(n: QuantizedNetwork, native: Advances, rows: int, steps: int, threads: int, seed: int = 0, plain: int = 0) -> None:

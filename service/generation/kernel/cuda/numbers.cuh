@@ -5,7 +5,7 @@
 //
 // A product is mma.m16n8k32: 16 rows by 8 columns (an octet), 32 inputs deep. Its order of inputs is free, because the sums are
 // exact, so that a lane reads 16 bytes at once. In slice k of 64 inputs, lane 4 * n + j has bytes 64 k + 16 j to 64 k + 16 j + 15 of
-// row n and row n + 8, and of column n. Kernels are packed as [octet][slice][gate][32 lanes][16 bytes]; see cuda_layout.py.
+// row n and row n + 8, and of column n. Kernels are packed as [octet][slice][gate][32 lanes][16 bytes]; see `pack` in layout.py.
 #pragma once
 
 using int8 = signed char;
@@ -26,7 +26,10 @@ __device__ inline void store_relaxed(unsigned *p, unsigned v) {
 }
 __device__ inline uint4 load_relaxed(const unsigned *p) {
   uint4 v;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
   return v;
 }
 __device__ inline void add_release(unsigned *p) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory"); }

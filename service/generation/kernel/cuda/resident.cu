@@ -15,12 +15,14 @@ constexpr int TRIPLES = (V + 23) / 24, COLUMNS = 24 * TRIPLES;  // a warp comput
 constexpr int PARTS = SLICES % 4 ? 1 : 4, DEPTH = SLICES / PARTS, TASKS = TRIPLES * PARTS;  // and a part of their depth
 constexpr int STRIDE = U + 64, SPACED = WIDTH + 8;  // of a row of states, and of sums, without conflicts of banks
 constexpr int TABLE = (V + 2) * 3 * WIDTH;          // and the scales, and the biases
-static_assert(U % 64 == 0 && U % WIDTH == 0 && WIDTH % 8 == 0 && WIDTH <= THREADS / TILE && TASKS <= WARPS && TILE <= WARPS, "unsupported size");
+static_assert(U % 64 == 0 && U % WIDTH == 0 && WIDTH % 8 == 0, "unsupported number of units");
+static_assert(WIDTH <= THREADS / TILE && TASKS <= WARPS && TILE <= WARPS, "too few threads");
 
 // The new state of a unit of a row. x: the unit's place in the table's row. scale: its place in the scales.
 __device__ inline float advanced(int sz, int sr, int sh, const float *x, const float *scale, float h) {
   const float *bias = scale + 3 * WIDTH;
-  const float a[3] = {(float)sz * scale[0] + bias[0], (float)sr * scale[WIDTH] + bias[WIDTH], (float)sh * scale[2 * WIDTH] + bias[2 * WIDTH]};
+  const float a[3] = {(float)sz * scale[0] + bias[0], (float)sr * scale[WIDTH] + bias[WIDTH],
+                      (float)sh * scale[2 * WIDTH] + bias[2 * WIDTH]};
   const float input[3] = {x[0], x[WIDTH], x[2 * WIDTH]};
   return gru(a, input, h);
 }
@@ -35,7 +37,8 @@ __device__ inline void products(int (&sum)[O][3][4], const int8 *q, int stride, 
   q += row * stride + lane % 4 * 16;
 #pragma unroll AHEAD
   for (int k = 0; k < N; k++) {
-    uint4 a = row < rows ? *(const uint4 *)(q + 64 * k) : zero, b = row + 8 < rows ? *(const uint4 *)(q + 8 * stride + 64 * k) : zero;
+    uint4 a = row < rows ? *(const uint4 *)(q + 64 * k) : zero;
+    uint4 b = row + 8 < rows ? *(const uint4 *)(q + 8 * stride + 64 * k) : zero;
 #pragma unroll
     for (int o = 0; o < O; o++)
 #pragma unroll

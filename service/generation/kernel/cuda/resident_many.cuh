@@ -39,7 +39,8 @@ struct Part {
     for (int task = threadIdx.x / 32; task < (rows + TILE - 1) / TILE * (OCTETS / O); task += WARPS) {
       const int r0 = task / (OCTETS / O) * TILE, octet = task % (OCTETS / O) * O;
       int sum[O][3][4];
-      products<O, SLICES, 4>(sum, q + r0 * U, U, rows - r0, [&](int o, int k, int i) { return w[(((octet + o) * SLICES + k) * 3 + i) * 32 + lane]; });
+      products<O, SLICES, 4>(sum, q + r0 * U, U, rows - r0,
+                             [&](int o, int k, int i) { return w[(((octet + o) * SLICES + k) * 3 + i) * 32 + lane]; });
       wait(drawn, need);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -94,7 +95,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) advance_many(const Netw
     __syncthreads();
     for (int r0 = rank * share; r0 < n; r0 += BLOCKS * share) {
       const int some = min(share, n - r0), r = r0 + warp, place = s * rows + begin + r;
-      if (warp < TASKS) logits(logit, next + r0 * U, U, some, warp, [=](int, int k, int i) { return output_weights(d, warp, k, i); });
+      if (warp < TASKS)
+        logits(logit, next + r0 * U, U, some, warp, [=](int, int k, int i) { return output_weights(d, warp, k, i); });
       __syncthreads();
       if (warp < some) {
         const int forced = c.forced[place];

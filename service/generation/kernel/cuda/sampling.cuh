@@ -176,7 +176,8 @@ struct Scratch {
 };
 
 // Samples an id of the vocabulary. The weights may be where the logits are.
-__device__ inline int draw(const Team &team, const Network &n, const float *logits, const Row &row, float uniform, const Scratch &s) {
+__device__ inline int draw(const Team &team, const Network &n, const float *logits, const Row &row, float uniform,
+                           const Scratch &s) {
   const int V = n.vocabulary, groups = (V + 15) / 16;
   const int *next = row.next ? transitions(row) : nullptr;
   float *v = s.weight, top = EXCLUDED;

@@ -125,7 +125,8 @@ struct Advance {
       products<G>(own, q + r0 * stride, q + r1 * stride, l.recurrent.weights + (long long)octet * n.slices * G * 32, n.slices);
       if (layer == 0) wait(c.arrivals + 32, drawn);  // the recurrent product does not need the character
       if (reads) {
-        const int slices = layer ? n.slices : n.embedding_slices, s0 = layer ? r0 : n.characters[r0], s1 = layer ? r1 : n.characters[r1];
+        const int slices = layer ? n.slices : n.embedding_slices;
+        const int s0 = layer ? r0 : n.characters[r0], s1 = layer ? r1 : n.characters[r1];
         const int8 *below = layer ? rounded(step + 1, layer - 1) : n.embedded;
         const uint4 *weights = l.input.weights + (long long)octet * slices * G * 32;
         products<G>(input, below + (long long)s0 * slices * 64, below + (long long)s1 * slices * 64, weights, slices);
@@ -136,7 +137,8 @@ struct Advance {
   }
 
   // Advances a unit of a row. Its sums are element i.
-  __device__ void gates(int step, int layer, const Layer &l, int row, int unit, const int (&own)[G][4], const int (&input)[G][4], int i) const {
+  __device__ void gates(int step, int layer, const Layer &l, int row, int unit, const int (&own)[G][4], const int (&input)[G][4],
+                        int i) const {
     if (row >= c.rows || unit >= n.units) return;
     float *h = state(row, layer) + unit, next = *h;
     if (c.row[row].snapshot_at == step)
@@ -167,8 +169,8 @@ struct Advance {
 
   // A warp's task is an octet of columns of up to 16 rows, from row `first` to before row `end`.
   __device__ void output(int step, int first, int end, int octet) const {
-    const int r = first + lane / 4, stride = n.slices * 64, here = first + lane % TILE, place = step * c.rows;
-    if (!__ballot_sync(~0u, here < end && (c.forced[place + min(here, end - 1)] < 0 || c.row[min(here, end - 1)].wants_logits))) return;
+    const int r = first + lane / 4, stride = n.slices * 64, here = min(first + lane % TILE, end - 1), place = step * c.rows;
+    if (!__ballot_sync(~0u, c.forced[place + here] < 0 || c.row[here].wants_logits)) return;  // nobody needs them
     const int8 *q = rounded(step + 1, n.layers - 1);
     int sum[1][4] = {};
     products<1>(sum, q + min(r, c.rows - 1) * stride, q + min(r + 8, c.rows - 1) * stride,
@@ -198,7 +200,8 @@ struct Advance {
 
   __device__ Scratch scratch_of(int row) const {
     if (large)
-      return {n.logits + (long long)row * n.columns, n.sums + (long long)row * (n.columns / 16), n.keys + (long long)row * n.sortable};
+      return {n.logits + (long long)row * n.columns, n.sums + (long long)row * (n.columns / 16),
+              n.keys + (long long)row * n.sortable};
     uint64 *keys = (uint64 *)((char *)shared_memory() + HEAD + warp * OF_A_WARP);
     float *weight = (float *)(keys + LARGE);
     return {weight, weight + LARGE, keys};

@@ -11,7 +11,8 @@
 #include <string.h>
 
 enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
-enum { MAJOR = 75, MINOR = 76, PROCESSORS = 16, SHARED_MEMORY = 97, MOST_THREADS = 1, SHARED_MEMORY_OF_A_KERNEL = 8, COOPERATIVE = 2 };
+enum { MAJOR = 75, MINOR = 76, PROCESSORS = 16, SHARED_MEMORY = 97, MOST_THREADS = 1 };
+enum { SHARED_MEMORY_OF_A_KERNEL = 8, COOPERATIVE = 2 };
 enum { SHARED = 232448, DEFAULT_SHARED = 49152, KERNELS = 8 };
 
 typedef struct {
@@ -59,7 +60,9 @@ int cuCtxPushCurrent_v2(void *context) { return (void)context, 0; }
 int cuCtxPopCurrent_v2(void **context) { return *context = &anything, 0; }
 int cuCtxGetDevice(int *device) { return *device = 0, 0; }
 int cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = *greatest = 0, 0; }
-int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) { return (void)flags, (void)priority, *stream = &anything, 0; }
+int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
+  return (void)flags, (void)priority, *stream = &anything, 0;
+}
 int cuStreamGetCtx(void *stream, void **context) { return (void)stream, *context = &anything, 0; }
 int cuStreamSynchronize(void *stream) { return (void)stream, 0; }
 int cuStreamDestroy_v2(void *stream) { return (void)stream, 0; }
@@ -104,7 +107,8 @@ int cuLaunchKernelEx(const Launch *launch, void *function, void **parameters, vo
   (void)extra;
   Kernel *kernel = function;
   int cooperative = 0;
-  for (unsigned i = 0; i < launch->count; i++) cooperative |= launch->attributes[i].id == COOPERATIVE && launch->attributes[i].value[0];
+  for (unsigned i = 0; i < launch->count; i++)
+    cooperative |= launch->attributes[i].id == COOPERATIVE && launch->attributes[i].value[0];
   if (!cooperative || launch->block[0] != 512 || launch->grid[0] > 4 || launch->shared > kernel->shared) return INVALID_VALUE;
   void (*run)(void *, int, int, unsigned, void *, void *) = dlsym(kernel->library, "run");
   run(kernel->function, (int)launch->grid[0], (int)launch->shared, 1, *(void **)parameters[0], *(void **)parameters[1]);

@@ -245,7 +245,8 @@ static unsigned __ballot_sync(unsigned, bool v) {
 }
 
 // A's element (row, k) is in lane 4 * (row % 8) + k % 16 / 4, register row / 8 + 2 * (k / 16), byte k % 4. B's (k, column) is in
-// lane 4 * column + k % 16 / 4, register k / 16, byte k % 4. C's is in lane 4 * (row % 8) + column / 2, register 2 * (row / 8) + column % 2.
+// lane 4 * column + k % 16 / 4, register k / 16, byte k % 4. C's (row, column) is in lane 4 * (row % 8) + column / 2, register
+// 2 * (row / 8) + column % 2.
 QUIET static void mma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
   unsigned words[6] = {a0, a1, a2, a3, b0, b1};
   auto *all = shim::gather(words, 6);

@@ -8,7 +8,7 @@ import pytest
 
 from service.generation import backends
 from service.generation.backends import Unsupported, choose, open_backend
-from service.generation.cuda.device import CudaError, Device
+from service.generation.cuda.device import CudaError, Device, open_gpu
 from tests.service.generation.gpu.shim import ShimDevice, compiler, config
 from tests.support import random_tensors
 from trainer.artifact import Version
@@ -83,6 +83,6 @@ def test_without_a_gpu_the_backend_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr("service.generation.cuda.device.is_installed", lambda: installed)
     monkeypatch.setattr("service.generation.cuda.device.has_device", lambda: False)
-    backends.open_gpu.cache_clear()
+    open_gpu.cache_clear()
     with pytest.raises(Unsupported, match=f"the cuda backend cannot run here: .*{reason}"):
         open_backend(version, "cuda", slots=1)
