@@ -1,5 +1,6 @@
 # docker build -t folio . && docker run -p 127.0.0.1:8000:8000 folio       serves the included model
-# Two targets, `service` and `trainer`; with --build-arg PACKAGES=gpu for NVIDIA's GPUs (a lock in requirements/). Dependencies are
+# Two targets, `service` and `trainer`. For NVIDIA's GPUs, build them with --build-arg PACKAGES=cuda and PACKAGES=gpu, which name locks
+# in requirements/. Dependencies are
 # installed in stages of their own, into a virtual environment without pip, and so is the compiler of the kernel; an image is an
 # environment, the code, the kernel's library and the shipped model.
 ARG PYTHON_VERSION=3.13

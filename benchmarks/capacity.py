@@ -31,7 +31,7 @@ from benchmarks.server import Server, running
 from benchmarks.systems import shipped
 from benchmarks.table import table
 from service.generation.backend import Backend, Batch
-from service.generation.backends import choose, open_backend
+from service.generation.backends import open_backend
 from service.generation.sampling import Sampling
 from trainer.artifact import WEIGHTS, Architecture, Version
 from trainer.vocabulary import Vocabulary
@@ -242,7 +242,7 @@ def served(*flags: object) -> AbstractContextManager[Server]:
 
 def opened(version: Version) -> Backend:
     """A backend that computes as the server's does, on one core."""
-    return open_backend(version, choose(), slots=ROWS[-1])
+    return open_backend(version, "auto", slots=ROWS[-1])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.apart import Apart, Failed, Missing
 from benchmarks.measure import START, log_softmax, rate_of
 from service.generation.backend import Backend, Batch
-from service.generation.backends import BackendName, Unsupported, choose, load_library, open_backend
+from service.generation.backends import BackendName, Unsupported, load_library, open_backend
 from service.generation.core import EngineCore
 from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
@@ -33,6 +33,7 @@ SYSTEMS = (
     "tensorflow",
     "reference",
     "native",
+    "cuda",
 )
 BY_NAME = ("native-amx", "native-vnni", "native-avxvnni", "native-avx2", "native-portable")  # measured where they are asked for
 
@@ -110,10 +111,10 @@ class Folio:
             match self._name.split("-"):
                 case ["native", instructions]:
                     self._backends[slots] = open_native(self._version, slots, instructions)
-                case [("native" | "reference" | "tensorflow") as backend]:
+                case [("native" | "reference" | "cuda" | "tensorflow") as backend]:
                     self._backends[slots] = open_backend(self._version, backend, slots=slots)
                 case ["folio"]:
-                    self._backends[slots] = open_backend(self._version, choose(), slots=slots)
+                    self._backends[slots] = open_backend(self._version, "auto", slots=slots)
                 case _:
                     raise ValueError(f"no backend is called {self._name}")
         return self._backends[slots]

@@ -25,7 +25,7 @@ from service.api.openai import models as openai_models
 from service.api.openai.responses import route as responses
 from service.fault_plan import HEADER as FAULTS
 from service.fault_plan import Plan, load
-from service.generation.backends import choose, open_backend
+from service.generation.backends import open_backend
 from service.generation.constraints.compiler import Compiler
 from service.generation.engine import Engine
 from service.included import included_models
@@ -111,8 +111,7 @@ def _weather(settings: Settings) -> Weather | None:
 
 def _open_engine(version: Version, settings: Settings, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> Engine:
     """Raises Unsupported."""
-    name = choose() if settings.backend == "auto" else settings.backend
-    backend = open_backend(version, name, slots=settings.slots)
+    backend = open_backend(version, settings.backend, slots=settings.slots)
     log.info("%s %d uses the %s backend", version.config.name, version.config.version, backend.name)
     return Engine(
         backend,

@@ -90,10 +90,10 @@ class Settings(BaseSettings):
     default_model: str = Field(
         "shakespeare", description="model of requests that name none; if only one model is loaded, that one is used instead"
     )
-    backend: Literal["auto", "native", "reference", "tensorflow"] = Field(
+    backend: Literal["auto", "native", "reference", "cuda", "tensorflow"] = Field(
         "auto",
-        description="implementation of the network. native: C. reference: NumPy, slower. Both generate the same text on every "
-        "machine. tensorflow: for GPUs. auto: tensorflow if it finds a GPU, else native",
+        description="implementation of the network. native: C. reference: NumPy, slower. cuda: for NVIDIA's GPUs. All three "
+        "generate the same text on every machine. tensorflow: for GPUs, other texts. auto: cuda if there is a GPU, else native",
     )
     slots: AtLeastOne = Field(64, description="most requests of a model that run at the same time")
     queue_limit: int = Field(1024, ge=0, description="most requests of a model that wait for a slot; more get 429")

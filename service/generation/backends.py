@@ -4,12 +4,12 @@ import logging
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from service.generation.backend import Backend, Batch
+from service.generation.cuda.device import CudaError, has_device, is_installed, open_gpu
 from service.generation.exact import ExactBackend
 from service.generation.kernel.build import NoCompiler, find, find_or_build
 from service.generation.native import Library
@@ -18,7 +18,7 @@ from trainer.artifact import Version
 
 log = logging.getLogger(__name__)
 
-BackendName = Literal["native", "reference", "tensorflow"]
+BackendName = Literal["native", "reference", "cuda", "tensorflow"]
 
 
 class Unsupported(Exception):
@@ -39,13 +39,21 @@ def load_library() -> Library:
 
 @cache
 def choose() -> BackendName:
-    """`tensorflow` if it is installed and finds a GPU; else `native`, or `reference` if the kernel cannot be built."""
-    # TensorFlow is imported only if a GPU's device node exists: the import takes seconds and hundreds of MB.
-    if find_spec("tensorflow") and any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")):
-        import tensorflow as tf
+    """`cuda` or `tensorflow` if it is installed and there is a GPU; else `native`, or `reference` if the kernel cannot be built."""
+    # Nothing large is imported without a GPU: TensorFlow takes seconds and hundreds of MB.
+    if has_device():
+        if is_installed():
+            return "cuda"
+        if find_spec("tensorflow"):
+            import tensorflow as tf
 
-        if tf.config.list_physical_devices("GPU"):
-            return "tensorflow"
+            if tf.config.list_physical_devices("GPU"):
+                return "tensorflow"
+        log.warning("there is a GPU, but the packages that use it are not installed: install the extra `cuda`")
+    return choose_without_gpu()
+
+
+def choose_without_gpu() -> BackendName:
     try:
         load_library()
     except Unsupported as error:
@@ -54,22 +62,37 @@ def choose() -> BackendName:
     return "native"
 
 
-def open_backend(version: Version, name: BackendName, *, slots: int) -> Backend:
-    """Opens and warms up the backend `name` for a version, with `slots` slots. Raises Unsupported."""
-    if name not in get_args(BackendName):
+def open_backend(version: Version, name: BackendName | Literal["auto"], *, slots: int) -> Backend:
+    """Opens and warms up a backend for a version, with `slots` slots. Raises Unsupported.
+
+    auto: see `choose`. If the GPU turns out to be unusable, a backend without a GPU is opened, with a warning.
+    """
+    if name != "auto" and name not in get_args(BackendName):
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(get_args(BackendName))}")
-    backend: Backend
-    if name == "tensorflow":
+    if name == "auto" and choose() == "cuda":
         try:
-            from service.generation.tensorflow_backend import TensorFlowBackend
-        except ModuleNotFoundError as error:
-            raise Unsupported("the tensorflow backend needs TensorFlow: install the extra `trainer`, or `gpu`") from error
-        backend = TensorFlowBackend(version.config, version.tensors, slots)
-    else:
-        backend = ExactBackend(version.config, version.tensors, slots, load_library() if name == "native" else None)
+            return _open_and_warm_up(version, "cuda", slots)
+        except Unsupported as error:
+            log.warning("%s. The model runs on the CPU instead", error)
+            return _open_and_warm_up(version, choose_without_gpu(), slots)
+    return _open_and_warm_up(version, choose() if name == "auto" else name, slots)
+
+
+def _open_and_warm_up(version: Version, name: BackendName, slots: int) -> Backend:
+    try:
+        backend = _open(version, name, slots)
+        _warm_up(backend)
+    except CudaError as error:
+        raise Unsupported(f"the cuda backend cannot run here: {error}") from error
+    return backend
+
+
+def _warm_up(backend: Backend) -> None:
     # Warms up one row and a full batch, so that no first request waits for it. Only TensorFlow has graphs that differ by request.
-    kinds = product((-1, 0), (Sampling(), Sampling(top_k=1))) if name == "tensorflow" else [(-1, Sampling())]
-    for rows, (snapshot_at, sampling) in product((1, slots), kinds):
+    # On a GPU each kernel runs once, which shows whether the device can run it.
+    name, slots = backend.name, backend.slots
+    options = (Sampling(), Sampling(top_k=1)) if name in ("tensorflow", "cuda") else (Sampling(),)
+    for rows, snapshot_at, sampling in product((1, slots), (-1, 0) if name == "tensorflow" else (-1,), options):
         backend.decode(
             Batch(
                 slots=np.arange(rows, dtype=np.int32),
@@ -81,4 +104,18 @@ def open_backend(version: Version, name: BackendName, *, slots: int) -> Backend:
                 snapshot_at=np.full(rows, snapshot_at, np.int32),
             )
         )
-    return backend
+
+
+def _open(version: Version, name: BackendName, slots: int) -> Backend:
+    """Raises Unsupported or CudaError."""
+    if name == "tensorflow":
+        try:
+            from service.generation.tensorflow_backend import TensorFlowBackend
+        except ModuleNotFoundError as error:
+            raise Unsupported("the tensorflow backend needs TensorFlow: install the extra `trainer`, or `gpu`") from error
+        return TensorFlowBackend(version.config, version.tensors, slots)
+    if name == "cuda":
+        from service.generation.cuda.backend import CudaBackend
+
+        return CudaBackend(version.config, version.tensors, slots, open_gpu())
+    return ExactBackend(version.config, version.tensors, slots, load_library() if name == "native" else None)

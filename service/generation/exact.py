@@ -1,5 +1,6 @@
-"""The backends of the exact step, `native` and `reference`. They keep the slots' states and compute log-probabilities."""
+"""The backends of the exact step on a CPU, `native` and `reference`. They keep the slots' states and compute log-probabilities."""
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import cast
 
@@ -18,22 +19,11 @@ Floats = NDArray[np.float32]
 UNKNOWN = np.float32(-9999)  # the log-probability of an id outside the vocabulary, as in OpenAI's API
 
 
-class ExactBackend:
-    """See `service.generation.backend.Backend`. Both backends give the same bits, on every machine."""
+class Exact(ABC):
+    """See `service.generation.backend.Backend`. All backends of this kind give the same bits, on every machine."""
 
     precision: Precision = "int8"
     arithmetic = "exact"
-
-    def __init__(
-        self, architecture: Architecture, tensors: Tensors, slots: int, library: Library | None, instructions: str | None = None
-    ) -> None:
-        """library: the built kernel; None computes the step in NumPy. instructions: see `Library.open`, which may raise."""
-        self.name = "reference" if library is None else "native"
-        self.slots = slots
-        self._network = quantize(architecture, tensors)
-        self._states = np.zeros((slots, *self._network.state_shape), np.float32)
-        self._native = None if library is None else library.open(self._network, slots, cores(), instructions)
-        self._threads = ThreadCount(self._native.threads if self._native else 1)
 
     def decode(self, batch: Batch) -> Decoded:
         chosen, snapshots, logits = self._advance(batch)
@@ -48,14 +38,31 @@ class ExactBackend:
         chosen, _, logits = self._advance(replace(batch, log_probabilities=True))
         return chosen_log_probabilities(cast("Floats", logits), chosen)
 
+    @abstractmethod
     def _advance(self, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:
         """Advances the batch's slots. Raises ValueError if a row lacks the history that its sampling needs.
 
         Returns (chosen ids [K, B], snapshots [B, vectors, units], logits [K, B, vocabulary] if log-probabilities are requested).
         A snapshot is undefined for a row without `snapshot_at`.
         """
-        if any(row.needs_history and b not in batch.histories for b, row in enumerate(batch.sampling)):
-            raise ValueError("a row with penalties or an automaton has no history")
+
+
+class ExactBackend(Exact):
+    """The backends `native` and `reference`."""
+
+    def __init__(
+        self, architecture: Architecture, tensors: Tensors, slots: int, library: Library | None, instructions: str | None = None
+    ) -> None:
+        """library: the built kernel; None computes the step in NumPy. instructions: see `Library.open`, which may raise."""
+        self.name = "reference" if library is None else "native"
+        self.slots = slots
+        self._network = quantize(architecture, tensors)
+        self._states = np.zeros((slots, *self._network.state_shape), np.float32)
+        self._native = None if library is None else library.open(self._network, slots, cores(), instructions)
+        self._threads = ThreadCount(self._native.threads if self._native else 1)
+
+    def _advance(self, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+        check_histories(batch)
         states = self._states[batch.slots]
         for row, start in batch.starts.items():
             states[row] = 0 if start is None else start
@@ -68,6 +75,12 @@ class ExactBackend:
                 result = self._native.advance(*inputs, batch.snapshot_at, wants_logits, threads)
         self._states[batch.slots] = states
         return result
+
+
+def check_histories(batch: Batch) -> None:
+    """Raises ValueError if a row lacks the history that its sampling needs."""
+    if any(row.needs_history and b not in batch.histories for b, row in enumerate(batch.sampling)):
+        raise ValueError("a row with penalties or an automaton has no history")
 
 
 def advance_by_reference(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's condition for Python before 3.12
 
-from service.generation.backends import BackendName, choose, open_backend
+from service.generation.backends import BackendName, open_backend
 from service.generation.constraints.compiler import Compiler, Constrained, Constraint, Kind
 from service.generation.core import EngineCore
 from service.generation.output_queue import Chunk, FinishReason, concatenated
@@ -74,7 +74,7 @@ class Generator:
         if slots < 1:
             raise ValueError(f"slots is {slots}, expected at least 1")
         self.version, self.vocabulary = version, Vocabulary(version.config.vocabulary)
-        self.backend = open_backend(version, choose() if backend == "auto" else backend, slots=slots)
+        self.backend = open_backend(version, backend, slots=slots)
         self._core = EngineCore(self.backend, queue_limit=UNLIMITED)
         self._compiler = Compiler()
         self._arrived: dict[Generation, deque[tuple[Chunk, FinishReason | None]]] = {}

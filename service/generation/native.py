@@ -1,7 +1,7 @@
 """The step in C (kernel/), called through ctypes, which releases the GIL during a call."""
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_void_p
 from itertools import count, takewhile
 from pathlib import Path
@@ -16,15 +16,17 @@ from service.generation.sampling import History, Sampling
 Floats = NDArray[np.float32]
 
 
-class _Kernel(Structure):
+class KernelPointers(Structure):
     _fields_ = [("weights", c_void_p), ("scale", c_void_p), ("bias", c_void_p)]
 
     @classmethod
-    def of(cls, kernel: Kernel) -> "_Kernel":
+    def of(cls, kernel: Kernel) -> "KernelPointers":
         return cls(kernel.weights.ctypes.data, kernel.scale.ctypes.data, kernel.bias.ctypes.data)
 
 
-class _Row(Structure):
+class Row(Structure):
+    """A row's sampling options, as in network.h and numbers.cuh."""
+
     _fields_ = [
         ("inverse_temperature", c_float),
         ("top_p", c_float),
@@ -62,7 +64,7 @@ class Library:
         self._library = library = ctypes.CDLL(str(path))
         library.folio_instructions.restype = library.folio_name.restype = c_char_p
         library.folio_open.restype = c_void_p
-        library.folio_open.argtypes = [*[c_int] * 7, c_char_p, c_void_p, c_void_p, c_void_p, POINTER(_Kernel)]
+        library.folio_open.argtypes = [*[c_int] * 7, c_char_p, c_void_p, c_void_p, c_void_p, POINTER(KernelPointers)]
         library.folio_advance.argtypes = [c_void_p, POINTER(_Call)]
         library.folio_advance.restype = None
         for function in (library.folio_close, library.folio_threads, library.folio_name):
@@ -94,7 +96,7 @@ class Library:
             None if table is None else table.ctypes.data,
             network.embedding.ctypes.data,
             network.embedding_scale.ctypes.data,
-            (_Kernel * len(kernels))(*map(_Kernel.of, kernels)),
+            (KernelPointers * len(kernels))(*map(KernelPointers.of, kernels)),
         )
         if not handle:
             raise MemoryError("not enough memory for the network")
@@ -132,9 +134,9 @@ class NativeNetwork:
         """
         steps, rows = forced.shape
         arrays = [np.ascontiguousarray(a, t) for a, t in ((inputs, np.int32), (forced, np.int32), (uniforms, np.float32))]
-        table = (_Row * rows)()
+        table = (Row * rows)()
         for b, row in enumerate(table):
-            _fill(row, samplings[b], histories.get(b))
+            fill_row(row, samplings[b], histories.get(b), address, address)
             row.snapshot_at, row.wants_logits = int(snapshot_at[b]), int(wants_logits[b])
         chosen = np.empty((steps, rows), np.int32)
         snapshots = np.empty((rows, *self._state_shape), np.float32)
@@ -156,17 +158,24 @@ class NativeNetwork:
         return chosen, snapshots, logits
 
 
-def _fill(row: _Row, sampling: Sampling, history: History | None) -> None:
-    """Fills in a row's sampling options. The row points to arrays of `sampling` and `history`, which must outlive it."""
+def address(array: NDArray[Any]) -> int:
+    return int(array.ctypes.data)
+
+
+Place = Callable[[NDArray[Any]], int]  # gives an array's address
+
+
+def fill_row(row: Row, sampling: Sampling, history: History | None, place: Place, place_constant: Place) -> None:
+    """Fills in a row's sampling options. Their arrays must outlive the row. place_constant: for large ones that never change."""
     row.inverse_temperature = sampling.inverse_temperature
     row.top_p, row.min_p, row.top_k = max(sampling.top_p, 1e-30), sampling.min_p, sampling.top_k or 0
     bias = sampling.exclusive_bias
-    row.bias = None if bias is None else bias.ctypes.data
+    row.bias = None if bias is None else place(bias)
     if history is not None:
         row.automaton_state, row.num_left = history.state, history.num_left
     if history is not None and sampling.penalizes:
         row.presence, row.frequency = sampling.presence_penalty, sampling.frequency_penalty
-        row.repetition, row.counts = sampling.repetition_penalty, history.counts.ctypes.data
+        row.repetition, row.counts = sampling.repetition_penalty, place(history.counts)
     if history is not None and sampling.automaton is not None:
-        row.alphabet, row.next = sampling.automaton.next.shape[1], sampling.automaton.next.ctypes.data
-        row.distance = sampling.automaton.distance.ctypes.data
+        row.alphabet, row.next = sampling.automaton.next.shape[1], place_constant(sampling.automaton.next)
+        row.distance = place_constant(sampling.automaton.distance)

@@ -77,6 +77,11 @@ class Sampling:
         return self.allowed is not None or self.top_k is not None or self.top_p < 1 or self.min_p > 0
 
     @cached_property
+    def plain(self) -> bool:
+        """Whether only the temperature changes the network's probabilities."""
+        return not self.restricted and self.bias is None and not self.needs_history
+
+    @cached_property
     def penalizes(self) -> bool:
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
 

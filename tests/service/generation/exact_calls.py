@@ -2,13 +2,12 @@
 
 from copy import deepcopy
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.generation import reference
-from service.generation.native import NativeNetwork
 from service.generation.quantized import QuantizedNetwork, quantize
 from service.generation.sampling import Automaton, History, Sampling
 from tests.support import random_tensors
@@ -52,17 +51,28 @@ def drawn_history(rng: np.random.Generator, vocabulary: int) -> History:
     return History(counts, num_left=int(rng.integers(1, 12)))
 
 
-def check_call(n: QuantizedNetwork, native: NativeNetwork, rows: int, steps: int, threads: int, seed: int = 0) -> None:
-    """A call of the kernel gives what the reference gives: characters, states on the way and after it, logits, histories."""
+class Advances(Protocol):
+    """See `NativeNetwork`."""
+
+    @property
+    def advance(self) -> Any: ...
+
+
+def check_call(n: QuantizedNetwork, native: Advances, rows: int, steps: int, threads: int, seed: int = 0, plain: int = 0) -> None:
+    """A call of the kernel gives what the reference gives: characters, states on the way and after it, logits, histories.
+
+    plain: so many rows, the first ones, sample with a temperature only and want no logits.
+    """
     rng = np.random.default_rng(seed)
     states = rng.uniform(-1, 1, (rows, *n.state_shape)).astype(np.float32)
     inputs = rng.integers(0, n.vocabulary, rows).astype(np.int32)
     forced = np.where(rng.random((steps, rows)) < 0.3, rng.integers(0, n.vocabulary, (steps, rows)), -1).astype(np.int32)
     uniforms = rng.random((steps, rows), np.float32)
     samplings = [drawn_sampling(rng, n.vocabulary) for _ in range(rows)]
+    samplings[:plain] = [Sampling(temperature=sampling.temperature) for sampling in samplings[:plain]]
     histories = {row: drawn_history(rng, n.vocabulary) for row, s in enumerate(samplings) if s.needs_history}
     expected_histories = deepcopy(histories)
-    snapshot_at, wanted = rng.integers(-1, steps, rows).astype(np.int32), rng.random(rows) < 0.5
+    snapshot_at, wanted = rng.integers(-1, steps, rows).astype(np.int32), (rng.random(rows) < 0.5) & (np.arange(rows) >= plain)
     expected, path, expected_logits = reference.advance(n, states, inputs, forced, uniforms, samplings, expected_histories)
     after = states.copy()
     chosen, snapshots, logits = native.advance(after, inputs, forced, uniforms, samplings, histories, snapshot_at, wanted, threads)
