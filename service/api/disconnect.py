@@ -1,8 +1,8 @@
 """Clients that disconnect: the work for them is cancelled, and nobody is answered."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,9 +28,9 @@ async def wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def cancel_on_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+async def cancel_on_disconnect(work: Awaitable[T], receive: Receive) -> T:
     """The result of `work`. Raises its error, or ClientDisconnected as soon as the client disconnects."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect(receive))
+    working, leaving = asyncio.ensure_future(work), asyncio.create_task(wait_for_disconnect(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

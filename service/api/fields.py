@@ -214,10 +214,10 @@ def only_constraint(
     if isinstance(json_schema, str):
         try:
             json_schema = json.loads(json_schema)
-        except ValueError:
+        except (ValueError, RecursionError):
             json_schema = None
         if not isinstance(json_schema, dict):
-            raise invalid("json_schema", "the string holds no JSON object")
+            raise invalid((names or {}).get("json_schema", "json_schema"), "the string holds no JSON object")
     given: dict[str, Any] = {"regex": regex, "choices": choices, "json_schema": json_schema, "json_object": json_object or None}
     found = [(kind, value) for kind, value in given.items() if value is not None]
     if len(found) > 1:

@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
+from service.api.disconnect import cancel_on_disconnect
 from service.api.errors import ApiError
 from service.api.fields import OnUnknown, SamplingFields
 from service.api.notes import note_unknown_characters
@@ -51,7 +52,8 @@ async def constrain(
     try:
         found = compiler.cached(constraint, model.vocabulary)
         if found is None:
-            found = await asyncio.to_thread(compiler.compile, constraint, model.vocabulary)
+            waiting = asyncio.wrap_future(compiler.submit(constraint, model.vocabulary))
+            found = await cancel_on_disconnect(waiting, request.receive)
     except UnsupportedConstraint as error:
         raise ApiError(422, "invalid_value", f"{field}: {error}", param=field) from None
     if found.shortest > num_generate:

@@ -87,7 +87,11 @@ class CommonFields(CompatibilityFields):
     def constraint(self) -> Constraint | None:
         """What the answer is restricted to. Raises PydanticCustomError."""
         guided = only_constraint(
-            regex=self.guided_regex, choices=self.guided_choice, json_schema=self.guided_json, json_object=None
+            regex=self.guided_regex,
+            choices=self.guided_choice,
+            json_schema=self.guided_json,
+            json_object=None,
+            names={"regex": "guided_regex", "choices": "guided_choice", "json_schema": "guided_json"},
         )
         found = [one.constraint for one in (self.response_format, self.structured_outputs) if one is not None] + [guided]
         given = [constraint for constraint in found if constraint is not None]

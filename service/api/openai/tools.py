@@ -148,5 +148,9 @@ class StructuredOutputs(RequestBody):
     @property
     def constraint(self) -> Constraint | None:
         return only_constraint(
-            regex=self.regex, choices=self.choice, json_schema=self.json_, json_object=self.json_object, names={"choices": "choice"}
+            regex=self.regex,
+            choices=self.choice,
+            json_schema=self.json_,
+            json_object=self.json_object,
+            names={"choices": "choice", "json_schema": "json"},
         )

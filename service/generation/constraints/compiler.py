@@ -1,13 +1,16 @@
 """Compiles what a text must look like to an automaton over characters."""
 
+import hashlib
 import json
 import subprocess
 import sys
 from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from threading import Lock
+from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +22,8 @@ from trainer.vocabulary import Vocabulary
 SECONDS = 5.0  # that a compilation may take
 START = 60.0  # seconds in which the process must have started
 MAX_BYTES = 64_000_000  # of the cached automata
+RETRY = 60.0  # seconds until a constraint that took too long is tried again, because the machine may have been busy
+MAX_CACHED = 1_000  # automata, and refusals of constraints that took too long
 
 Kind = Literal["regex", "choices", "json_schema", "json_object", "tools"]
 
@@ -44,6 +49,14 @@ class Constrained:
         return int(self.automaton.distance[0])
 
 
+class TooSlow(UnsupportedConstraint):
+    """The constraint took too long or too much memory to compile."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.at = monotonic()
+
+
 class Compiler:
     """Compiles constraints in a process of its own, because a small expression can need any amount of time and memory.
 
@@ -52,27 +65,46 @@ class Compiler:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._thread = ThreadPoolExecutor(1, "constraints")
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._cache: OrderedDict[tuple[str, str], Constrained] = OrderedDict()
+        self._cache: OrderedDict[bytes, Constrained | TooSlow] = OrderedDict()
 
     def cached(self, constraint: Constraint, vocabulary: Vocabulary) -> Constrained | None:
-        """The compiled constraint, if it was compiled before."""
-        return self._cache.get(_key(constraint, vocabulary))
+        """The compiled constraint, if it was compiled before. Raises UnsupportedConstraint if it took too long then."""
+        return _or_raise(self._cache.get(_key(_text(constraint), vocabulary)))
+
+    def submit(self, constraint: Constraint, vocabulary: Vocabulary) -> Future[Constrained]:
+        """As `compile`, in a thread that does nothing else. A constraint that still waits can be cancelled."""
+        return self._thread.submit(self.compile, constraint, vocabulary)
 
     def compile(self, constraint: Constraint, vocabulary: Vocabulary) -> Constrained:
         """Raises UnsupportedConstraint, with a message for whoever wrote the constraint. May take some seconds."""
-        key = _key(constraint, vocabulary)
+        text = _text(constraint)
+        key = _key(text, vocabulary)
         with self._lock:
-            if key not in self._cache:
-                self._cache[key] = self._compile(*key, vocabulary)
-                while sum(found.automaton.next.nbytes for found in self._cache.values()) > MAX_BYTES and len(self._cache) > 1:
-                    self._cache.popitem(last=False)
-            self._cache.move_to_end(key)
-            return self._cache[key]
+            found = _or_raise(self._cache.get(key))
+            if found is None:
+                try:
+                    found = self._compile(text, "".join(vocabulary.characters), vocabulary)
+                except TooSlow as error:
+                    self._remember(key, error)
+                    raise
+            self._remember(key, found)
+            return found
 
     def close(self) -> None:
-        """Ends the process. The next constraint starts another."""
+        """Ends the process, and cancels the constraints that wait."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._end_process()
+
+    def _remember(self, key: bytes, found: "Constrained | TooSlow") -> None:
+        self._cache[key] = found
+        self._cache.move_to_end(key)
+        while len(self._cache) > MAX_CACHED or (sum(map(_size, self._cache.values())) > MAX_BYTES and len(self._cache) > 1):
+            self._cache.popitem(last=False)
+
+    def _end_process(self) -> None:
         if self._process is not None and self._connection is not None:
             self._connection.close()
             self._process.kill()
@@ -87,8 +119,8 @@ class Compiler:
                 raise EOFError
             answer = connection.recv()
         except (EOFError, OSError):  # it took too long, or its memory was not enough
-            self.close()
-            raise UnsupportedConstraint("this takes too long or too much memory to compile; make it simpler") from None
+            self._end_process()
+            raise TooSlow("this takes too long or too much memory to compile; make it simpler") from None
         if isinstance(answer, Exception):
             raise answer
         more, table, distance = answer
@@ -107,12 +139,29 @@ class Compiler:
                 return self._connection
         except EOFError:
             pass
-        self.close()
+        self._end_process()
         raise RuntimeError("the process that compiles constraints did not start")
 
     def __del__(self) -> None:
         self.close()
 
 
-def _key(constraint: Constraint, vocabulary: Vocabulary) -> tuple[str, str]:
-    return json.dumps([constraint.kind, constraint.value]), "".join(vocabulary.characters)
+def _text(constraint: Constraint) -> str:
+    return json.dumps([constraint.kind, constraint.value])
+
+
+def _key(text: str, vocabulary: Vocabulary) -> bytes:
+    """A digest, because a schema can have megabytes and a small automaton."""
+    return hashlib.sha256(json.dumps([text, vocabulary.characters]).encode()).digest()
+
+
+def _size(found: Constrained | TooSlow) -> int:
+    return found.automaton.next.nbytes if isinstance(found, Constrained) else 0
+
+
+def _or_raise(found: Constrained | TooSlow | None) -> Constrained | None:
+    if not isinstance(found, TooSlow):
+        return found
+    if monotonic() < found.at + RETRY:
+        raise UnsupportedConstraint(str(found))
+    return None

@@ -42,6 +42,7 @@ from service.generation.constraints.tree import (
 )
 
 MEMORY = 2**30  # bytes
+SECONDS = 10  # after which the process ends itself; a server that still runs has ended it before
 MAX_NAMED = 1_000  # characters of a set that names them
 IMPOSSIBLE = "no text of characters that it names or that the model knows matches it"
 UNREACHABLE = 2**30  # a distance
@@ -55,6 +56,7 @@ def serve(connection: Connection) -> None:
     connection.send("ready")
     while True:
         constraint, vocabulary = connection.recv()
+        _alarm(SECONDS)
         try:
             kind, value = json.loads(constraint)
             connection.send(automaton(pattern_of(kind, value, vocabulary), vocabulary))
@@ -64,6 +66,7 @@ def serve(connection: Connection) -> None:
             connection.send(UnsupportedConstraint("it is nested too deeply"))
         except Exception:
             connection.send(RuntimeError(traceback.format_exc()))
+        _alarm(0)
 
 
 def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
@@ -164,6 +167,12 @@ def distances(table: Sequence[int], last: int, columns: int) -> list[int]:
     if found[0] == UNREACHABLE:
         raise UnsupportedConstraint(IMPOSSIBLE)
     return found
+
+
+def _alarm(seconds: int) -> None:
+    """Ends the process after that time, also within a compilation that nobody waits for because the server was killed."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
 
 
 def _limit() -> None:

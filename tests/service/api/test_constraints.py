@@ -3,12 +3,19 @@
 import asyncio
 import json
 import re
+import signal
+import subprocess
+import sys
+import tracemalloc
+from concurrent.futures import CancelledError, Future
+from multiprocessing import Pipe
 from typing import Any
 
 import httpx
 import jsonschema
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
 from service.generation.constraints import compiler
 from service.generation.constraints.compiler import Compiler, Constraint
@@ -205,3 +212,57 @@ def test_a_constraint_that_needs_too_much_is_refused_and_the_next_one_compiles(m
     assert found.compile(Constraint("regex", "b22"), vocabulary).shortest == 3
     assert found.cached(Constraint("regex", "a1"), vocabulary) is not None
     found.close()
+
+
+def test_a_constraint_that_took_too_long_is_refused_at_once_until_it_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "SECONDS", 0.5)
+    found, vocabulary, slow = Compiler(), Vocabulary("ab"), Constraint("regex", "[ab]*a[ab]{40}")
+    with pytest.raises(UnsupportedConstraint, match="simpler"):
+        found.compile(slow, vocabulary)
+    with pytest.raises(UnsupportedConstraint, match="simpler"):
+        found.cached(slow, vocabulary)
+    monkeypatch.setattr(compiler, "RETRY", 0)
+    assert found.cached(slow, vocabulary) is None
+    found.close()
+
+
+def test_the_cache_is_limited_in_number_and_keeps_no_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "MAX_CACHED", 2)
+    found, vocabulary = Compiler(), Vocabulary("ab")
+    found.compile(Constraint("regex", "a"), vocabulary)
+    tracemalloc.start()
+    try:
+        for i in range(2):
+            found.compile(Constraint("json_schema", {"const": i, "description": "long" * 250_000}), vocabulary)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert found.cached(Constraint("regex", "a"), vocabulary) is None
+    found.close()
+
+
+def test_the_process_ends_a_compilation_for_which_no_server_waits() -> None:
+    ours, theirs = Pipe()
+    code = f"from service.generation.constraints import worker as w; w.SECONDS = 1; w.serve(w.Connection({theirs.fileno()}))"
+    process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+    theirs.close()
+    assert ours.recv() == "ready"
+    ours.send((json.dumps(["regex", "[ab]*a[ab]{40}"]), "ab"))
+    ours.close()
+    assert process.wait(60) == -signal.SIGALRM
+
+
+def test_a_constraint_does_not_wait_for_a_client_that_has_disconnected(
+    served: tuple[FastAPI, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: Future[Any] = Future()
+    monkeypatch.setattr(served[0].state.compiler, "submit", lambda *_: waiting)
+    with pytest.raises(httpx.ReadTimeout):
+        served[1].post("/generate", json={"start_string": "R", "regex": "never compiled"}, timeout=1)
+    with pytest.raises(CancelledError):
+        waiting.result(60)
+
+
+def test_a_schema_in_a_string_that_is_nested_too_deeply_is_refused(client: httpx.Client) -> None:
+    response = client.post("/v1/completions", json={"prompt": "R", "guided_json": "[" * 100_000})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "guided_json")
