@@ -81,7 +81,7 @@ class Generation:
     num_prompt_read: int = field(init=False, default=0)  # prompt characters given to the network
     num_sampled: int = field(init=False, default=0)  # characters chosen, including stop strings and what is held back
     num_emitted: int = field(init=False, default=0)  # characters released for the output
-    next_input: int = field(init=False, default=-1)  # the network's next input, once it has had one
+    next_input: int = field(init=False, default=-1)  # the network's next input, once it has a slot
     arrived_at: float = field(init=False, default_factory=time.perf_counter)
     scheduled_at: float | None = field(init=False, default=None)
     first_token_at: float | None = field(init=False, default=None)
@@ -136,7 +136,7 @@ class Generation:
         """It has got a slot and starts from `state` (None: zeros) with its next input."""
         if self.returns_state:
             self._snapshot = state
-            self._inputs_since = [self.next_input if self.num_prompt_read else int(self.prompt.ids[0])]
+            self._inputs_since = [self.next_input]
 
     def advance(self, snapshot: State | None, chosen: Sequence[int]) -> None:
         """Records inputs for `resume_point`: the network chose these. snapshot: its state before the latest input, if it was kept.

@@ -97,7 +97,7 @@ class Scheduler:
             ids = generation.prompt.ids
             if generation in starting:
                 starts[b] = starting[generation]
-            inputs[b] = generation.next_input if generation.num_prompt_read else ids[0]
+            inputs[b] = generation.next_input
             reads = min(prompt_left, steps)
             samples = min(steps - reads, generation.remaining)
             if reads:
@@ -173,8 +173,9 @@ class Scheduler:
             if prompt.state is None and len(prompt.ids) > 1:
                 prompt.prefilled_by = generation
                 prompt.log_probabilities.clear()  # a cancelled one may have begun to read it
-            elif prompt.state is not None:
-                generation.num_prompt_read, generation.next_input = len(prompt.ids), int(prompt.ids[-1])
+            if prompt.state is not None:
+                generation.num_prompt_read = len(prompt.ids)
+            generation.next_input = int(prompt.ids[max(generation.num_prompt_read, 1) - 1])
             starting[generation] = prompt.initial_state if prompt.state is None else prompt.state
             generation.begin(starting[generation])
         return starting

@@ -266,3 +266,9 @@ def test_a_constraint_does_not_wait_for_a_client_that_has_disconnected(
 def test_a_schema_in_a_string_that_is_nested_too_deeply_is_refused(client: httpx.Client) -> None:
     response = client.post("/v1/completions", json={"prompt": "R", "guided_json": "[" * 100_000})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "guided_json")
+
+
+def test_characters_that_the_model_does_not_know_leave_a_prompt_of_one_character_as_the_input(client: httpx.Client) -> None:
+    """At temperature 0 the letters follow from the prompt alone."""
+    letters = generated(client, start_string="R", regex="[a-z]{30}", temperature=0)["text"]
+    assert generated(client, start_string="R", regex="[0-9]{3}[a-z]{30}", temperature=0)["text"] == f"000{letters}"
