@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     any_model: bool = Field(False, description="use the default model for requests that name an unknown model")
     auto_tools: str = Field(
         "text",
-        pattern=r"text|call",
+        pattern=r"^(text|call)$",
         description="how to answer a chat with tools whose tool_choice is auto. call: a user's message is answered with a call, "
         "the result of a call with a text. The request header X-Folio-Tools overrides this: text, call or call NAME",
     )
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     )
     metrics_prefix: str = Field(
         "folio_",
-        pattern="[a-zA-Z_:][a-zA-Z0-9_:]*",
+        pattern="^[a-zA-Z_:][a-zA-Z0-9_:]*$",
         description="beginning of the names of metrics. With vllm: they are vLLM's own names, as load tools, autoscalers and "
         "inference gateways read them; the fraction of used slots is vllm:kv_cache_usage_perc",
     )

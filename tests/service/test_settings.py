@@ -90,6 +90,14 @@ def test_a_switch_needs_no_value_and_its_variable_does(monkeypatch: pytest.Monke
     assert CliApp.run(Settings, cli_args=["--port", "1"]).without_keys
 
 
+@pytest.mark.parametrize(
+    "given", [{"auto_tools": "call f"}, {"auto_tools": "context"}, {"metrics_prefix": "1a"}, {"metrics_prefix": "é:"}]
+)
+def test_an_option_that_only_contains_what_would_be_valid_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**given)
+
+
 @pytest.mark.parametrize("rate", ["10/second", "100 per 10 minutes", "20/second;300/minute", "1/year"])
 def test_what_is_a_rate_is_taken(rate: str) -> None:
     assert Settings(rate_limit=rate).rate_limit == rate
