@@ -32,12 +32,6 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ comp
 ARCHITECTURE = Architecture(cell="gru", layers=1, units=64, embedding=8, vocabulary=[chr(97 + i) for i in range(33)])
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the libraries are built, once for all tests."""
-    return tmp_path_factory.mktemp("shim")
-
-
 # --- streamed.cu: any network, any options
 
 
