@@ -1,5 +1,6 @@
 """Calls of the exact step on random networks, checked against the reference. Imports no TensorFlow: sanitizers choke on it."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from typing import Any, Protocol
@@ -90,3 +91,50 @@ def check_call(n: QuantizedNetwork, native: Advances, rows: int, steps: int, thr
 
 def bits(values: NDArray[np.float32]) -> bytes:
     return np.ascontiguousarray(values).tobytes()
+
+
+def check_boundaries(n: QuantizedNetwork, native: Advances, sampling: Sampling) -> None:
+    """At the uniform numbers where the choice changes, and just below, a call chooses what the reference chooses.
+
+    A sum in another order, or any operation that is rounded otherwise, would move some of these numbers.
+    """
+    rng = np.random.default_rng(0)
+    state = rng.uniform(-1, 1, (1, *n.state_shape)).astype(np.float32)
+    history = History(rng.integers(1, 4, (2, n.vocabulary)).astype(np.int32)) if sampling.needs_history else None
+    character, awake = np.zeros(1, np.int32), np.zeros(1, np.bool_)
+    logits = reference.step(n, state, character, awake)[1][0]
+
+    def chosen_at(bits_of_uniform: int) -> int:
+        return reference.draw(logits, np.uint32(bits_of_uniform).view(np.float32), sampling, history)
+
+    uniforms = _changes(chosen_at)
+    rows = len(uniforms)
+    histories = {} if history is None else {row: deepcopy(history) for row in range(rows)}
+    expected = [reference.draw(logits, uniform, sampling, history) for uniform in uniforms]
+    no, none = np.zeros(rows, np.bool_), np.full(rows, -1, np.int32)
+    inputs = none * 0, none[None], np.array([uniforms], np.float32), [sampling] * rows, histories
+    chosen, _, _ = native.advance(np.repeat(state, rows, 0), *inputs, none, no, 1)
+    assert len(set(expected)) > 2
+    assert chosen[0].tolist() == expected
+
+
+def _changes(chosen_at: Callable[[int], int]) -> list[np.float32]:
+    """The floats in [0, 1) at which the choice changes, and those just below. `chosen_at` takes a float's bits."""
+    found, low, end = list[int](), 0, int(np.float32(1).view(np.uint32)) - 1
+    while chosen_at(low) != chosen_at(end):
+        here, below, above = chosen_at(low), low, end
+        while above - below > 1:
+            middle = (below + above) // 2
+            below, above = (middle, above) if chosen_at(middle) == here else (below, middle)
+        found += [below, above]
+        low = above
+    return [np.uint32(bits_of_uniform).view(np.float32) for bits_of_uniform in found]
+
+
+BOUNDARY_SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=0.7),
+    Sampling(top_p=0.7),
+    Sampling(top_k=20, top_p=0.97, min_p=0.02),
+    Sampling(presence_penalty=0.31, frequency_penalty=0.17, repetition_penalty=1.23),
+]

@@ -22,7 +22,7 @@ from service.generation.cuda.network import CudaNetwork
 from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
-from tests.service.generation.exact_calls import check_call, network
+from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, network
 from tests.service.generation.gpu.shim import OnShim, ShimDevice, compiler
 from tests.support import random_tensors, run_core
 from trainer.artifact import Architecture
@@ -53,6 +53,13 @@ def test_any_vocabulary(folder: Path, vocabulary: int) -> None:
     on_shim = OnShim(ShimDevice(folder), n, 5)
     for seed, rows in enumerate((1, 5)):
         check_call(n, on_shim, rows, 3, seed, seed)
+
+
+@pytest.mark.parametrize("sampling", BOUNDARY_SAMPLINGS, ids=str)
+def test_the_choice_changes_at_the_references_uniform_numbers(folder: Path, sampling: Sampling) -> None:
+    for vocabulary in (33, 257) if sampling.plain else (33,):
+        n = network("gru", 1, 17, vocabulary)
+        check_boundaries(n, OnShim(ShimDevice(folder), n, 2 * vocabulary), sampling)
 
 
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -90,6 +97,14 @@ def test_weights_in_shared_memory_give_the_references_bits(folder: Path, units: 
         device.launched.clear()
         check_call(n, on_shim, rows, 5, seed, seed, plain=rows)
         assert device.launched == ["advance_few" if rows <= few else "advance_many"]
+
+
+@pytest.mark.parametrize(("processors", "kernel"), [(8, "advance_few"), (2, "advance_many")])
+def test_a_temperature_alone_changes_the_choice_at_the_same_numbers(folder: Path, processors: int, kernel: str) -> None:
+    n = network("gru", 1, 64, 33)
+    device = ShimDevice(folder, processors=processors)
+    check_boundaries(n, OnShim(device, n, 66), Sampling(temperature=1.3))
+    assert device.launched == [kernel]
 
 
 def test_rows_with_other_options_are_advanced_apart_from_many_plain_ones(folder: Path) -> None:
