@@ -22,7 +22,7 @@ from service.generation.cuda.network import CudaNetwork
 from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
-from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, network
+from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, check_top_p, network
 from tests.service.generation.gpu.shim import OnShim, ShimDevice, compiler
 from tests.support import random_tensors, run_core
 from trainer.artifact import Architecture
@@ -62,6 +62,11 @@ def test_the_choice_changes_at_the_references_uniform_numbers(folder: Path, samp
         check_boundaries(n, OnShim(ShimDevice(folder), n, 2 * vocabulary), sampling)
 
 
+def test_top_p_keeps_another_character_at_the_references_values(folder: Path) -> None:
+    n = network("gru", 1, 17, 33)
+    check_top_p(n, OnShim(ShimDevice(folder), n, 500))
+
+
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     cell=st.sampled_from(["gru", "lstm"]), layers=st.integers(1, 2), units=st.integers(1, 70), vocabulary=st.integers(1, 90),
@@ -97,6 +102,13 @@ def test_weights_in_shared_memory_give_the_references_bits(folder: Path, units: 
         device.launched.clear()
         check_call(n, on_shim, rows, 5, seed, seed, plain=rows)
         assert device.launched == ["advance_few" if rows <= few else "advance_many"]
+
+
+def test_the_order_in_which_threads_run_makes_no_difference(folder: Path) -> None:
+    n = network("gru", 1, 64, 33)
+    on_shim = OnShim(ShimDevice(folder, processors=4), n, 3)
+    for seed in range(12):
+        check_call(n, on_shim, 3, 8, seed, seed, plain=3)
 
 
 @pytest.mark.parametrize(("processors", "kernel"), [(8, "advance_few"), (2, "advance_many")])
