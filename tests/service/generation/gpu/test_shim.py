@@ -13,13 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.systems import shipped
 from service.generation import quantized
 from service.generation.core import EngineCore
-from service.generation.cuda.backend import CudaBackend
+from service.generation.cuda.backend import CudaBackend, gives_the_references_bits
 from service.generation.cuda.device import CudaError
 from service.generation.cuda.layout import Resident
 from service.generation.cuda.network import CudaNetwork
 from service.generation.exact import ExactBackend
+from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
 from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, check_top_p, network
@@ -223,6 +225,17 @@ def test_a_network_and_an_automaton_leave_no_memory_behind(folder: Path) -> None
     network_on_device.pop()
     gc.collect()
     assert device.allocations == 0
+
+
+@pytest.mark.slow
+def test_the_included_model_gives_the_references_bits_in_the_shape_that_an_h100_runs(folder: Path) -> None:
+    version, device = shipped(), ShimDevice(folder, processors=33)
+    backend = CudaBackend(version.config, version.tensors, 17, device)  # compares two calls of few rows
+    assert backend.network.resident
+    assert (backend.network.resident.width, backend.network.resident.blocks) == (32, 32)
+    network = quantize(version.config, version.tensors)
+    assert gives_the_references_bits(backend.network, network, [Sampling()] * 17, 3)
+    assert device.launched == ["advance_few", "advance_gru", "advance_many"]
 
 
 # --- the source itself
