@@ -1,5 +1,6 @@
 """Calls of the exact step on random networks, checked against the reference. Imports no TensorFlow: sanitizers choke on it."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from typing import Any, Protocol
@@ -90,3 +91,73 @@ def check_call(n: QuantizedNetwork, native: Advances, rows: int, steps: int, thr
 
 def bits(values: NDArray[np.float32]) -> bytes:
     return np.ascontiguousarray(values).tobytes()
+
+
+def check_boundaries(n: QuantizedNetwork, native: Advances, sampling: Sampling) -> None:
+    """At the uniform numbers where the choice changes, and just below, a call chooses what the reference chooses.
+
+    A sum in another order, or any operation that is rounded otherwise, would move some of these numbers.
+    """
+    rng = np.random.default_rng(0)
+    state = rng.uniform(-1, 1, (1, *n.state_shape)).astype(np.float32)
+    history = History(rng.integers(1, 4, (2, n.vocabulary)).astype(np.int32)) if sampling.needs_history else None
+    character, awake = np.zeros(1, np.int32), np.zeros(1, np.bool_)
+    logits = reference.step(n, state, character, awake)[1][0]
+
+    def chosen_at(uniform: np.float32) -> int:
+        return reference.draw(logits, uniform, sampling, history)
+
+    uniforms = _changes(chosen_at)
+    rows = len(uniforms)
+    histories = {} if history is None else {row: deepcopy(history) for row in range(rows)}
+    expected = [chosen_at(uniform) for uniform in uniforms]
+    no, none = np.zeros(rows, np.bool_), np.full(rows, -1, np.int32)
+    inputs = none * 0, none[None], np.array([uniforms], np.float32), [sampling] * rows, histories
+    chosen, _, _ = native.advance(np.repeat(state, rows, 0), *inputs, none, no, 1)
+    assert len(set(expected)) > 2
+    assert chosen[0].tolist() == expected
+
+
+def check_top_p(n: QuantizedNetwork, native: Advances) -> None:
+    """At the values of top_p that keep another last character, and just below, a call keeps what the reference keeps."""
+    last = np.nextafter(np.float32(1), np.float32(0))  # chooses the last character that is kept
+    rows = list[tuple[Any, Sampling, int]]()
+    for seed in range(12):
+        state = np.random.default_rng(seed).uniform(-1, 1, n.state_shape).astype(np.float32)
+        logits = reference.step(n, state[None], np.zeros(1, np.int32), np.zeros(1, np.bool_))[1][0]
+
+        def last_kept(top_p: np.float32, logits: Any = logits) -> int:
+            return reference.draw(logits, last, Sampling(top_p=float(top_p)), None)
+
+        rows += [(state, Sampling(top_p=float(value)), last_kept(value)) for value in _changes(last_kept)]
+    states, samplings, expected = zip(*rows, strict=True)
+    none, uniforms = np.full(len(rows), -1, np.int32), np.full((1, len(rows)), last)
+    chosen, _, _ = native.advance(np.stack(states), none * 0, none[None], uniforms, samplings, {}, none, none > 0, 1)
+    assert len(rows) > 24
+    assert chosen[0].tolist() == list(expected)
+
+
+def _changes(chosen_at: Callable[[np.float32], int]) -> list[np.float32]:
+    """The floats in [0, 1) at which a choice changes, and those just below. The choice must not change back."""
+
+    def at(bits_of_float: int) -> int:
+        return chosen_at(np.uint32(bits_of_float).view(np.float32))
+
+    found, low, end = list[int](), 0, int(np.float32(1).view(np.uint32)) - 1
+    while at(low) != at(end):
+        here, below, above = at(low), low, end
+        while above - below > 1:
+            middle = (below + above) // 2
+            below, above = (middle, above) if at(middle) == here else (below, middle)
+        found += [below, above]
+        low = above
+    return [np.uint32(bits_of_float).view(np.float32) for bits_of_float in found]
+
+
+BOUNDARY_SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=0.7),
+    Sampling(top_p=0.7),
+    Sampling(top_k=20, top_p=0.97, min_p=0.02),
+    Sampling(presence_penalty=0.31, frequency_penalty=0.17, repetition_penalty=1.23),
+]

@@ -24,7 +24,7 @@ from service.generation.native import Library
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
 from service.models_folder import candidates
-from tests.service.generation.exact_calls import bits, check_call, network
+from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, bits, check_boundaries, check_call, network
 from tests.support import random_tensors, run_core
 from trainer import artifact
 from trainer import network as network_of_trainer
@@ -71,6 +71,12 @@ def test_any_vocabulary(instructions: str, vocabulary: int) -> None:
         native = LIBRARY.open(n, 20, threads, instructions)
         for rows in (1, 2, 20):
             check_call(n, native, rows, 3, threads)
+
+
+@pytest.mark.parametrize("sampling", BOUNDARY_SAMPLINGS, ids=str)
+def test_the_choice_changes_at_the_references_uniform_numbers(instructions: str, sampling: Sampling) -> None:
+    n = network("gru", 1, 17, 33)
+    check_boundaries(n, LIBRARY.open(n, 66, 1, instructions), sampling)
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -47,7 +47,7 @@ using std::min;
 
 namespace shim {
 constexpr size_t STACK = 1 << 16;
-constexpr long PATIENCE = 2000000000;  // polls after which blocks wait for one another forever
+constexpr long PATIENCE = 20000000;  // polls after which blocks wait for one another forever
 
 struct Index {
   int x;

@@ -21,9 +21,9 @@ def version(tmp_path: Path) -> Version:
 
 
 @pytest.fixture
-def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShimDevice]:
+def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShimDevice]:
     """This machine has a GPU."""
-    device = ShimDevice(tmp_path, processors=4)
+    device = ShimDevice(folder, processors=4)
     for name, value in {"has_device": lambda: True, "is_installed": lambda: True, "open_gpu": lambda: device}.items():
         monkeypatch.setattr(backends, name, value)
     choose.cache_clear()

@@ -49,12 +49,12 @@ TENSORS = random_tensors(ARCHITECTURE)
 @needs_cuda
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("gcc"), reason="the stand-in for the driver needs Linux and gcc")
-def test_the_kernels_run_through_the_real_packages(tmp_path: Path) -> None:
+def test_the_kernels_run_through_the_real_packages(folder: Path, tmp_path: Path) -> None:
     driver = tmp_path / "libcuda.so.1"
     flags = ["-shared", "-fPIC", "-Wall", "-O1", f"-Wl,-soname,{driver.name}"]
     subprocess.run(["gcc", *flags, "-o", driver, HERE / "fake_driver.c", "-ldl"], check=True)
     macros = (("UNITS", 64), ("VOCABULARY", 33), ("WIDTH", 32))
-    kernels = [build(tmp_path, "streamed.cu", ()), build(tmp_path, "resident.cu", macros)]
+    kernels = [build(folder, "streamed.cu", ()), build(folder, "resident.cu", macros)]
     variables = {"FAKE_KERNELS": ":".join(map(str, kernels)), "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -78,7 +78,7 @@ def test_the_kernels_compile_for_both_architectures_with_few_spills(capsys: pyte
 
 @needs_compiler
 def test_the_benchmark_checks_measures_and_reports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = config(" :ABCDEFGHIJKLMNOPQRSTUVWXYZabcde")
     version = Version(tmp_path, small, random_tensors(small))
@@ -96,7 +96,7 @@ def test_the_benchmark_checks_measures_and_reports(
     }
     for name, value in {**settings, "shipped": lambda: version}.items():
         monkeypatch.setattr(gpu, name, value)
-    device, report = ShimDevice(tmp_path, processors=4), tmp_path / "report.json"
+    device, report = ShimDevice(folder, processors=4), tmp_path / "report.json"
     arguments = ["--no-torch", "--no-service", "--json", str(report)]
     assert gpu.main(arguments, device) == 0
     found = json.loads(report.read_text())

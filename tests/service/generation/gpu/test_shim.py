@@ -13,16 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.systems import shipped
 from service.generation import quantized
 from service.generation.core import EngineCore
-from service.generation.cuda.backend import CudaBackend
+from service.generation.cuda.backend import CudaBackend, gives_the_references_bits
 from service.generation.cuda.device import CudaError
 from service.generation.cuda.layout import Resident
 from service.generation.cuda.network import CudaNetwork
 from service.generation.exact import ExactBackend
+from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
-from tests.service.generation.exact_calls import check_call, network
+from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, check_top_p, network
 from tests.service.generation.gpu.shim import OnShim, ShimDevice, compiler
 from tests.support import random_tensors, run_core
 from trainer.artifact import Architecture
@@ -30,12 +32,6 @@ from trainer.artifact import Architecture
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
 ARCHITECTURE = Architecture(cell="gru", layers=1, units=64, embedding=8, vocabulary=[chr(97 + i) for i in range(33)])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the libraries are built, once for all tests."""
-    return tmp_path_factory.mktemp("shim")
 
 
 # --- streamed.cu: any network, any options
@@ -59,6 +55,18 @@ def test_any_vocabulary(folder: Path, vocabulary: int) -> None:
     on_shim = OnShim(ShimDevice(folder), n, 5)
     for seed, rows in enumerate((1, 5)):
         check_call(n, on_shim, rows, 3, seed, seed)
+
+
+@pytest.mark.parametrize("sampling", BOUNDARY_SAMPLINGS, ids=str)
+def test_the_choice_changes_at_the_references_uniform_numbers(folder: Path, sampling: Sampling) -> None:
+    for vocabulary in (33, 257) if sampling.plain else (33,):
+        n = network("gru", 1, 17, vocabulary)
+        check_boundaries(n, OnShim(ShimDevice(folder), n, 2 * vocabulary), sampling)
+
+
+def test_top_p_keeps_another_character_at_the_references_values(folder: Path) -> None:
+    n = network("gru", 1, 17, 33)
+    check_top_p(n, OnShim(ShimDevice(folder), n, 500))
 
 
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -96,6 +104,21 @@ def test_weights_in_shared_memory_give_the_references_bits(folder: Path, units: 
         device.launched.clear()
         check_call(n, on_shim, rows, 5, seed, seed, plain=rows)
         assert device.launched == ["advance_few" if rows <= few else "advance_many"]
+
+
+def test_the_order_in_which_threads_run_makes_no_difference(folder: Path) -> None:
+    n = network("gru", 1, 64, 33)
+    on_shim = OnShim(ShimDevice(folder, processors=4), n, 3)
+    for seed in range(12):
+        check_call(n, on_shim, 3, 8, seed, seed, plain=3)
+
+
+@pytest.mark.parametrize(("processors", "kernel"), [(8, "advance_few"), (2, "advance_many")])
+def test_a_temperature_alone_changes_the_choice_at_the_same_numbers(folder: Path, processors: int, kernel: str) -> None:
+    n = network("gru", 1, 64, 33)
+    device = ShimDevice(folder, processors=processors)
+    check_boundaries(n, OnShim(device, n, 66), Sampling(temperature=1.3))
+    assert device.launched == [kernel]
 
 
 def test_rows_with_other_options_are_advanced_apart_from_many_plain_ones(folder: Path) -> None:
@@ -202,6 +225,17 @@ def test_a_network_and_an_automaton_leave_no_memory_behind(folder: Path) -> None
     network_on_device.pop()
     gc.collect()
     assert device.allocations == 0
+
+
+@pytest.mark.slow
+def test_the_included_model_gives_the_references_bits_in_the_shape_that_an_h100_runs(folder: Path) -> None:
+    version, device = shipped(), ShimDevice(folder, processors=33)
+    backend = CudaBackend(version.config, version.tensors, 17, device)  # compares two calls of few rows
+    assert backend.network.resident
+    assert (backend.network.resident.width, backend.network.resident.blocks) == (32, 32)
+    network = quantize(version.config, version.tensors)
+    assert gives_the_references_bits(backend.network, network, [Sampling()] * 17, 3)
+    assert device.launched == ["advance_few", "advance_gru", "advance_many"]
 
 
 # --- the source itself
