@@ -83,8 +83,9 @@ def json_class_pattern(ranges: Ranges) -> str:
 
 
 def json_escape(code: int) -> str:
-    """The escape of a code point in JSON text."""
-    return SHORT_ESCAPES.get(code) or f"\\u{code:04x}"
+    """The escape of a code point in JSON text: beyond 16 bits those of two surrogates."""
+    units = chr(code).encode("utf-16-be", "surrogatepass").hex()
+    return SHORT_ESCAPES.get(code) or "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def written(tree: Node, character: Callable[[Ranges], str]) -> str:

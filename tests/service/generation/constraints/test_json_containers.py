@@ -24,6 +24,7 @@ ONE, TWO = {"const": 1}, {"enum": [2]}
             ["{}", '{"b":1,"a":1}', '{"a":1"b":1}'],
         ),
         ({"type": "object", "properties": {'q"\\é\n': ONE}}, [r'{"q\"\\é\n":1}'], []),
+        ({"properties": {"\U0010ffff": ONE, "😀": TWO}}, [r'{"\udbff\udfff":1,"😀":2}'], [r'{"\u10ffff":1}']),
         ({"type": "object", "required": ["a"]}, ['{"a":true}', '{"a":"x"}'], ["{}", '{"b":1}']),
         ({"type": "object"}, ['{"a":1}', '{"a":1,"k":true}', '{"a":"x","i":2,"z":3}'], ["{}", '{"a":1,"b":2}', '{"a":[]}']),
         ({"type": "object", "additionalProperties": False}, ["{}"], ['{"a":1}']),
