@@ -85,7 +85,7 @@ def test_the_image_alone_serves_the_included_model_without_volume_and_keys(port:
     if reason := engine_missing():
         pytest.skip(f"no container engine: {reason}")
     name = f"folio-test-{uuid.uuid4().hex[:8]}"
-    docker("build", "--tag", name, str(ROOT))
+    docker("build", "--build-arg", "PYTHON_VERSION", "--tag", name, str(ROOT))  # its value is that of the environment, if any
     try:
         docker("run", "--detach", "--rm", "--name", name, "--publish", f"127.0.0.1:{port}:8000", name)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
