@@ -86,23 +86,23 @@ def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
             return call if value["most"] == 1 else f"{call}(?:\n{call}){{0,{value['most'] - 1}}}"
 
 
-def narrowed(node: Node, known: Ranges) -> Node:
+def known_only(node: Node, known: Ranges) -> Node:
     """The pattern with only the known characters in sets such as [^a] and `.`, which name none."""
     match node:
         case Characters(ranges):
             return Characters(intersection(ranges, known)) if size(ranges) > MAX_NAMED else node
         case Concatenation(nodes):
-            return concatenation(narrowed(one, known) for one in nodes)
+            return concatenation(known_only(one, known) for one in nodes)
         case Alternation(nodes):
-            return alternation(narrowed(one, known) for one in nodes)
+            return alternation(known_only(one, known) for one in nodes)
         case Repetition(part, least, most):
-            return repetition(narrowed(part, known), least, most)
+            return repetition(known_only(part, known), least, most)
         case _:
             return node
 
 
 def characters_of(node: Node) -> set[str]:
-    """All characters of a narrowed pattern."""
+    """All characters of a pattern that names all of its characters."""
     match node:
         case Characters(ranges):
             return {chr(code) for first, last in ranges for code in range(first, last + 1)}
@@ -120,7 +120,7 @@ def automaton(pattern: str, vocabulary: str) -> Compiled:
     Returns (the characters beyond the vocabulary, the table [states, characters + 1] and the distances [states] as int32). The
     table's last column is the end of the text, which a state allows if the text may end there. State 0 is the start.
     """
-    tree = narrowed(Parser(pattern).parse(), of(vocabulary))
+    tree = known_only(Parser(pattern).parse(), of(vocabulary))
     if tree == NOTHING:
         raise UnsupportedConstraint(IMPOSSIBLE)
     more = sorted(characters_of(tree) - {*vocabulary})
