@@ -10,13 +10,13 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from service.settings import Settings
-from trainer.config import RECIPES, TrainingConfig
+from trainer.config import TrainingConfig, recipe_values
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES: dict[str, type[BaseSettings]] = {"operations.md": Settings, "training.md": TrainingConfig}
 TABLE = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- end of options -->)", re.DOTALL)
 # Defaults that differ from run to run, by machine, or by folder.
-NOT_CONSTANT = {"secret": "random", "corpus": "Shakespeare", "models_dir": "`models`"}
+NOT_CONSTANT = {"secret": "random", "corpus": "Shakespeare", "models_dir": "`models`", "teacher": "none"}
 
 
 def table(settings: type[BaseSettings]) -> str:
@@ -47,7 +47,7 @@ def default(name: str, field: FieldInfo) -> str:
     if name in NOT_CONSTANT:
         return NOT_CONSTANT[name]
     if field.default is PydanticUndefined:
-        return " / ".join(dict.fromkeys(f"`{recipe[name]}`" for recipe in RECIPES.values()))
+        return ", ".join(f"{recipe} `{value}`" for recipe, value in recipe_values(name).items())
     value = getattr(field.default, "get_secret_value", lambda: field.default)()
     if isinstance(value, bool):
         return "on" if value else "off"

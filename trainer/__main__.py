@@ -58,7 +58,7 @@ def _describe(error: BaseException) -> tuple[int, str]:
         case TrainerError():
             return error.exit_code, str(error)
         case ValidationError():
-            faults = [(fault["loc"], fault["msg"]) for fault in error.errors()]
+            faults = [(fault["loc"], fault["msg"].removeprefix("Value error, ")) for fault in error.errors()]
             return 2, "; ".join(f"--{str(loc[0]).replace('_', '-')}: {message}" if loc else message for loc, message in faults)
         case SettingsError():  # a variable's list that is not JSON
             return 2, f'{error}; write a list as JSON: ["a.txt", "b.txt"]'
@@ -123,7 +123,8 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
     text = corpus.read(config.corpus, folder, config.newlines, known)
     if text.converted:
         print(corpus.describe_converted(text.converted), flush=True)
-    preflight.check_run(options, text, worker, saved, init)
+    teachers = [artifact.read(artifact.find(path)) for path in config.teacher]
+    preflight.check_run(options, text, worker, saved, init, teachers)
     if saved is None and worker.rank == 0:
         checkpoints.clear(config.work_dir)
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
@@ -135,7 +136,7 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
 
     workers = Workers(worker)  # a signal during this wait ends the process at once: there is nothing to save yet
     with _describing_resume(config), _stop_on_signals() as stop:
-        version = train(config, text, stop, saved, workers, init)
+        version = train(config, text, stop, saved, workers, init, teachers)
     print(f"published {version.path}" if version else "trained; worker 0 publishes")
     if version and (warning := compare(version.config.scores)):
         print(f"{program('train')}: warning: {warning}", file=sys.stderr)

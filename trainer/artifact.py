@@ -142,6 +142,11 @@ class Version:
     config: VersionConfig
     tensors: Tensors
 
+    @property
+    def reference(self) -> dict[str, Any]:
+        """What another version's config.json names this one by."""
+        return {"name": self.config.name, "version": self.config.version, "weights_sha256": self.config.sha256.weights}
+
 
 def versions(model: Path) -> list[int]:
     """The version numbers in the folder models/<name>, ascending. The versions may be invalid, and the folder may not exist."""

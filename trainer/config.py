@@ -1,7 +1,7 @@
 """The options of a training run, from flags, TRAINER_* variables and defaults."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -9,24 +9,27 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from trainer.artifact import MAX_LAYERS, MAX_UNITS, Architecture, ModelName
 from trainer.corpus import SHAKESPEARE, Newlines
 
+BEST: dict[str, Any] = {
+    "examples": "streams",
+    "seq_length": 64,
+    "epochs": 30,
+    "learning_rate": 0.003,
+    "schedule": "cosine",
+    "warmup": 0.02,
+    "weight_decay": 0.05,
+    "beta_2": 0.99,
+    "clip_norm": 1.0,
+    "weight_drop": 0.3,
+    "output_dropout": 0.3,
+    "embedding_dropout": 0.1,
+    "averaging": 0.998,
+    "held_out": 0.1,
+    "patience": 6,
+}
 RECIPES: dict[str, dict[str, Any]] = {
-    "best": {
-        "examples": "streams",
-        "seq_length": 64,
-        "epochs": 30,
-        "learning_rate": 0.003,
-        "schedule": "cosine",
-        "warmup": 0.02,
-        "weight_decay": 0.05,
-        "beta_2": 0.99,
-        "clip_norm": 1.0,
-        "weight_drop": 0.3,
-        "output_dropout": 0.3,
-        "embedding_dropout": 0.1,
-        "averaging": 0.998,
-        "held_out": 0.1,
-        "patience": 6,
-    },
+    "best": BEST,
+    # What teachers write is never seen twice, so a network can't learn it by heart.
+    "student": BEST | {"weight_drop": 0.0, "output_dropout": 0.0, "embedding_dropout": 0.0},
     "tutorial": {
         "examples": "windows",
         "seq_length": 100,
@@ -47,6 +50,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Each recipe's values for options that are not given."""
 
+
+def recipe_values(option: str) -> dict[str, Any]:
+    """An option's value by recipe. `student` is left out where it is like `best`. Empty if the option is not a recipe's."""
+    values = {name: recipe[option] for name, recipe in RECIPES.items() if option in recipe}
+    return {name: value for name, value in values.items() if name != "student" or value != values["best"]}
+
+
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -55,8 +65,10 @@ class TrainingConfig(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRAINER_", env_ignore_empty=True, frozen=True, extra="forbid")
 
-    recipe: Literal["best", "tutorial"] = Field(
-        "best", description="best: regularised, and scored on held-out text; tutorial: as in TensorFlow's tutorial"
+    recipe: Literal["best", "student", "tutorial"] = Field(
+        "best",
+        description="best: regularised, and scored on held-out text; student: the same without dropout, for a run with --teacher, "
+        "and its default; tutorial: as in TensorFlow's tutorial",
     )
     corpus: list[Path] = Field(
         default_factory=lambda: [SHAKESPEARE],
@@ -74,6 +86,15 @@ class TrainingConfig(BaseSettings):
         description="start with the weights and architecture of a published version: models/<name>/<version>, or models/<name> "
         "for its newest version",
     )
+    teacher: list[Path] = Field(
+        default_factory=list,
+        description="published versions whose averaged predictions the network learns from, on text that they write: "
+        "models/<name>/<version>, or models/<name> for its newest version (default: none)",
+    )
+    teachers_at_a_time: int = Field(
+        2, ge=1, description="with --teacher: how many of the teachers write and teach a passage, drawn anew for each"
+    )
+    text_share: Rate = Field(0.1, description="with --teacher: fraction of a passage, at its beginning, that is the text's own")
     cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell: gru or lstm")
     layers: int = Field(1, ge=1, le=MAX_LAYERS, description="number of recurrent layers")
     units: int = Field(1024, ge=1, le=MAX_UNITS, description="units in each recurrent layer")
@@ -115,7 +136,18 @@ class TrainingConfig(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return RECIPES.get(str(given.get("recipe")), RECIPES["best"]) | given
+        recipe = given.get("recipe") or ("student" if given.get("teacher") else "best")
+        return RECIPES.get(str(recipe), BEST) | {"recipe": recipe} | given
+
+    @model_validator(mode="after")
+    def _check_teachers(self) -> Self:
+        if bool(self.teacher) != (self.recipe == "student"):
+            raise ValueError("--recipe student and --teacher go together: it is for learning from what teachers write")
+        if self.teacher and self.examples != "streams":
+            raise ValueError("--examples: teachers write streams; remove this option")
+        if self.teacher and self.scheduled_sampling:
+            raise ValueError("--scheduled-sampling: the characters of a student are its teachers'; remove this option")
+        return self
 
     @property
     def work_dir(self) -> Path:

@@ -2,17 +2,19 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from trainer import checkpoints, report
 from trainer.artifact import Scores, Version
-from trainer.batches import BATCHES, split
+from trainer.batches import BATCHES, Batches, ContiguousBatches, split
 from trainer.checkpoints import SavedState
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
@@ -25,6 +27,7 @@ from trainer.served import find_library
 from trainer.state import TrainingState
 from trainer.step import resolve_precision, training_step
 from trainer.workers import Workers
+from trainer.written import WrittenBatches
 
 EPOCH_SAMPLE_CHARACTERS = 300
 TEMPERATURES = (0.5, 1.0)
@@ -37,11 +40,13 @@ def train(
     saved: SavedState | None = None,
     workers: Workers | None = None,
     init: Version | None = None,
+    teachers: Sequence[Version] = (),
 ) -> Version | None:
     """Trains a network on `text` and publishes its best epoch. Only the chief publishes; other workers return None.
 
     stop: when it is set, the state is saved and KeyboardInterrupt is raised. saved: the state to resume from. init: the version
-    whose weights a new run starts from. `config` must have its architecture, and `text` its characters.
+    whose weights a new run starts from. `config` must have its architecture, and `text` its characters. teachers: the versions that
+    write what the network learns from. They must have the vocabulary of `text`.
     Raises Diverged, WorkerLost, WorkersDisagree, OutOfMemory, OSError if the state can't be saved, and ArtifactError if the
     version can't be written.
     """
@@ -49,7 +54,7 @@ def train(
     version = None
     with _raising_out_of_memory():
         with workers.raising_worker_lost():
-            run = Run(config, text, stop, workers)
+            run = Run(config, text, stop, workers, teachers)
             fit(run, saved, init)
         if workers.is_chief:
             # A run that was killed between publishing and deleting its state must not publish again.
@@ -62,8 +67,8 @@ def train(
 def fit(run: "Run", saved: SavedState | None = None, init: Version | None = None) -> None:
     """Trains until the last epoch, or until the held-out score has not improved for `patience` epochs.
 
-    The recurrent state is zero at the start of an epoch and is carried from batch to batch. Shuffled batches carry it too, although
-    consecutive windows are not neighbours in the text: TensorFlow's tutorial does so.
+    The recurrent state is zero at the start of an epoch, and where teachers begin a passage. It is carried from batch to batch.
+    Shuffled batches carry it too, although consecutive windows are not neighbours in the text: TensorFlow's tutorial does so.
     """
     config, state = run.config, run.state
     if saved is not None:
@@ -73,8 +78,8 @@ def fit(run: "Run", saved: SavedState | None = None, init: Version | None = None
     run.check_agreement()
 
     while state.epoch <= config.epochs and not has_stalled(state.history, config.patience):
-        for inputs, targets in run.batches.epoch(state.epoch, state.batch):
-            stopped = run.step(inputs, targets)
+        for batch in run.batches.epoch(state.epoch, state.batch):
+            stopped = run.step(*batch)
             # The last batch is saved too: scoring takes a while, and an interrupt during it ends the run.
             if stopped or state.batch % config.save_every == 0 or state.batch == len(run.batches):
                 run.save()
@@ -94,31 +99,47 @@ def make_deterministic(seed: int) -> None:
 class Run:
     """A run. Everything that changes while it trains is in `state`; the rest follows from the options and the text."""
 
-    def __init__(self, config: TrainingConfig, text: Corpus, stop: Event | None = None, workers: Workers | None = None) -> None:
-        """Draws the first weights. stop: see `train`."""
+    def __init__(
+        self,
+        config: TrainingConfig,
+        text: Corpus,
+        stop: Event | None = None,
+        workers: Workers | None = None,
+        teachers: Sequence[Version] = (),
+    ) -> None:
+        """Draws the first weights. stop, teachers: see `train`."""
         make_deterministic(config.seed)
         # Resolved now and saved, so that a run resumed on another machine computes with the same precision.
         self.config = config.model_copy(update={"precision": resolve_precision(config.precision)})
         self.text, self.stop, self.workers = text, stop or Event(), workers or Workers()
         self.architecture = config.architecture(text.vocabulary.characters)
         trained_on, self.held_out = split(text.ids, config.held_out)
-        order = BATCHES[config.examples]
-        self.batches = order(trained_on, config.seq_length, config.batch_size, config.seed, self.workers.worker)
+        # Loaded now, so that it matches this process's code even if a new release is installed during the run.
+        needed = teachers or (self.workers.is_chief and len(self.held_out) > 1)
+        self.library = find_library(print) if needed else None
+        shape = trained_on, config.seq_length, config.batch_size, config.seed, self.workers.worker
+        self.batches: Batches | WrittenBatches = BATCHES[config.examples](*shape)
+        if teachers:
+            self.batches = WrittenBatches(ContiguousBatches(*shape), config, teachers, self.library)
         batches = config.epochs * len(self.batches)
         self.state = state = TrainingState.new(self.config, self.architecture, batches)
+        state.teachers = [teacher.reference for teacher in teachers]
         learnt = state.weights, state.ema_weights, state.optimizer
         self._step = training_step(self.config, self.architecture, *learnt, batches=batches, workers=self.workers)
         self.evaluator, self.sampler = Evaluator(self.architecture, self.stop), Sampler(self.architecture)
-        # Loaded now, so that it matches this process's code even if a new release is installed during the run.
-        self.library = find_library(print) if self.workers.is_chief and len(self.held_out) > 1 else None
         self._batch_characters = self.batches.rows * config.seq_length
         self._last_batch_at: float | None = None
         self._progress = report.ProgressLine(config.epochs, len(self.batches), self._batch_characters)
         self._summary = report.summary_writer(config.work_dir / "tensorboard") if self.workers.is_chief else None
 
-    def step(self, inputs: tf.Tensor, targets: tf.Tensor) -> bool:
-        """Trains on one batch. Returns whether a worker received a signal to stop. Raises Diverged."""
+    def step(self, inputs: Any, targets: Any, fresh: NDArray[np.bool_] | None = None) -> bool:
+        """Trains on one batch, from a zero state in the rows that are `fresh`. Raises Diverged.
+
+        Returns whether a worker received a signal to stop. targets: see `trainer.step.training_step`.
+        """
         state = self.state
+        if fresh is not None:
+            state.start_again(fresh)
         start = self._last_batch_at or time.perf_counter()
         number = tf.constant((state.epoch - 1) * len(self.batches) + state.batch)
         flag = tf.constant(float(self.stop.is_set()))
@@ -142,8 +163,8 @@ class Run:
 
     def check_agreement(self) -> None:
         """Raises WorkersDisagree unless this worker has the state of worker 0."""
-        options = self.config.model_dump(mode="json", exclude={"models_dir", "corpus", "init_from"})
-        position = json.dumps([options, self.text.sha256, self.state.epoch, self.state.batch])
+        options = self.config.model_dump(mode="json", exclude={"models_dir", "corpus", "init_from", "teacher"})
+        position = json.dumps([options, self.text.sha256, self.state.teachers, self.state.epoch, self.state.batch])
         self.workers.check_agreement([position.encode(), *(w.numpy().tobytes() for w in self.state.weights.values())])
 
     def evaluate(self) -> Scores:

@@ -12,14 +12,15 @@ from typing import Any
 
 from trainer import artifact, checkpoints
 from trainer.artifact import Version
-from trainer.config import RECIPES, TrainingConfig
+from trainer.config import TrainingConfig, recipe_values
 from trainer.errors import RunConflict
 from trainer.program import program
 
 ARCHITECTURE = ("cell", "layers", "units", "embedding")
 # The options that may change when a run is resumed.
-MAY_CHANGE = {"name", "models_dir", "corpus", "epochs", "learning_rate", "patience", "save_every"}
-EARLIER_RELEASES = {"newlines": "keep", "init_from": None}  # what a run did that was started before these options existed
+MAY_CHANGE = {"name", "models_dir", "corpus", "teacher", "epochs", "learning_rate", "patience", "save_every"}
+# What a run did that was started before these options existed.
+EARLIER_RELEASES: dict[str, Any] = {"newlines": "keep", "init_from": None, "teacher": []}
 MAX_NAME_LENGTH = 100
 
 
@@ -152,9 +153,10 @@ def _parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
     mode.add_argument("--resume", action="store_true", help="continue the interrupted run of that name")
     mode.add_argument("--fresh", action="store_true", help="discard an interrupted run of that name and start again")
     for name, field in TrainingConfig.model_fields.items():
-        recipes = ", ".join(f"{recipe}: {options[name]}" for recipe, options in RECIPES.items() if name in options)
+        recipes = ", ".join(f"{recipe}: {value}" for recipe, value in recipe_values(name).items())
         has_default = not field.default_factory and field.default is not None
         default = f" ({recipes})" if recipes else f" (default: {field.default})" if has_default else ""
-        several: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "FILE"} if name == "corpus" else {}
+        metavar = {"corpus": "FILE", "teacher": "VERSION"}.get(name)
+        several: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": metavar} if metavar else {}
         parser.add_argument("--" + name.replace("_", "-"), help=f"{field.description}{default}", **several)
     return vars(parser.parse_args(arguments))

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,26 +46,32 @@ def check_writable(model: Path) -> None:
         pass
 
 
-def check_run(options: Options, text: Corpus, worker: Rank, saved: SavedState | None, init: Version | None) -> None:
+def check_run(
+    options: Options, text: Corpus, worker: Rank, saved: SavedState | None, init: Version | None, teachers: Sequence[Version]
+) -> None:
     """Raises RunConflict, CorpusError or TooLarge unless the run can start, or with `saved` resume."""
     config, characters = options.config, text.vocabulary.characters
     if saved is not None:
-        check_resumable(config, text, saved, worker)
+        check_resumable(config, text, saved, worker, teachers)
     else:
         check_corpus(options, text, init)
+    for teacher in teachers:
+        check_teacher(teacher, config, text)
     trained_on, _ = split(text.ids, config.held_out)
     check_length(len(trained_on), worker.world_size * config.batch_size, config.seq_length)
     check_memory(config, characters)
     check_disk(config, characters)
 
 
-def check_resumable(config: TrainingConfig, text: Corpus, saved: SavedState, worker: Rank) -> None:
-    """Raises RunConflict unless the saved run had the same number of workers and the same text."""
+def check_resumable(config: TrainingConfig, text: Corpus, saved: SavedState, worker: Rank, teachers: Sequence[Version]) -> None:
+    """Raises RunConflict unless the saved run had the same number of workers, the same text and the same teachers."""
     names, workers = ", ".join(map(str, config.corpus)), saved.progress["workers"]
     if workers != worker.world_size:
         raise RunConflict(f"the interrupted run was started with {workers} workers; there are {worker.world_size} now")
     if saved.progress["corpus"] != text.sha256:
         raise RunConflict(f"{names}: not the text that the interrupted run was trained on")
+    if saved.progress.get("teachers", []) != [teacher.reference for teacher in teachers]:
+        raise RunConflict("--teacher: not the versions that the interrupted run learns from; name those, in the same order")
     if len(saved.tensors["weights/embedding"]) != len(text.vocabulary):
         raise RunConflict(
             f"{names}: the interrupted run was started by an earlier release, which read the byte-order mark as a character; "
@@ -84,6 +91,21 @@ def check_corpus(options: Options, text: Corpus, init: Version | None) -> None:
         raise RunConflict(
             f"{model} was trained on another text; give --name {model.name} to publish its next version, or another --name for "
             "a new model"
+        )
+
+
+def check_teacher(teacher: Version, config: TrainingConfig, text: Corpus) -> None:
+    """Raises RunConflict if a student of the text can't learn from the version, or its held-out scores would say nothing."""
+    own, known = text.vocabulary.characters, teacher.config.vocabulary
+    if own != known:
+        differences = {"lacks": sorted(set(own) - set(known)), "also has": sorted(set(known) - set(own))}
+        listed = " and ".join(f"{verb} {', '.join(map(repr, found))}" for verb, found in differences.items() if found)
+        raise RunConflict(f"--teacher: {teacher.path} has not the vocabulary of the text: it {listed or 'has another order'}")
+    held_out = teacher.config.training.get("held_out") or 0
+    if teacher.config.sha256.corpus == text.sha256 and held_out < config.held_out:
+        raise RunConflict(
+            f"--teacher: {teacher.path} was trained on a part of what this run holds out: it held out {held_out:g} of the "
+            f"text, this run {config.held_out:g}; give --held-out {held_out:g}, or a teacher that held out {config.held_out:g}"
         )
 
 

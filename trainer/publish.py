@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.loop import Run
 
 SAMPLE_CHARACTERS = 1000
+OF_TEACHERS = {"teacher", "teachers_at_a_time", "text_share"}
 # Options that config.json does not list under `training`: it has them elsewhere, or they do not change what is learnt.
 NOT_IN_TRAINING = {"name", "models_dir", "corpus", "recipe", "cell", "layers", "units", "embedding", "save_every"}
 
@@ -29,7 +30,10 @@ def publish(run: "Run") -> Version:
     config, text, history = run.config, run.text, run.state.history
     best = best_epoch(history)
     weights = checkpoints.load(checkpoints.path(config.work_dir, best))
-    options = config.model_dump(mode="json", exclude=NOT_IN_TRAINING) | {"init_from": run.state.init_from, "best_epoch": best}
+    options = config.model_dump(mode="json", exclude=NOT_IN_TRAINING | (set() if config.teacher else OF_TEACHERS))
+    options |= {"init_from": run.state.init_from, "best_epoch": best}
+    if config.teacher:
+        options["teacher"] = run.state.teachers
     fields = {
         "name": config.name,
         **run.architecture.model_dump(),

@@ -6,6 +6,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from trainer import network
 from trainer.artifact import Architecture, Version
@@ -34,6 +35,7 @@ class TrainingState:
     seconds: float = 0.0  # of this epoch, saves included
     history: list[EpochRow] = field(default_factory=list)  # of the epochs before
     init_from: dict[str, Any] | None = None  # the published version that the first weights come from
+    teachers: list[dict[str, Any]] = field(default_factory=list)  # the published versions that write
 
     @classmethod
     def new(cls, config: TrainingConfig, architecture: Architecture, batches: int) -> Self:
@@ -60,12 +62,15 @@ class TrainingState:
             for variables in (self.weights, self.ema_weights):
                 if name in variables:
                     variables[name].assign(value)
-        config = init.config
-        self.init_from = {"name": config.name, "version": config.version, "weights_sha256": config.sha256.weights}
+        self.init_from = init.reference
 
     def next_epoch(self) -> None:
         self.epoch, self.batch, self.losses, self.seconds = self.epoch + 1, 0, [], 0.0
         self.recurrent = [tuple(tf.zeros_like(part) for part in state) for state in self.recurrent]
+
+    def start_again(self, rows: NDArray[np.bool_]) -> None:
+        """Sets the recurrent state of these rows to zero."""
+        self.recurrent = [tuple(tf.where(rows[:, None], 0.0, part) for part in state) for state in self.recurrent]
 
     def saved(self, config: TrainingConfig, text: Corpus, workers: Workers) -> SavedState:
         """What `restore` needs. All workers must call this. Raises Diverged, so that a good save is not overwritten."""
@@ -82,6 +87,7 @@ class TrainingState:
             "corpus": text.sha256,
             "vocabulary": text.vocabulary.characters,
             "init_from": self.init_from,
+            "teachers": self.teachers,
             "epoch": self.epoch,
             "batch": self.batch,
             "workers": workers.world_size,

@@ -46,7 +46,8 @@ def training_step(
 
     It updates the weights, their moving averages and the optimizer's variables.
     number: of the batch in the run, of `batches` in total. flag: a float that a worker sets to 1 to stop all workers.
-    inputs, targets: int32 [batch, steps]. The loss, in nats per character, and the flag are means over the workers.
+    inputs: int32 [batch, steps]. targets: int32 [batch, steps], or probabilities [batch, steps, vocabulary]. The loss, in nats
+    per character, and the flag are means over the workers.
     """
     forward = network.forward(architecture, tf.bfloat16 if resolve_precision(config.precision) == "bf16" else tf.float32)
     shapes, variables = architecture.tensor_shapes, list(weights.values())
@@ -86,7 +87,9 @@ def _differentiate(
     """(mean loss, its gradients in the order of `weights`, states after)."""
     with tf.GradientTape() as tape:
         logits, states = forward(_drop(weights, masks), states, inputs, output_masks)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        ids = targets.shape.rank == 2
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits if ids else tf.nn.softmax_cross_entropy_with_logits
+        loss = tf.reduce_mean(entropy(targets, logits))
     # Made dense: for a sparse gradient, Keras's Adam squares each duplicate row separately instead of their sum.
     return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, list(weights.values()))], states
 

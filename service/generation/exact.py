@@ -11,6 +11,7 @@ from service.generation import reference
 from service.generation.backend import MAX_TOP_LOGPROBS, Batch, Decoded, LogProbabilities, Precision
 from service.generation.native import Library
 from service.generation.quantized import QuantizedNetwork, quantize
+from service.generation.sampling import Sampling
 from service.generation.threads import ThreadCount
 from trainer.artifact import Architecture, Tensors
 from trainer.resources import cores
@@ -37,6 +38,15 @@ class Exact(ABC):
         """
         chosen, _, logits = self._advance(replace(batch, log_probabilities=True))
         return chosen_log_probabilities(cast("Floats", logits), chosen)
+
+    def read(self, slots: NDArray[np.int32], characters: NDArray[np.int32], fresh: NDArray[np.bool_]) -> Floats:
+        """Reads one character in each slot, from a zero state where `fresh`. Returns the logits [B, vocabulary]. All are [B]."""
+        starts = dict.fromkeys(np.flatnonzero(fresh).tolist())
+        forced, uniforms = np.zeros((1, len(slots)), np.int32), np.zeros((1, len(slots)), np.float32)
+        snapshot_at = np.full(len(slots), -1, np.int32)
+        batch = Batch(slots, starts, characters, forced, uniforms, [Sampling()] * len(slots), snapshot_at, log_probabilities=True)
+        logits = cast("Floats", self._advance(batch)[2])
+        return logits.reshape(len(slots), -1)
 
     @abstractmethod
     def _advance(self, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:

@@ -80,8 +80,8 @@ def test_a_resumed_run_does_not_need_the_version(tmp_path: Path, other: Path, mi
     config, text = begin("begun")
     run = loop.Run(config, text)
     run.state.start_from(mine, text.vocabulary.characters)
-    for (inputs, targets), _ in zip(run.batches.epoch(1), range(3), strict=False):
-        run.step(inputs, targets)
+    for batch, _ in zip(run.batches.epoch(1), range(3), strict=False):
+        run.step(*batch)
         run.save()
         shutil.copytree(config.models_dir, tmp_path / f"stopped-at-{run.state.batch}")
 
@@ -140,8 +140,8 @@ def test_a_run_of_an_earlier_release_resumes_with_the_line_endings_that_it_read(
     config = TrainingConfig(**options, batch_size=4, seq_length=20, units=16, embedding=8)
     config.work_dir.mkdir(parents=True)
     run = loop.Run(config, corpus.read(config.corpus, config.work_dir, "keep"))
-    for inputs, targets in run.batches.epoch(1):
-        run.step(inputs, targets)
+    for batch in run.batches.epoch(1):
+        run.step(*batch)
     run.save()
     state = checkpoints.load_state(config.work_dir)
     assert state is not None

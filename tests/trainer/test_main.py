@@ -79,7 +79,7 @@ def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_p
         (["--units", "0"], "--units: Input should be greater than or equal to 1"),
         (["--units", "many"], "--units: Input should be a valid integer"),
         (["--cell", "rnn"], "--cell"),
-        (["--recipe", "none"], "error: --recipe: Input should be 'best' or 'tutorial'$"),
+        (["--recipe", "none"], "error: --recipe: Input should be 'best', 'student' or 'tutorial'$"),
         (["--learning-rate", "nan"], "--learning-rate"),
         (["--layers", "1000000000"], "--layers: Input should be less than or equal to"),
         (["--corpus", "/dev/null"], "/dev/null: is not a regular file"),

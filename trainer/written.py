@@ -1,0 +1,106 @@
+"""Batches of text that teachers write, with the probabilities that they predict. Does not know files or training.
+
+A network learns more from text that its teachers write than from the text that they learnt. They know that text too well, and what
+they write has no end. docs/distillation.md has the figures.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.generation.native import Library
+from trainer.artifact import Version
+from trainer.batches import ContiguousBatches
+from trainer.config import TrainingConfig
+from trainer.teachers import Floats, Teachers, draw
+
+PASSAGE = 1024  # characters
+
+
+class WrittenBatch(NamedTuple):
+    inputs: NDArray[np.int32]  # [batch_size, seq_length]
+    targets: Floats  # [batch_size, seq_length, vocabulary]: the probabilities of the character after each input
+    fresh: NDArray[np.bool_]  # [batch_size]: rows in which a passage begins. The network reads it from a zero state
+
+
+class WrittenBatches:
+    """Passages that begin with the text and that teachers continue. An epoch has as many characters as the text.
+
+    A passage begins at a random place of the text. A fraction of it, `text_share`, is the text, with the text's own characters as
+    targets. Teachers read that and write the rest, with the means of their predictions as targets. They are drawn for each passage.
+    Passages begin at different batches in different rows. What is written depends only on the text, the teachers, the options, the
+    seed and the epoch.
+    """
+
+    def __init__(
+        self, text: ContiguousBatches, config: TrainingConfig, versions: Sequence[Version], library: Library | None
+    ) -> None:
+        """text: batches of the same shape that are the text alone. library: see `trainer.served.find_library`."""
+        self.text, self.config, self.versions, self.library = text, config, versions, library
+        self.rows = text.rows
+        self.passage = max(1, PASSAGE // text.seq_length)  # batches
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[WrittenBatch]:
+        """The epoch's batches from number `start`. Another thread writes the next one while one is in use."""
+        batches = self._write(number, start)
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(next, batches, None)
+            while (batch := following.result()) is not None:
+                following = pool.submit(next, batches, None)
+                yield batch
+
+    def _write(self, number: int, start: int) -> Iterator[WrittenBatch]:
+        writer = Writer(self, number)
+        # In any `passage` consecutive batches each row begins a passage, and nothing before it matters.
+        for batch in range(max(0, start - self.passage + 1), len(self)):
+            written = writer.write(batch)
+            if batch >= start:
+                yield written
+
+
+class Writer:
+    """Writes the batches of an epoch, one after another. In each row a passage is open."""
+
+    def __init__(self, batches: WrittenBatches, number: int) -> None:
+        """number: of the epoch."""
+        text, versions = batches.text, batches.versions
+        self._key, self._text, self._passage = [text.seed, number], text, batches.passage
+        self._mine = slice(text.worker.rank * text.batch_size, (text.worker.rank + 1) * text.batch_size)
+        self._rows = np.arange(text.rows)[self._mine]
+        self._at_a_time = batches.config.teachers_at_a_time
+        self._num_read = int(batches.config.text_share * batches.passage * text.seq_length)  # characters of a passage
+        self._teachers = Teachers(versions, text.batch_size, batches.library)
+        self._vocabulary = np.arange(len(versions[0].config.vocabulary))
+        self._places = self._ages = np.zeros_like(self._rows)  # where in the text the passage begins; characters since then
+        self._characters = self._rows.astype(np.int32)  # the last ones of each row
+        self._teaches = np.ones((len(versions), len(self._rows)), np.bool_)
+
+    def write(self, batch: int) -> WrittenBatch:
+        # Each worker draws for all rows and takes its own, so that they do not depend on the number of workers.
+        draws = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, batch]))
+        places = draws.integers(len(self._text.ids), size=self._text.rows)[self._mine]
+        orders = draws.random((len(self._teaches), self._text.rows))[:, self._mine].argsort(0).argsort(0)
+        uniforms = draws.random((self._text.seq_length, self._text.rows), np.float32)[:, self._mine]
+        fresh = ((self._rows + batch) % self._passage == 0) | (batch == 0)
+        self._places, self._ages = np.where(fresh, places, self._places), np.where(fresh, 0, self._ages)
+        self._characters = np.where(fresh, self._text.ids[places], self._characters).astype(np.int32)
+        self._teaches = np.where(fresh, orders < self._at_a_time, self._teaches)
+        steps = [self._step(row, fresh if step == 0 else np.zeros_like(fresh)) for step, row in enumerate(uniforms)]
+        inputs, targets = zip(*steps, strict=True)
+        return WrittenBatch(np.stack(inputs, 1), np.stack(targets, 1), fresh)
+
+    def _step(self, uniforms: Floats, fresh: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Floats]:
+        """(the rows' last characters, the probabilities of the next ones, which are then the last)."""
+        characters = self._characters
+        probabilities = self._teachers.predict(characters, fresh, self._teaches)
+        self._ages = self._ages + 1
+        read, following = self._ages <= self._num_read, self._text.ids[(self._places + self._ages) % len(self._text.ids)]
+        self._characters = np.where(read, following, draw(probabilities, uniforms)).astype(np.int32)
+        probabilities[read] = self._characters[read, None] == self._vocabulary
+        return characters, probabilities
