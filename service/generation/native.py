@@ -47,6 +47,9 @@ class Row(Structure):
     ]
 
 
+ROW = np.dtype(Row)
+
+
 class _Call(Structure):
     _fields_ = [
         ("rows", c_int32),
@@ -134,10 +137,11 @@ class NativeNetwork:
         """
         steps, rows = forced.shape
         arrays = [np.ascontiguousarray(a, t) for a, t in ((inputs, np.int32), (forced, np.int32), (uniforms, np.float32))]
-        table = (Row * rows)()
-        for b, row in enumerate(table):
-            fill_row(row, samplings[b], histories.get(b), address, address)
-            row.snapshot_at, row.wants_logits = int(snapshot_at[b]), int(wants_logits[b])
+        table = plain_rows(samplings)
+        for b, sampling in enumerate(samplings):
+            if not sampling.plain:
+                fill_row(Row.from_buffer(table.data, b * ROW.itemsize), sampling, histories.get(b), address, address)
+        table["snapshot_at"], table["wants_logits"] = snapshot_at, wants_logits
         chosen = np.empty((steps, rows), np.int32)
         snapshots = np.empty((rows, *self._state_shape), np.float32)
         logits = np.empty((steps, rows, self._vocabulary), np.float32) if wants_logits.any() else None
@@ -147,14 +151,14 @@ class NativeNetwork:
             threads,
             states.ctypes.data,
             *(array.ctypes.data for array in arrays),
-            ctypes.addressof(table),
+            address(table),
             chosen.ctypes.data,
             snapshots.ctypes.data,
             None if logits is None else logits.ctypes.data,
         )
         self._library.folio_advance(self._handle, byref(call))
         for b, history in histories.items():
-            history.state, history.num_left = table[b].automaton_state, table[b].num_left
+            history.state, history.num_left = int(table["automaton_state"][b]), int(table["num_left"][b])
         return chosen, snapshots, logits
 
 
@@ -163,6 +167,13 @@ def address(array: NDArray[Any]) -> int:
 
 
 Place = Callable[[NDArray[Any]], int]  # gives an array's address
+
+
+def plain_rows(samplings: Sequence[Sampling]) -> NDArray[Any]:
+    """An array of ROW with the temperatures, the only options of plain rows. `fill_row` sets those of the others."""
+    table = np.zeros(len(samplings), ROW)
+    table["inverse_temperature"], table["top_p"] = [sampling.inverse_temperature for sampling in samplings], 1
+    return table
 
 
 def fill_row(row: Row, sampling: Sampling, history: History | None, place: Place, place_constant: Place) -> None:

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from service.generation.cuda.block import Block
 from service.generation.cuda.device import Device
 from service.generation.cuda.layout import STREAMED_SHARED, TILE, CallPointers, Memory, Resident, as_bytes, copy_network
-from service.generation.native import Row, fill_row
+from service.generation.native import ROW, Row, fill_row, plain_rows
 from service.generation.quantized import QuantizedNetwork
 from service.generation.sampling import History, Sampling
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
 Rows = NDArray[Any]  # of ROW
-ROW = np.dtype(Row)
 COUNTERS = 256  # bytes of a group's counters
 TAGS = 1 << 16  # a word of the mail carries one of them
 
@@ -109,10 +108,9 @@ class CudaNetwork:
         self, resident: bool, work: "Work", samplings: Sequence[Sampling], histories: Sequence[History | None]
     ) -> tuple[CallPointers, Rows]:
         rows, steps, block = work.rows, work.steps, self._block
-        call, table = CallPointers(rows, steps), np.zeros(rows, ROW)
+        call, table = CallPointers(rows, steps), plain_rows(samplings)
         block.begin(self._size_of(work, samplings))
         call.slots, call.inputs, call.forced, call.uniforms = map(block.add, (work.slots, work.inputs, work.forced, work.uniforms))
-        table["inverse_temperature"], table["top_p"] = [sampling.inverse_temperature for sampling in samplings], 1
         for b, sampling in enumerate(samplings):
             if not sampling.plain:
                 fill_row(Row.from_buffer(table.data, b * ROW.itemsize), sampling, histories[b], block.add, self._keep)
