@@ -173,7 +173,8 @@ def _count_step_values(config: TrainingConfig, characters: int) -> int:
     """
     gates = GATES[config.cell]
     units = config.units * (config.layers * (gates + 4) + 3 * gates + 2)
-    return config.batch_size * config.seq_length * (units + 3 * characters)
+    probabilities = 4 if config.teacher else 0  # targets: of this batch and the next one, each in parts and whole
+    return config.batch_size * config.seq_length * (units + (3 + probabilities) * characters)
 
 
 def _count_scoring_values(config: TrainingConfig, characters: int) -> int:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.conftest import StartTrainer, trainers
-from tests.support import wait_until
+from tests.support import publish, wait_until
 from trainer import artifact
 from trainer.__main__ import main
+from trainer.artifact import Architecture
 from trainer.checkpoints import STATE, load_progress
 
 Told = Callable[..., tuple[int, str, str]]
@@ -51,10 +52,14 @@ def wait_for_another_save(models: Path) -> None:
     wait_until(lambda: when() != before, seconds=300)
 
 
+@pytest.mark.parametrize("taught", [False, True], ids=["by the text", "by teachers"])
 def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(
-    tmp_path: Path, text: Path, start: StartTrainer
+    tmp_path: Path, text: Path, start: StartTrainer, *, taught: bool
 ) -> None:
     options = ["--corpus", text, *SMALL, "--epochs", "3"]
+    if taught:
+        shape = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=sorted(set(text.read_text())))
+        options += ["--teacher", *(publish(tmp_path, f"teacher-{seed}", seed, shape).path for seed in range(3))]
     left_alone = start(tmp_path / "alone", *options)
     models, rng, places = tmp_path / "killed", random.Random(5), []
     process = start(models, *options)
