@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -26,6 +27,7 @@ from trainer.sampling import Sampler, opening
 from trainer.served import find_library
 from trainer.state import TrainingState
 from trainer.step import resolve_precision, training_step
+from trainer.teachers import Teachers
 from trainer.workers import Workers
 from trainer.written import WrittenBatches
 
@@ -120,7 +122,8 @@ class Run:
         shape = trained_on, config.seq_length, config.batch_size, config.seed, self.workers.worker
         self.batches: Batches | WrittenBatches = BATCHES[config.examples](*shape)
         if teachers:
-            self.batches = WrittenBatches(ContiguousBatches(*shape), config, teachers, self.library)
+            open_teachers = partial(Teachers, teachers, config.batch_size, self.library)
+            self.batches = WrittenBatches(ContiguousBatches(*shape), config, open_teachers)
         batches = config.epochs * len(self.batches)
         self.state = state = TrainingState.new(self.config, self.architecture, batches)
         state.teachers = [teacher.reference for teacher in teachers]

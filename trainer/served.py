@@ -1,6 +1,6 @@
 """The held-out scores of a network as served. On CPUs the service computes in int8. `trainer.scoring` defines the scores.
 
-This is the only module of the trainer that knows the service.
+This module and `trainer.teachers` are the only ones of the trainer that know the service.
 """
 
 from collections.abc import Callable

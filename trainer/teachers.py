@@ -20,8 +20,12 @@ class Teachers:
     """Networks that read the same texts, one text a row. Each row has its own teachers."""
 
     def __init__(self, versions: Sequence[Version], rows: int, library: Library | None) -> None:
+        """versions: of the same vocabulary. library: see `trainer.served.find_library`."""
         self._networks = [ExactBackend(one.config, one.tensors, rows, library) for one in versions]
-        self._shape = rows, len(versions[0].config.vocabulary)
+        self.rows, self.vocabulary = rows, len(versions[0].config.vocabulary)
+
+    def __len__(self) -> int:
+        return len(self._networks)
 
     def predict(self, characters: NDArray[np.int32], fresh: NDArray[np.bool_], teaches: NDArray[np.bool_]) -> Floats:
         """Reads a character of each row. Returns the probabilities of the next one, averaged over the row's teachers.
@@ -29,7 +33,7 @@ class Teachers:
         characters: ids [rows]. fresh: the rows in which a text begins. teaches [teachers, rows]: which teachers a row has. That may
         change only where a text begins. Result: [rows, vocabulary].
         """
-        mean = np.zeros(self._shape, np.float32)
+        mean = np.zeros((self.rows, self.vocabulary), np.float32)
         for network, rows in zip(self._networks, map(np.flatnonzero, teaches), strict=True):
             if len(rows):
                 mean[rows] += softmax(network.read(rows.astype(np.int32), characters[rows], fresh[rows]))

@@ -4,15 +4,13 @@ A network learns more from text that its teachers write than from the text that 
 they write has no end. docs/distillation.md has the figures.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.native import Library
-from trainer.artifact import Version
 from trainer.batches import ContiguousBatches
 from trainer.config import TrainingConfig
 from trainer.teachers import Floats, Teachers, draw
@@ -35,11 +33,9 @@ class WrittenBatches:
     seed and the epoch.
     """
 
-    def __init__(
-        self, text: ContiguousBatches, config: TrainingConfig, versions: Sequence[Version], library: Library | None
-    ) -> None:
-        """text: batches of the same shape that are the text alone. library: see `trainer.served.find_library`."""
-        self.text, self.config, self.versions, self.library = text, config, versions, library
+    def __init__(self, text: ContiguousBatches, config: TrainingConfig, open_teachers: Callable[[], Teachers]) -> None:
+        """text: batches of the same shape that are the text alone. open_teachers: opens all teachers, for `batch_size` rows."""
+        self.text, self.config, self.open_teachers = text, config, open_teachers
         self.rows = text.rows
         self.passage = max(1, PASSAGE // text.seq_length)  # batches
 
@@ -69,17 +65,16 @@ class Writer:
 
     def __init__(self, batches: WrittenBatches, number: int) -> None:
         """number: of the epoch."""
-        text, versions = batches.text, batches.versions
+        text, self._teachers = batches.text, batches.open_teachers()
         self._key, self._text, self._passage = [text.seed, number], text, batches.passage
         self._mine = slice(text.worker.rank * text.batch_size, (text.worker.rank + 1) * text.batch_size)
         self._rows = np.arange(text.rows)[self._mine]
         self._at_a_time = batches.config.teachers_at_a_time
         self._num_read = int(batches.config.text_share * batches.passage * text.seq_length)  # characters of a passage
-        self._teachers = Teachers(versions, text.batch_size, batches.library)
-        self._vocabulary = np.arange(len(versions[0].config.vocabulary))
+        self._vocabulary = np.arange(self._teachers.vocabulary)
         self._places = self._ages = np.zeros_like(self._rows)  # where in the text the passage begins; characters since then
         self._characters = self._rows.astype(np.int32)  # the last ones of each row
-        self._teaches = np.ones((len(versions), len(self._rows)), np.bool_)
+        self._teaches = np.ones((len(self._teachers), len(self._rows)), np.bool_)
 
     def write(self, batch: int) -> WrittenBatch:
         # Each worker draws for all rows and takes its own, so that they do not depend on the number of workers.

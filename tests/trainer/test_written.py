@@ -1,5 +1,6 @@
 """The text that teachers write, and what they say about it."""
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from trainer.batches import ContiguousBatches
 from trainer.cluster import ALONE, Rank
 from trainer.config import TrainingConfig
 from trainer.served import find_library
-from trainer.teachers import draw
+from trainer.teachers import Teachers, draw
 from trainer.written import WrittenBatch, WrittenBatches
 
 VOCABULARY = list("abcdefg")
@@ -40,7 +41,7 @@ def batches(
     teachers: list[Version], library: Library | None = None, rows: int = 6, worker: Rank = ALONE, **options: Any
 ) -> WrittenBatches:
     config = TrainingConfig(teacher=[version.path for version in teachers], **options)
-    return WrittenBatches(ContiguousBatches(IDS, 4, rows, 5, worker), config, teachers, library)
+    return WrittenBatches(ContiguousBatches(IDS, 4, rows, 5, worker), config, partial(Teachers, teachers, rows, library))
 
 
 def whole(written: list[WrittenBatch]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
