@@ -17,7 +17,7 @@ from trainer.artifact import GATES
 from trainer.batches import BATCHES, Batches
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
-from trainer.resources import count_row_shards, share_cores
+from trainer.resources import configure_tensorflow, count_row_shards
 
 SYSTEMS = ("limit-f32", "limit-bf16", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
 
@@ -34,7 +34,7 @@ class Folio:
     """The trainer's own step, set up and fed as `trainer.loop` does it for the recipe `tutorial`."""
 
     def __init__(self, config: TrainingConfig, text: Corpus) -> None:
-        share_cores(config.batch_size)
+        configure_tensorflow(config.batch_size, config.precision)
         from trainer import network
         from trainer.loop import make_deterministic
         from trainer.step import make_optimizer, training_step
@@ -81,14 +81,14 @@ class Input:
 
 
 class Limit:
-    """The recurrent products of a batch by TensorFlow, in parts as Folio computes them, and nothing else.
+    """The recurrent products of a batch by TensorFlow, in parts as `trainer.scan_loop` computes them, and nothing else.
 
     Each character costs three times 2 * units * columns floating-point operations: on the way forward, on the way back, and for
     the kernel's gradient, which is one product for all steps.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
-        share_cores(config.batch_size)
+        configure_tensorflow(config.batch_size, config.precision)
         import tensorflow as tf
 
         steps, units, columns = config.seq_length, config.units, GATES[config.cell] * config.units

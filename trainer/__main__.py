@@ -26,7 +26,7 @@ from trainer.errors import RunConflict, TrainerError, WorkersDisagree
 from trainer.evaluate import evaluate
 from trainer.options import Options, check_not_interrupted, describe_resume, read_options, resume_options, take_architecture
 from trainer.program import program
-from trainer.resources import share_cores
+from trainer.resources import configure_tensorflow
 
 ERRORS = (TrainerError, ArtifactError, OSError, ValidationError, SettingsError, KeyboardInterrupt)
 
@@ -129,7 +129,7 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
         checkpoints.clear(config.work_dir)
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
 
-    share_cores(config.batch_size)
+    configure_tensorflow(config.batch_size, config.precision)
     from trainer.loop import train
     from trainer.served import compare
     from trainer.workers import Workers

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trainer import recurrence
 from trainer.artifact import Architecture
+from trainer.cells import CELLS
 from trainer.recurrence import States
 
 LAYERS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
@@ -74,7 +75,7 @@ def initial_weights(architecture: Architecture) -> dict[str, tf.Variable]:
 
 
 def zero_states(architecture: Architecture, batch_size: int) -> States:
-    parts = recurrence.CELLS[architecture.cell].STATE
+    parts = CELLS[architecture.cell].STATE
     return [tuple(tf.zeros((batch_size, architecture.units)) for _ in range(parts)) for _ in range(architecture.layers)]
 
 

@@ -4,6 +4,8 @@ import math
 import os
 from pathlib import Path
 
+from trainer.scan_library import choose_library
+
 ROW_SHARDS = 2  # fastest on two cores
 MIN_SHARD_ROWS = 16  # with shards of 8 rows, a network of 1024 units trains 20% slower than with one shard
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
@@ -11,7 +13,7 @@ UNLIMITED = "max"
 
 
 def count_row_shards(rows: int) -> int:
-    """The number of shards that a batch of `rows` is split into. They run in parallel (see `trainer.recurrence`)."""
+    """The number of shards that TensorFlow's loop splits a batch of `rows` into. They run in parallel (`trainer.recurrence`)."""
     return ROW_SHARDS if rows % ROW_SHARDS == 0 and rows >= ROW_SHARDS * MIN_SHARD_ROWS else 1
 
 
@@ -22,9 +24,15 @@ def cores() -> int:
     return available if quota == UNLIMITED else max(1, min(available, math.ceil(int(quota) / int(period))))
 
 
-def share_cores(rows: int) -> None:
-    """Divides the cores between the shards of a batch. Must be called before TensorFlow is imported."""
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores() // count_row_shards(rows))))
+def configure_tensorflow(rows: int, precision: str) -> None:
+    """Sets the number of TensorFlow's threads for batches of `rows`. Must be called before TensorFlow is imported.
+
+    precision: as in `TrainingConfig`.
+    """
+    f32 = precision == "f32" or (precision == "auto" and not cpu_has_bf16())
+    shards = count_row_shards(rows) if choose_library(rows, f32=f32) is None else 1
+    threads = max(1, cores() // shards)
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
 
 
 def cpu_has_bf16() -> bool:

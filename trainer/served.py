@@ -1,6 +1,7 @@
 """The held-out scores of a network as served. On CPUs the service computes in int8. `trainer.scoring` defines the scores.
 
-This module and `trainer.teachers` are the only ones of the trainer that know the service.
+This module, `trainer.teachers` and `trainer.scan_library`, which loads the kernel, are the only ones of the trainer that know the
+service.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer.conftest import tensors
-from trainer import network, recurrence
+from trainer import network, recurrence, scan_library
 from trainer.artifact import Architecture
 from trainer.resources import MIN_SHARD_ROWS, ROW_SHARDS, count_row_shards
 
@@ -51,7 +51,18 @@ def three_calls(
     return [*logits, found.numpy()], [value.numpy() for state in states for value in state], gradients
 
 
+@pytest.fixture(params=["native", "loop"])
+def scan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computes each recurrence in C, however few its rows, or none."""
+    if request.param == "loop":
+        monkeypatch.setattr(scan_library, "find_library", lambda: None)
+    elif scan_library.find_library() is None:
+        pytest.skip("no kernel here")
+    monkeypatch.setattr(scan_library, "MIN_ROWS", 1)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("scan")
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("dropped", [False, True])
@@ -63,6 +74,7 @@ def test_logits_states_and_gradients_are_those_of_kerass_layers(cell: str, layer
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("scan")
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("dropped", [False, True])
 def test_so_are_those_of_a_batch_that_runs_in_parts(cell: str, dropped: bool) -> None:
@@ -74,6 +86,7 @@ def test_so_are_those_of_a_batch_that_runs_in_parts(cell: str, dropped: bool) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("scan")
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_so_are_those_of_a_vocabulary_larger_than_its_embedding(cell: str) -> None:
     shape = architecture(cell, embedding=5)
@@ -88,6 +101,23 @@ def assert_same(expected: tuple[list[np.ndarray], ...], found: tuple[list[np.nda
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
+@pytest.mark.usefixtures("scan")
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("steps", [1, 8])
+def test_a_graph_of_unknown_length_gives_what_the_keras_model_gives(cell: str, steps: int) -> None:
+    shape = architecture(cell, layers=2)
+    model = network.build(shape, batch_size=4)
+    weights = variables(shape)
+    network.load(model, {name: weight.numpy() for name, weight in weights.items()})
+    characters = tf.TensorSpec((4, None), tf.int32)
+    forward = tf.function(
+        lambda ids: network.forward(shape)(weights, network.zero_states(shape, 4), ids)[0], [characters], autograph=False
+    )
+    ids = IDS[0][:, :steps]
+    np.testing.assert_allclose(forward(ids), model(ids), atol=1e-5)
+
+
+@pytest.mark.usefixtures("scan")
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_the_function_gives_what_the_keras_model_gives(cell: str) -> None:
     shape = architecture(cell, layers=2)

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("network.h", "network.c", "step.c")
+SOURCES = ("processor.h", "network.h", "network.c", "step.c", "recurrence.h", "tile.h", "recurrence.c", "scan.c")
 # No fused multiply-add. No debug information: it names folders of the machine that builds.
 FLAGS = ("-std=gnu11", "-O3", "-g0", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
@@ -35,7 +35,12 @@ INSTRUCTIONS = {
     },
     "aarch64": {"dotprod": ("-march=armv8.2-a+dotprod",), "portable": ()},
 }
-"""Compiler flags by instruction set. `portable` runs on every machine."""
+"""Compiler flags of the step by instruction set. `portable` runs on every machine."""
+SCAN_INSTRUCTIONS = {
+    "x86_64": {"avx512": (*AVX512[:4], "-mfma"), "fma": ("-mavx2", "-mfma"), "portable": ()},
+}
+"""Compiler flags of the trainer's scan by instruction set."""
+SCAN_FLAGS = ("-ffp-contract=fast",)  # fused operations are faster; only the step must give the same bits everywhere
 ZIG_FLAGS = {"-march=armv8.2-a+dotprod": "-mcpu=generic+v8_2a+dotprod"}
 """Flags that have another name in zig."""
 
@@ -92,22 +97,31 @@ def build_by_any(candidates: Iterable[Sequence[str]], folder: Path | None = None
 def build(folder: Path, compiler: Sequence[str], machine: str | None = None, flags: Sequence[str] = ()) -> Path:
     """Builds the library in `folder`, completely or not at all. flags: added to all commands. Raises NoCompiler."""
     machine = machine or machine_name()
-    sets: dict[str, tuple[str, ...]] = INSTRUCTIONS.get(machine, {"portable": ()})
     is_zig = Path(compiler[0]).name == "zig"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = {name: Path(scratch) / f"{name}.o" for name in (*sets, "network")}
 
-        def compile_one(name: str) -> None:
-            source = "network.c" if name == "network" else "step.c"
-            own = () if name == "network" else (*sets[name], f"-DINSTRUCTIONS={name}")
-            own = tuple(ZIG_FLAGS.get(flag, flag) for flag in own) if is_zig else own
-            _run([*compiler, *FLAGS, *flags, *own, "-c", str(HERE / source), "-o", str(objects[name])], scratch)
+        def compile_one(source: str, name: str, own: Sequence[str]) -> Path:
+            own = [ZIG_FLAGS.get(flag, flag) for flag in own] if is_zig else own
+            compiled = Path(scratch) / f"{source}-{name}.o"
+            _run(
+                [*compiler, *FLAGS, *flags, *own, f"-DINSTRUCTIONS={name}", "-c", str(HERE / source), "-o", str(compiled)], scratch
+            )
+            return compiled
 
-        list(pool.map(compile_one, objects))
+        objects = list(pool.map(compile_one, *zip(*_units(machine), strict=True)))
         library = Path(scratch) / "library"
         libraries = _libraries_for_zig(compiler) if is_zig else ["-lpthread"]
-        _run([*compiler, *flags, "-shared", *map(str, objects.values()), *libraries, "-o", str(library)], scratch)
+        _run([*compiler, *flags, "-shared", *map(str, objects), *libraries, "-o", str(library)], scratch)
         return library.replace(folder / file_name(machine))
+
+
+def _units(machine: str) -> Iterable[tuple[str, str, tuple[str, ...]]]:
+    """The files to compile: (source, instruction set, flags)."""
+    for name, own in INSTRUCTIONS.get(machine, {"portable": ()}).items():
+        yield "step.c", name, own
+    for name, own in SCAN_INSTRUCTIONS.get(machine, {"portable": ()}).items():
+        yield "recurrence.c", name, (*SCAN_FLAGS, *own)
+    yield from (("network.c", "none", ()), ("scan.c", "none", ()))
 
 
 def _libraries_for_zig(compiler: Sequence[str]) -> list[str]:

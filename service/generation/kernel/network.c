@@ -1,12 +1,12 @@
 // Opens a network, chooses the instruction set and runs a call on several threads. native.py calls this through ctypes.
 #define _GNU_SOURCE
 #include "network.h"
+#include "processor.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -16,28 +16,15 @@ extern const Instructions folio_portable;
 #if defined(__x86_64__)
 extern const Instructions folio_amx, folio_vnni, folio_avxvnni, folio_avx2;
 
-static uint64_t enabled_state(void) {  // the registers that the system saves when it switches threads
-  unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return 0;
-  unsigned low, high;
-  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return ((uint64_t)high << 32) | low;
-}
-
 static int usable(const Instructions *set) {
-  unsigned a, b, c, d, a1 = 0, b1, c1, d1;
   if (set == &folio_portable) return 1;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-  __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
-  uint64_t state = enabled_state();
-  int avx2 = (state & 6) == 6 && (b & (1u << 5));
-  int avx512 = avx2 && (state & 0xe6) == 0xe6 && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));
-  int vnni = avx512 && (c & (1u << 11));
-  if (set == &folio_avx2) return avx2;
-  if (set == &folio_avxvnni) return avx2 && (a1 & (1u << 4));
+  Processor p = read_processor();
+  int vnni = has_avx512(&p) && (p.c & (1u << 11));
+  if (set == &folio_avx2) return has_avx2(&p);
+  if (set == &folio_avxvnni) return has_avx2(&p) && (p.a1 & (1u << 4));
   if (set == &folio_vnni) return vnni;
 #if defined(__linux__)
-  return vnni && (state & (3u << 17)) == (3u << 17) && (d & (1u << 24)) && (d & (1u << 25));
+  return vnni && (p.state & (3u << 17)) == (3u << 17) && (p.d & (1u << 24)) && (p.d & (1u << 25));
 #else
   return 0;  // no Mac has AMX of Intel's
 #endif

@@ -14,6 +14,7 @@ from service.generation.kernel.build import (
     FLAGS,
     HERE,
     INSTRUCTIONS,
+    SCAN_INSTRUCTIONS,
     NoCompiler,
     build,
     build_by_any,
@@ -102,6 +103,8 @@ def test_it_compiles_for_other_systems(package: Path, tmp_path: Path, target: st
     library = build(tmp_path, zig(package, target), machine).read_bytes()
     assert library.startswith(start)
     assert all(f"folio_{instructions}".encode() in library for instructions in INSTRUCTIONS[machine])
+    scans = SCAN_INSTRUCTIONS.get(machine, {"portable": ()})
+    assert all(f"folio_scan_{instructions}".encode() in library for instructions in scans)
 
 
 def run_driver(folder: Path, link: list[str], command: list[str]) -> dict[str, dict[str, str]]:

@@ -1,0 +1,143 @@
+"""The compiled scan: NumPy's results for any size, on every instruction set, and the same bits by any number of threads."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.generation.kernel.build import NoCompiler, build
+from tests.trainer.scan_calls import check, layer, run
+from trainer import scan_library
+from trainer.scan_library import ALIGNMENT, RunOptions, empty, find_library
+
+LIBRARY = find_library()
+if LIBRARY is None:
+    pytest.skip("no kernel here", allow_module_level=True)
+
+SIZES = [(5, 1, 1), (17, 3, 2), (17, 16, 5), (24, 33, 3), (300, 20, 3), (33, 64, 9)]
+
+
+@pytest.fixture(params=LIBRARY.instructions)
+def instructions(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("vocabulary", [0, 7])
+def test_the_scans_give_what_numpy_gives(instructions: str, cell: str, size: tuple[int, int, int], vocabulary: int) -> None:
+    assert LIBRARY is not None
+    check(LIBRARY, layer(cell, *size, vocabulary), RunOptions(2, instructions))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_so_do_those_of_a_large_layer(cell: str) -> None:
+    assert LIBRARY is not None
+    check(LIBRARY, layer(cell, 1024, 64, 3, 65), RunOptions(2))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("vocabulary", [0, 7])
+def test_any_number_of_threads_gives_the_same_bits(instructions: str, cell: str, vocabulary: int) -> None:
+    assert LIBRARY is not None
+    given = layer(cell, 50, 70, 6, vocabulary)
+    one = run(LIBRARY, given, RunOptions(1, instructions))
+    for threads in (1, 2, 3, 100):
+        other = run(LIBRARY, given, RunOptions(threads, instructions))
+        for name, value in one.items():
+            np.testing.assert_array_equal(other[name], value, err_msg=name)
+
+
+def test_large_sums_saturate(instructions: str) -> None:
+    """Their exponentials would be infinite, or too small for normal numbers."""
+    assert LIBRARY is not None
+    for cell in ("gru", "lstm"):
+        given = layer(cell, 20, 4, 3)
+        given["inputs"] = np.where(given["inputs"] > 0, np.float32(1e4), np.float32(-1e4))
+        check(LIBRARY, given, RunOptions(1, instructions))
+
+
+@pytest.mark.parametrize("name", ["kernel", "inputs", "state"])
+def test_what_is_not_a_number_shows_in_the_results(instructions: str, name: str) -> None:
+    """A run that diverges must not go on as if it had not."""
+    assert LIBRARY is not None
+    for cell in ("gru", "lstm"):
+        given = layer(cell, 20, 4, 3)
+        given[name][:, 2] = np.nan
+        found = run(LIBRARY, given, RunOptions(1, instructions))
+        assert np.isnan(found["outputs"]).any()
+        assert np.isnan(found["d_kernel"]).any()
+
+
+def test_an_instruction_set_that_the_machine_lacks_is_an_error() -> None:
+    assert LIBRARY is not None
+    with pytest.raises(ValueError, match="this machine has no none"):
+        run(LIBRARY, layer("gru", 5, 1, 1), RunOptions(1, "none"))
+
+
+def test_without_a_compiler_the_reason_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Path:
+        raise NoCompiler("there is no C compiler")
+
+    monkeypatch.setattr(scan_library, "find_or_build", fail)
+    monkeypatch.setattr(scan_library, "find_library", cache(find_library.__wrapped__))
+    with caplog.at_level(logging.WARNING):
+        assert scan_library.find_library() is None
+        assert scan_library.find_library() is None
+    (record,) = caplog.records
+    assert "TensorFlow computes it" in record.message
+    assert "there is no C compiler" in record.message
+
+
+CHECK = f"""
+import sys
+from pathlib import Path
+from tests.trainer.scan_calls import check, layer
+from trainer.scan_library import RunOptions, ScanLibrary
+
+library = ScanLibrary(Path(sys.argv[1]))
+for instructions in library.instructions:
+    for cell in ("gru", "lstm"):
+        for size in {SIZES}:
+            for vocabulary in (0, 7):
+                check(library, layer(cell, *size, vocabulary), RunOptions(3, instructions))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
+def test_a_sanitizer_finds_nothing(tmp_path: Path, sanitizer: str) -> None:
+    runtime = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}[sanitizer]
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc here, whose sanitizers these are")
+    found = subprocess.run([compiler, f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(found).is_absolute():
+        pytest.skip(f"gcc has no {runtime} here")
+    library = build(tmp_path, [compiler], flags=(f"-fsanitize={sanitizer}", "-fno-sanitize-recover", "-g"))
+    # Python's own memory is not freed at its end, and OpenBLAS's threads are not built with the sanitizer.
+    variables = {"LD_PRELOAD": found, "ASAN_OPTIONS": "detect_leaks=0", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, str(library)], env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Sanitizer" not in done.stderr, done.stderr[-3000:]
+    assert "runtime error" not in done.stderr, done.stderr[-3000:]
+
+
+def test_memory_is_used_again_only_when_no_array_of_it_is_left() -> None:
+    first = empty(1000, 3)
+    part, address = first[5:, 1], first.ctypes.data
+    del first
+    assert empty(1000, 3).ctypes.data != address, "a part of it is still used"
+    del part
+    assert {(one := empty(1000, 3)).ctypes.data, (two := empty(1000, 3)).ctypes.data} >= {address}
+    assert one.ctypes.data != two.ctypes.data
+    assert one.ctypes.data % ALIGNMENT == 0
