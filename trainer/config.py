@@ -94,7 +94,7 @@ class TrainingConfig(BaseSettings):
     teachers_at_a_time: int = Field(
         2, ge=1, description="with --teacher: how many of the teachers write and teach a passage, drawn anew for each"
     )
-    text_share: Rate = Field(0.1, description="with --teacher: fraction of a passage, at its beginning, that is the text's own")
+    text_share: Rate = Field(0.3, description="with --teacher: fraction of a passage, at its beginning, that is the text's own")
     cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell: gru or lstm")
     layers: int = Field(1, ge=1, le=MAX_LAYERS, description="number of recurrent layers")
     units: int = Field(1024, ge=1, le=MAX_UNITS, description="units in each recurrent layer")
