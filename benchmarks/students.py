@@ -1,7 +1,7 @@
 """python -m benchmarks.students: characters a second of a student's training, its teachers' writing included, beside `best`.
 
-Both are set up and fed as `trainer.loop` does it, in one process, and take turns. All teachers are the included model: what they know
-does not matter here.
+Both are set up and fed as `trainer.loop` does it, in one process, and take turns. All teachers are the included model, because what
+they know does not matter here.
 """
 
 import argparse
