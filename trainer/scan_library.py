@@ -111,7 +111,7 @@ def find_library() -> ScanLibrary | None:
     try:
         return ScanLibrary(find_or_build())
     except (NoCompiler, OSError) as error:
-        log.warning("the recurrence is not compiled, so TensorFlow computes it, which takes about 1.5 times as long: %s", error)
+        log.warning("the recurrence is not compiled, so TensorFlow computes it, which takes up to 1.5 times as long: %s", error)
         return None
 
 

@@ -40,7 +40,7 @@ class Exact(ABC):
         return chosen_log_probabilities(cast("Floats", logits), chosen)
 
     def read(self, slots: NDArray[np.int32], characters: NDArray[np.int32], fresh: NDArray[np.bool_]) -> Floats:
-        """Reads one character in each slot, from a zero state where `fresh`. Returns the logits [B, vocabulary]. All are [B]."""
+        """Reads one character in each slot, from a zero state where `fresh`. Returns logits [B, vocabulary]. Arguments: [B]."""
         starts = dict.fromkeys(np.flatnonzero(fresh).tolist())
         forced, uniforms = np.zeros((1, len(slots)), np.int32), np.zeros((1, len(slots)), np.float32)
         snapshot_at = np.full(len(slots), -1, np.int32)

@@ -139,7 +139,7 @@ class NativeNetwork:
         arrays = [np.ascontiguousarray(a, t) for a, t in ((inputs, np.int32), (forced, np.int32), (uniforms, np.float32))]
         table = plain_rows(samplings)
         for b, sampling in enumerate(samplings):
-            if not sampling.plain:
+            if b in histories or not sampling.plain:
                 fill_row(Row.from_buffer(table.data, b * ROW.itemsize), sampling, histories.get(b), address, address)
         table["snapshot_at"], table["wants_logits"] = snapshot_at, wants_logits
         chosen = np.empty((steps, rows), np.int32)

@@ -1,17 +1,14 @@
 """The compiled scan: NumPy's results for any size, on every instruction set, and the same bits by any number of threads."""
 
 import logging
-import os
-import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.generation.kernel.build import NoCompiler, build
+from service.generation.kernel.build import NoCompiler
+from tests.sanitizers import check_by_sanitizer
 from tests.trainer.scan_calls import check, layer, run
 from trainer import scan_library
 from trainer.scan_library import ALIGNMENT, RunOptions, empty, find_library
@@ -114,22 +111,7 @@ for instructions in library.instructions:
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
 def test_a_sanitizer_finds_nothing(tmp_path: Path, sanitizer: str) -> None:
-    runtime = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}[sanitizer]
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no gcc here, whose sanitizers these are")
-    found = subprocess.run([compiler, f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(found).is_absolute():
-        pytest.skip(f"gcc has no {runtime} here")
-    library = build(tmp_path, [compiler], flags=(f"-fsanitize={sanitizer}", "-fno-sanitize-recover", "-g"))
-    # Python's own memory is not freed at its end, and OpenBLAS's threads are not built with the sanitizer.
-    variables = {"LD_PRELOAD": found, "ASAN_OPTIONS": "detect_leaks=0", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK, str(library)], env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Sanitizer" not in done.stderr, done.stderr[-3000:]
-    assert "runtime error" not in done.stderr, done.stderr[-3000:]
+    check_by_sanitizer(tmp_path, sanitizer, CHECK)
 
 
 def test_memory_is_used_again_only_when_no_array_of_it_is_left() -> None:

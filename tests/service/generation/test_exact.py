@@ -1,9 +1,5 @@
 """The exact step: equal bits from the reference and from the kernel, on every instruction set, by any number of threads."""
 
-import os
-import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +15,11 @@ from service.generation.backend import Batch, Decoded
 from service.generation.backends import Unsupported, load_library
 from service.generation.core import EngineCore
 from service.generation.exact import ExactBackend
-from service.generation.kernel.build import build
 from service.generation.native import Library
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
 from service.models_folder import candidates
+from tests.sanitizers import check_by_sanitizer
 from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, bits, check_boundaries, check_call, network
 from tests.support import random_tensors, run_core
 from trainer import artifact
@@ -320,19 +316,4 @@ for cell, layers, vocabulary in (("gru", 1, 33), ("lstm", 2, 33), ("gru", 1, 110
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
 def test_a_sanitizer_finds_nothing(tmp_path: Path, sanitizer: str) -> None:
-    runtime = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}[sanitizer]
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no gcc here, whose sanitizers these are")
-    found = subprocess.run([compiler, f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(found).is_absolute():
-        pytest.skip(f"gcc has no {runtime} here")
-    library = build(tmp_path, [compiler], flags=(f"-fsanitize={sanitizer}", "-fno-sanitize-recover", "-g"))
-    # Python's own memory is not freed at its end, and OpenBLAS's threads are not built with the sanitizer.
-    variables = {"LD_PRELOAD": found, "ASAN_OPTIONS": "detect_leaks=0", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK, str(library)], env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Sanitizer" not in done.stderr, done.stderr[-3000:]
-    assert "runtime error" not in done.stderr, done.stderr[-3000:]
+    check_by_sanitizer(tmp_path, sanitizer, CHECK)
