@@ -111,7 +111,8 @@ def build(folder: Path, compiler: Sequence[str], machine: str | None = None, fla
         objects = list(pool.map(compile_one, *zip(*_units(machine), strict=True)))
         library = Path(scratch) / "library"
         libraries = _libraries_for_zig(compiler) if is_zig else ["-lpthread"]
-        _run([*compiler, *flags, "-shared", *map(str, objects), *libraries, "-o", str(library)], scratch)
+        # Without -O3, zig builds its run-time libraries for debugging, which takes half a minute of CPU time.
+        _run([*compiler, *flags, "-O3", "-shared", *map(str, objects), *libraries, "-o", str(library)], scratch)
         return library.replace(folder / file_name(machine))
 
 
@@ -125,7 +126,7 @@ def _units(machine: str) -> Iterable[tuple[str, str, tuple[str, ...]]]:
 
 
 def _libraries_for_zig(compiler: Sequence[str]) -> list[str]:
-    """Linker arguments that use this process's C library, because zig takes most of a minute of CPU time to build its own.
+    """Linker arguments that use this process's C library, because zig takes several seconds to build its own.
 
     It does build one for a target that names a version, such as x86_64-linux-gnu.2.17. The library then works with that version
     and later ones. For any other target, the library is linked with no C library and resolves symbols at load time. Of a function
