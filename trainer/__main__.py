@@ -26,7 +26,7 @@ from trainer.errors import RunConflict, TrainerError, WorkersDisagree
 from trainer.evaluate import evaluate
 from trainer.options import Options, check_not_interrupted, describe_resume, read_options, resume_options, take_architecture
 from trainer.program import program
-from trainer.resources import configure_tensorflow
+from trainer.resources import configure_tensorflow, faster_imports
 
 ERRORS = (TrainerError, ArtifactError, OSError, ValidationError, SettingsError, KeyboardInterrupt)
 
@@ -130,9 +130,10 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
 
     configure_tensorflow(config.batch_size, config.precision)
-    from trainer.loop import train
-    from trainer.served import compare
-    from trainer.workers import Workers
+    with faster_imports():
+        from trainer.loop import train
+        from trainer.served import compare
+        from trainer.workers import Workers
 
     workers = Workers(worker)  # a signal during this wait ends the process at once: there is nothing to save yet
     with _describing_resume(config), _stop_on_signals() as stop:

@@ -17,6 +17,7 @@ from trainer.batches import split
 from trainer.corpus import Corpus, Newlines, OnUnknown
 from trainer.errors import CorpusError, RunConflict
 from trainer.program import program
+from trainer.resources import faster_imports
 from trainer.vocabulary import Vocabulary
 
 
@@ -86,9 +87,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _score(versions: Sequence[Version], ids: NDArray[Any]) -> PublishedScores:
-    from trainer.evaluation import Evaluator
-    from trainer.scoring import averaged, score
-    from trainer.served import find_library, rows_of, served_begin
+    with faster_imports():
+        from trainer.evaluation import Evaluator
+        from trainer.scoring import averaged, score
+        from trainer.served import find_library, rows_of, served_begin
 
     library, vocabulary = find_library(partial(print, file=sys.stderr)), len(versions[0].config.vocabulary)
     trained = averaged([Evaluator(version.config).begin(version.tensors) for version in versions])
