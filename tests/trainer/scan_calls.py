@@ -9,6 +9,7 @@ from trainer.scan_library import RunOptions, ScanLibrary
 
 Arrays = dict[str, NDArray[Any]]
 GATES = {"gru": 3, "lstm": 4}
+SIZES = [(5, 1, 1), (17, 3, 2), (17, 16, 5), (24, 33, 3), (300, 20, 3), (33, 64, 9)]  # units, rows, steps
 
 
 def layer(cell: str, units: int, rows: int, steps: int, vocabulary: int = 0) -> Arrays:

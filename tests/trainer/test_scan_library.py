@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 
 from service.generation.kernel.build import NoCompiler
-from tests.sanitizers import check_by_sanitizer
-from tests.trainer.scan_calls import check, layer, run
+from tests.trainer.scan_calls import SIZES, check, layer, run
 from trainer import scan_library
 from trainer.scan_library import ALIGNMENT, RunOptions, empty, find_library
 
 LIBRARY = find_library()
 if LIBRARY is None:
     pytest.skip("no kernel here", allow_module_level=True)
-
-SIZES = [(5, 1, 1), (17, 3, 2), (17, 16, 5), (24, 33, 3), (300, 20, 3), (33, 64, 9)]
 
 
 @pytest.fixture(params=LIBRARY.instructions)
@@ -91,27 +88,6 @@ def test_without_a_compiler_the_reason_is_logged_once(monkeypatch: pytest.Monkey
     (record,) = caplog.records
     assert "TensorFlow computes it" in record.message
     assert "there is no C compiler" in record.message
-
-
-CHECK = f"""
-import sys
-from pathlib import Path
-from tests.trainer.scan_calls import check, layer
-from trainer.scan_library import RunOptions, ScanLibrary
-
-library = ScanLibrary(Path(sys.argv[1]))
-for instructions in library.instructions:
-    for cell in ("gru", "lstm"):
-        for size in {SIZES}:
-            for vocabulary in (0, 7):
-                check(library, layer(cell, *size, vocabulary), RunOptions(3, instructions))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
-def test_a_sanitizer_finds_nothing(tmp_path: Path, sanitizer: str) -> None:
-    check_by_sanitizer(tmp_path, sanitizer, CHECK)
 
 
 def test_memory_is_used_again_only_when_no_array_of_it_is_left() -> None:

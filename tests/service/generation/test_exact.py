@@ -19,7 +19,6 @@ from service.generation.native import Library
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
 from service.models_folder import candidates
-from tests.sanitizers import check_by_sanitizer
 from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, bits, check_boundaries, check_call, network
 from tests.support import random_tensors, run_core
 from trainer import artifact
@@ -49,7 +48,7 @@ def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_kernel_gives_the_references_bits_for_any_batch(instructions: str, threads: int, cell: str, layers: int) -> None:
     n = network(cell, layers, 65, 33)
     native = LIBRARY.open(n, 70, threads, instructions)
-    for rows in range(1, 71, 1 if layers == 1 and threads == 2 else 9):
+    for rows in range(1, 71, 1 if layers == 1 and threads == 2 and instructions != "portable" else 9):
         check_call(n, native, rows, 2, threads, seed=rows)
 
 
@@ -291,29 +290,3 @@ def test_scoring_gives_the_log_probabilities_of_the_chosen_and_leaves_the_same_s
         found = a.decode(batch).log_probabilities
         assert found is not None
         assert bits(b.score(batch)) == bits(found.chosen)
-
-
-# --- the C itself
-
-CHECK = """
-import sys
-from pathlib import Path
-from service.generation.native import Library
-from tests.service.generation import exact_calls as tests
-library = Library(Path(sys.argv[1]))
-for cell, layers, vocabulary in (("gru", 1, 33), ("lstm", 2, 33), ("gru", 1, 1100)):
-    n = tests.network(cell, layers, 65, vocabulary)
-    for instructions in library.instructions:
-        for threads in (1, 2, 3):
-            native = library.open(n, 20, threads, instructions)
-            for rows in (1, 2, 20):
-                for fewer in range(1, threads + 1):
-                    tests.check_call(n, native, rows, 4, fewer)
-            del native
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
-def test_a_sanitizer_finds_nothing(tmp_path: Path, sanitizer: str) -> None:
-    check_by_sanitizer(tmp_path, sanitizer, CHECK)
