@@ -63,7 +63,7 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_left_alone(
     left_alone = start(tmp_path / "alone", *options)
     models, rng, places = tmp_path / "killed", random.Random(5), []
     process = start(models, *options)
-    for _ in range(3):
+    for _ in range(2):
         for _ in range(rng.randint(1, 6)):
             wait_for_another_save(models)
         time.sleep(rng.uniform(0, 0.05))  # in the middle of a save, or between two

@@ -1,8 +1,16 @@
-"""Where the kernels' libraries for a CPU are built, once for all tests of a process."""
+"""Marks all of this folder as slow: it starts compilers. Where they build the kernels for a CPU, once for all tests of a process."""
 
 from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
