@@ -1,5 +1,6 @@
 """Fixtures that every test may ask for."""
 
+import gc
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,13 @@ from tests import support
 from tests.support import ARCHITECTURE, Publish
 from trainer.artifact import Architecture
 
+gc.disable()  # until all tests are imported: imports make many objects and no garbage
 collect_ignore = ["clients"]  # `make clients` runs these, in environments of their own
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import SecretStr
 
@@ -19,6 +20,24 @@ def test_a_chat_model_returns_the_text_at_once_streamed_and_async(server: Server
     assert model.invoke(QUESTION).content == expected
     assert "".join(str(chunk.content) for chunk in model.stream(QUESTION)) == expected
     assert asyncio.run(model.ainvoke(QUESTION)).content == expected
+
+
+def test_a_chat_model_converses_by_either_operation_of_openai(server: Server) -> None:
+    messages = [SystemMessage("A wood."), HumanMessage("Who goes?"), AIMessage("Friend."), HumanMessage("Stand!")]
+    for responses in (False, True):
+        model = ChatOpenAI(
+            base_url=server.v1,
+            api_key=SecretStr(KEY),
+            model=server.model,
+            temperature=0,
+            max_tokens=LENGTH,
+            use_responses_api=responses,
+        )
+        answer = model.invoke(messages)
+        assert answer.text
+        assert "".join(chunk.text for chunk in model.stream(messages)) == answer.text
+        assert answer.usage_metadata is not None
+        assert answer.usage_metadata["output_tokens"] == len(answer.text)
 
 
 def test_a_completion_model_returns_the_text(server: Server) -> None:

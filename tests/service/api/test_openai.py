@@ -7,8 +7,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
 
 from service.api.openai import completions
@@ -203,16 +201,6 @@ def test_what_a_chats_messages_hold_besides_is_refused(peer: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         peer.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hi"}], max_completion_tokens=10**10)
     assert raised.value.param == "max_completion_tokens"
-
-
-def test_langchain_converses_and_streams(client: httpx.Client) -> None:
-    model = ChatOpenAI(base_url=f"{client.base_url}/v1", api_key="none", model="tiny", seed=3, max_completion_tokens=50)
-    messages = [SystemMessage("A wood."), HumanMessage("Who goes?"), AIMessage("Friend."), HumanMessage("Stand!")]
-    reply = model.invoke(messages)
-    assert reply.content
-    assert "".join(str(part.content) for part in model.stream(messages)) == reply.content
-    assert asyncio.run(model.ainvoke(messages)).content == reply.content
-    assert reply.response_metadata["token_usage"]["completion_tokens"] == len(str(reply.content))
 
 
 def test_models_are_listed_and_found(peer: OpenAI) -> None:

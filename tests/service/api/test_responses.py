@@ -8,7 +8,6 @@ from typing import Any, Literal
 import httpx
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
 from openai.types import responses as types
 from openai.types.responses import response_create_params, response_input_item_param
@@ -282,22 +281,6 @@ def test_the_asynchronous_client_gets_the_same(client: httpx.Client, peer: OpenA
             return whole.output_text, "".join(deltas)
 
     assert set(asyncio.run(both())) == {peer.responses.create(input="Hi", max_output_tokens=30, **TINY).output_text}
-
-
-def test_langchain_converses_and_streams(client: httpx.Client) -> None:
-    model = ChatOpenAI(
-        base_url=f"{client.base_url}/v1",
-        api_key="none",
-        model="tiny",
-        use_responses_api=True,
-        temperature=0,
-        max_completion_tokens=50,
-    )
-    reply = model.invoke("Who goes?")
-    assert reply.text
-    assert "".join(part.text for part in model.stream("Who goes?")) == reply.text
-    assert asyncio.run(model.ainvoke("Who goes?")).text == reply.text
-    assert reply.response_metadata["status"] == "incomplete"
 
 
 # --- formats

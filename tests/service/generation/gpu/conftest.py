@@ -1,4 +1,4 @@
-"""Marks all of this folder as slow: it starts compilers. Where they build the kernels for a CPU, once for all tests of a process."""
+"""Marks this folder as slow, because it starts compilers. They build the kernels for a CPU once for all tests of a process."""
 
 from pathlib import Path
 
