@@ -14,7 +14,8 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
 
-from service.api import error_handlers, errors, generate, health, models, notes, playground, scoring, tokenizer
+from service import notes
+from service.api import error_handlers, errors, generate, health, models, playground, scoring, tokenizer
 from service.api.anthropic import messages
 from service.api.disconnect import ClientDisconnected, no_answer
 from service.api.ollama import chat as ollama_chat

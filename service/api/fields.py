@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from service.generation.backend import MAX_TOP_LOGPROBS
 from service.generation.constraints.compiler import Constraint
+from service.notes import ignores_unknown_fields, note_ignored
 
 MAX_SEED = 2**64 - 1
 MAX_STOP = 16  # stop strings
@@ -28,14 +30,29 @@ MAX_CHOICES = 1_000
 
 
 class RequestBody(BaseModel):
-    """A request body. A null field counts as absent. Unknown fields are rejected or ignored: see `service.api.body`."""
+    """A request body, or an object in it. A null field counts as absent. Unknown fields are rejected, unless the server is set to
+    ignore them."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
+    def _drop_null_and_ignored(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        fields = {name: item for name, item in value.items() if item is not None}
+        if cls.model_config["extra"] == "forbid" and ignores_unknown_fields():
+            known = _known(cls)
+            for name in [name for name in fields if name not in known]:
+                note_ignored(name)
+                del fields[name]
+        return fields
+
+
+@cache
+def _known(body: type[RequestBody]) -> frozenset[str]:
+    """The names of a body's fields, as clients send them."""
+    return frozenset(field.alias or name for name, field in body.model_fields.items())
 
 
 def invalid(field: str, message: str) -> PydanticCustomError:

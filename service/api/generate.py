@@ -11,8 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
 
-from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import BodyRoute, JsonBody, json_response
 from service.api.errors import ApiError, error_responses
 from service.api.events import event, stream_content
 from service.api.job import Job

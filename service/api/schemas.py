@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.api.body import drop_unknown
 from service.api.fields import (
     MAX_STOP,
     Choices,
@@ -93,11 +92,11 @@ class GenerateQuery(GenerateRequest):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_empty_and_unknown(cls, value: Any) -> Any:
+    def _drop_empty(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
         fields = {name: [item for item in given if item] if isinstance(given, list) else given for name, given in value.items()}
-        return drop_unknown({name: given for name, given in fields.items() if given not in ("", [])}, cls.model_fields)
+        return {name: given for name, given in fields.items() if given not in ("", [])}
 
 
 class Alternative(BaseModel):

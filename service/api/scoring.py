@@ -5,8 +5,7 @@ import math
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import BodyRoute, JsonBody, json_response
 from service.api.errors import ApiError, error_responses
 from service.api.job import Job
 from service.api.logprobs import character_logprobs

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from service.api.disconnect import cancel_on_disconnect
 from service.api.errors import ApiError
 from service.api.fields import OnUnknown, SamplingFields
-from service.api.notes import note_unknown_characters
 from service.generation.constraints.compiler import Compiler, Constrained, Constraint
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import History, Sampling
+from service.notes import note_unknown_characters
 from service.registry import Model
 from service.settings import Settings
 from trainer.vocabulary import UnknownCharacters, Vocabulary

@@ -1,11 +1,11 @@
-"""Sends the notes of a request as response headers; see `service.api.notes`."""
+"""Sends the notes of a request as response headers; see `service.notes`."""
 
 from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.notes import Notes, OnUnknownFields, current
+from service.notes import Notes, OnUnknownFields, current
 
 
 class NotesMiddleware:

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.disconnect import DISCONNECTED
 from service.api.errors import to_api_error
 from service.api.job import Job
-from service.api.notes import Notes
 from service.middleware.access import PUBLIC
+from service.notes import Notes
 from service.weather import RequestFaults
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.accept import CompletionParams, accept_chat, count_chat
 from service.api.anthropic.answer import STREAM, Answer, MessageResponse, MessageStream, TokenCount
 from service.api.anthropic.requests import CountRequest, MessageRequest
-from service.api.body import JsonBody
-from service.api.body_route import JSON_TYPE, BodyRoute
+from service.api.body_route import JSON_TYPE, BodyRoute, JsonBody
 from service.api.errors import NO_THREADS, AnthropicErrorBody, ApiError, error_responses, request_id_header
 from service.api.events import stream_content
 from service.api.fields import SamplingFields

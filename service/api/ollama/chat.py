@@ -3,8 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import MAX_REPLY, CompletionParams, accept, accept_chat
-from service.api.body import JsonBody
-from service.api.body_route import JSON_TYPE, AnyTypeRoute
+from service.api.body_route import JSON_TYPE, AnyTypeRoute, JsonBody
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.job import Job
 from service.api.json_text import to_json

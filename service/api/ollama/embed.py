@@ -6,8 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.api.body import JsonBody
-from service.api.body_route import AnyTypeRoute, json_response
+from service.api.body_route import AnyTypeRoute, JsonBody, json_response
 from service.api.embedding import embed_texts, num_read
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.fields import RequestBody, Unused

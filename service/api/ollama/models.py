@@ -5,8 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from service.api.body import JsonBody
-from service.api.body_route import AnyTypeRoute, json_response
+from service.api.body_route import AnyTypeRoute, JsonBody, json_response
 from service.api.dependencies import CurrentRegistry
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.ollama.requests import LATEST, ShowRequest

@@ -6,8 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept_chat
-from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import BodyRoute, JsonBody, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Job

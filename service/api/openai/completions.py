@@ -5,8 +5,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept
-from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import BodyRoute, JsonBody, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Completion as JobCompletion

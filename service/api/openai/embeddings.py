@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
-from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import BodyRoute, JsonBody, json_response
 from service.api.embedding import embed_texts, num_read
 from service.api.errors import error_responses
 from service.api.fields import ModelName, OnUnknown, RequestBody, Unused

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from service.api.fields import RequestBody, Unused
-from service.api.notes import note_ignored
 from service.conversation import Turn, call_turn
+from service.notes import note_ignored
 
 
 def only_types(noun: str, *types: str) -> BeforeValidator:

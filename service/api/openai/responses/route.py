@@ -3,8 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept_chat, count_chat
-from service.api.body import JsonBody
-from service.api.body_route import BodyRoute, json_response
+from service.api.body_route import BodyRoute, JsonBody, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.openai.responses.answer import InputTokens, ResponsesAnswer

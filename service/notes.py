@@ -13,6 +13,7 @@ IGNORED, UNKNOWN = "X-Ignored-Fields", "X-Unknown-Characters"
 HEADERS = [IGNORED, UNKNOWN]
 
 OnUnknownFields = Literal["refuse", "ignore"]
+MAX_IGNORED = 20  # ignored fields that are named
 
 
 @dataclass
@@ -41,5 +42,11 @@ def note_unknown_characters(count: int) -> None:
 
 def note_ignored(field: str) -> None:
     """Adds a field to those of the request that were ignored."""
-    if (notes := current.get(None)) and field not in notes.ignored_fields:
+    if (notes := current.get(None)) and field not in notes.ignored_fields and len(notes.ignored_fields) < MAX_IGNORED:
         notes.ignored_fields.append(field)
+
+
+def ignores_unknown_fields() -> bool:
+    """Whether the request's unknown fields are ignored. Otherwise they are rejected."""
+    notes = current.get(None)
+    return notes is not None and notes.on_unknown_fields == "ignore"
