@@ -3,16 +3,18 @@
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    Tag,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -85,8 +87,34 @@ def _reject(_: Any) -> None:
     raise PydanticCustomError("unsupported_parameter", "this field is not supported; omit it")
 
 
+def only_types(things: str, *types: str) -> BeforeValidator:
+    """Rejects objects of another `type`, alone or in a list, and names it. things: what errors call the objects."""
+
+    def check(value: Any) -> Any:
+        found = [one.get("type") for one in (value if isinstance(value, list) else [value]) if isinstance(one, Mapping)]
+        if others := {kind for kind in found if isinstance(kind, str)} - {*types}:
+            names = {"things": things, "others": ", ".join(sorted(others)), "types": " or ".join(types)}
+            raise PydanticCustomError("unsupported_value", "{things} of type {others} are not supported; send {types}", names)
+        return value
+
+    return BeforeValidator(check)
+
+
 Unsupported = Annotated[None, BeforeValidator(_reject), Field(description="Not supported. Omit it or send null.")]
 Unused = Annotated[Any, Field(description="Accepted for compatibility and ignored.")]
+
+L = TypeVar("L")
+TextOr = Annotated[
+    Annotated[str, Tag("[text]")] | Annotated[L, Tag("[list]")],
+    Discriminator(lambda given: "[list]" if isinstance(given, list) else "[text]"),
+]
+"""A text or a list. An error of one does not mention the other; see `service.api.openai.requests._kind` for the brackets."""
+P = TypeVar("P")
+Joined = Annotated[
+    TextOr[list[P]],
+    AfterValidator(lambda given: given if isinstance(given, str) else "".join(part.text for part in given)),
+]
+"""A text, or parts with a `text` each, which are joined."""
 
 ModelName = Annotated[str | None, Field(description="Name of the model. If omitted, the server's default model is used.")]
 Temperature = Annotated[

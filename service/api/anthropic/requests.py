@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.api.fields import (
+    Joined,
     JsonSchema,
     ModelName,
     Only,
@@ -16,9 +17,11 @@ from service.api.fields import (
     SamplingFields,
     Seed,
     Stop,
+    TextOr,
     Unsupported,
     Unused,
     invalid,
+    only_types,
 )
 from service.api.openai.messages import MAX_MESSAGES
 from service.api.openai.tools import MAX_TOOLS, ToolName, find_tool, schema_of_arguments
@@ -35,34 +38,7 @@ class TextBlock(RequestBody):
     citations: Unused = None
 
 
-def _only(*kinds: str) -> BeforeValidator:
-    """Rejects blocks of other types by name."""
-
-    def check(content: Any) -> Any:
-        blocks = [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
-        others = {block["type"] for block in blocks if isinstance(block.get("type"), str)} - {*kinds}
-        if others:
-            raise invalid("", f"blocks of type {', '.join(sorted(others))} are not supported; send {' or '.join(kinds)}")
-        return content
-
-    return BeforeValidator(check)
-
-
-def _form(content: Any) -> str:
-    """See `service.api.openai.requests._kind` for the brackets."""
-    return "[blocks]" if isinstance(content, list) else "[text]"
-
-
-def _joined(content: str | list[TextBlock]) -> str:
-    return content if isinstance(content, str) else "".join(block.text for block in content)
-
-
-Words = Annotated[
-    Annotated[str, Tag("[text]")] | Annotated[list[TextBlock], Tag("[blocks]")],
-    Discriminator(_form),
-    _only("text"),
-    AfterValidator(_joined),
-]
+Words = Annotated[Joined[TextBlock], only_types("blocks", "text")]
 
 
 class ToolUseBlock(RequestBody):
@@ -112,9 +88,9 @@ Block = Annotated[
 
 class InputMessage(RequestBody):
     role: Literal["user", "assistant", "system"]
-    content: Annotated[
-        Annotated[str, Tag("[text]")] | Annotated[list[Block], Tag("[blocks]")], Discriminator(_form), _only(*BLOCKS)
-    ] = Field(description="A text, or blocks of the types text, tool_use, tool_result and thinking.")
+    content: Annotated[TextOr[list[Block]], only_types("blocks", *BLOCKS)] = Field(
+        description="A text, or blocks of the types text, tool_use, tool_result and thinking."
+    )
 
     @property
     def turns(self) -> list[Turn]:
@@ -123,7 +99,7 @@ class InputMessage(RequestBody):
         Results are last, also where a text follows them: what the last turn is decides whether a tool is called again.
         """
         blocks = [TextBlock(type="text", text=self.content)] if isinstance(self.content, str) else self.content
-        text = _joined([block for block in blocks if isinstance(block, TextBlock)])
+        text = "".join(block.text for block in blocks if isinstance(block, TextBlock))
         calls = [(block.name, _compact(block.input)) for block in blocks if isinstance(block, ToolUseBlock)]
         results = [Turn("tool", None, str(block.content)) for block in blocks if isinstance(block, ToolResultBlock)]
         words = "\n".join(filter(None, [text, call_turn(calls).words]))
@@ -146,14 +122,6 @@ class ToolDefinition(RequestBody):
     eager_input_streaming: Unused = None
     input_examples: Unused = None
     strict: Unused = None  # an input is always valid
-
-
-def _reject_other_tools(tools: Any) -> Any:
-    given = [tool for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
-    others = {tool["type"] for tool in given if isinstance(tool.get("type"), str)} - {"custom"}
-    if others:
-        raise invalid("", f"tools of type {', '.join(sorted(others))} are not supported; send tools with an input_schema")
-    return tools
 
 
 class ToolChoice(RequestBody):
@@ -183,7 +151,7 @@ class PromptFields(RequestBody):
     model: ModelName = None
     messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: Words = Field("", description="System prompt: a text, or text blocks.")
-    tools: Annotated[list[ToolDefinition], BeforeValidator(_reject_other_tools)] = Field(
+    tools: Annotated[list[ToolDefinition], only_types("tools", "custom")] = Field(
         [], max_length=MAX_TOOLS, description="Tools with an input_schema."
     )
     tool_choice: ToolChoice | None = Field(

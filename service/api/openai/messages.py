@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.api.fields import Only, RequestBody, Unsupported, Unused
+from service.api.fields import Joined, Only, RequestBody, Unsupported, Unused, only_types
 from service.conversation import RESULTS, Turn, call_turn
 
 MAX_MESSAGES = 10_000
@@ -16,25 +16,6 @@ class TextPart(RequestBody):
     text: str
     cache_control: Unused = None
     prompt_cache_breakpoint: Unused = None
-
-
-def _join_parts(content: str | list[TextPart] | None) -> str:
-    return "".join(part.text for part in content) if isinstance(content, list) else content or ""
-
-
-def _reject_other_parts(content: Any) -> Any:
-    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-    kinds = {part["type"] for part in parts if isinstance(part.get("type"), str)}
-    if others := sorted(kinds - {"text"}):
-        raise PydanticCustomError("unsupported_value", "parts of type {kinds} are not supported; send text parts only",
-                                  {"kinds": ", ".join(others)})  # fmt: skip
-    return content
-
-
-Content = Annotated[
-    Annotated[str, Tag("[text]")] | Annotated[list[TextPart], Tag("[parts]")],
-    Discriminator(lambda content: "[parts]" if isinstance(content, list) else "[text]"),
-]
 
 
 class CalledFunction(RequestBody):
@@ -52,7 +33,7 @@ class MadeCall(RequestBody):
 
 class Message(RequestBody):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[Content, BeforeValidator(_reject_other_parts), AfterValidator(_join_parts)] = ""
+    content: Annotated[Joined[TextPart], only_types("parts", "text")] = ""
     name: str | None = Field(None, description="Name of the speaker. The model reads it instead of the role.")
     tool_call_id: Unused = None
     tool_calls: list[MadeCall] = Field([])

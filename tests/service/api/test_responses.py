@@ -446,7 +446,7 @@ def test_what_is_wrong_is_named_with_openais_status_and_code(
 def test_errors_are_the_clients_own_and_say_what_to_do(peer: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="send the whole conversation in input"):
         peer.responses.create(input="Hi", previous_response_id="resp_a", **TINY)
-    with pytest.raises(openai.BadRequestError, match="web_search is not supported; send function"):
+    with pytest.raises(openai.BadRequestError, match="web_search are not supported; send function"):
         peer.responses.create(input="Hi", tools=[{"type": "web_search"}], stream=True, **TINY)
     with pytest.raises(openai.NotFoundError, match="no model 'absent'"):
         peer.responses.create(input="Hi", model="absent")

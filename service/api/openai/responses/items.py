@@ -4,25 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from service.api.fields import RequestBody, Unused
+from service.api.fields import Joined, RequestBody, Unused, only_types
 from service.conversation import Turn, call_turn
 from service.notes import note_ignored
-
-
-def only_types(noun: str, *types: str) -> BeforeValidator:
-    """Rejects an object of another `type`, and names that type."""
-
-    def check(value: Any) -> Any:
-        given = value.get("type") if isinstance(value, Mapping) else None
-        if isinstance(given, str) and given not in types:
-            told = {"noun": noun, "given": given, "types": " or ".join(types)}
-            raise PydanticCustomError("unsupported_value", "{noun} of type {given} is not supported; send {types}", told)
-        return value
-
-    return BeforeValidator(check)
 
 
 class InputText(RequestBody):
@@ -33,12 +19,7 @@ class InputText(RequestBody):
     prompt_cache_breakpoint: Unused = None
 
 
-Parts = list[Annotated[InputText, only_types("a part", "input_text", "output_text", "text")]]
-JoinedParts = Annotated[Parts, AfterValidator(lambda parts: "".join(part.text for part in parts))]
-Content = Annotated[
-    Annotated[str, Tag("[text]")] | Annotated[JoinedParts, Tag("[parts]")],
-    Discriminator(lambda content: "[parts]" if isinstance(content, list) else "[text]"),
-]
+Content = Joined[Annotated[InputText, only_types("parts", "input_text", "output_text", "text")]]
 
 
 class Item(RequestBody):
@@ -100,7 +81,7 @@ InputItem = Annotated[
     | Annotated[dict[str, Any], Tag("[reasoning]")]  # of another model; ignored
     | Annotated[dict[str, Any], Tag("[item_reference]")],
     Discriminator(_kind),
-    only_types("an item", "message", "function_call", "function_call_output", "reasoning", "item_reference"),
+    only_types("items", "message", "function_call", "function_call_output", "reasoning", "item_reference"),
     BeforeValidator(_note_reference),
 ]
 

@@ -15,12 +15,14 @@ from service.api.fields import (
     SamplingFields,
     Seed,
     Stop,
+    TextOr,
     Unsupported,
     Unused,
     invalid,
+    only_types,
 )
 from service.api.openai.responses.answer import EchoedFields
-from service.api.openai.responses.items import InputItem, only_types, turns_of
+from service.api.openai.responses.items import InputItem, turns_of
 from service.api.openai.tools import (
     MAX_TOOLS,
     AllowedTools,
@@ -65,7 +67,7 @@ class NamedTool(Named):
         return NamedFunction(function=Named(name=self.name))
 
 
-OnlyFunctions = only_types("a tool", "function")
+OnlyFunctions = only_types("tools", "function")
 
 
 class AllowedChoice(RequestBody):
@@ -93,7 +95,7 @@ Choice = Annotated[
     | Annotated[NamedTool, Tag("[function]")]
     | Annotated[AllowedChoice, Tag("[allowed tools]")],
     Discriminator(_kind),
-    only_types("a choice", "function", "allowed_tools"),
+    only_types("choices", "function", "allowed_tools"),
 ]
 
 
@@ -141,11 +143,9 @@ class ResponsesRequest(CompatibilityFields):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "input": "Who art thou?"}]})
 
     model: ModelName = None
-    input: Annotated[
-        Annotated[str, Tag("[text]")]
-        | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True), Tag("[items]")],
-        Discriminator(lambda given: "[items]" if isinstance(given, list) else "[text]"),
-    ] = Field(description="What the user says, or the items of a conversation.")
+    input: TextOr[Annotated[list[InputItem], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]] = Field(
+        description="What the user says, or the items of a conversation."
+    )
     instructions: str | None = Field(None, description="The system's message, before the input.")
     max_output_tokens: int | None = Field(
         None, ge=1, description="Maximum number of characters to generate; a token is a character. The default is 1,000."
