@@ -21,7 +21,27 @@ GAPS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)  # characters
 
-PREFIX = "folio_"
+COUNTERS = {
+    "prompt_tokens": "Prompt characters of requests that got a slot. Counted once for each choice.",
+    "prompt_tokens_cached": "Those of them whose state was in the prompt cache.",
+    "generation_tokens": "Generated characters.",
+    "prompt_cache_queries": "Prompts looked up in the prompt cache.",
+    "prompt_cache_hits": "Prompts found in the prompt cache.",
+}
+HISTOGRAMS = {
+    "time_to_first_token_seconds": ("Time to first token, from acceptance of the request.", LATENCIES),
+    "inter_token_latency_seconds": ("Time between two deliveries, per character of the second.", GAPS),
+    "request_queue_time_seconds": ("Time in the queue, until the request gets a slot.", LATENCIES),
+    "request_prefill_time_seconds": ("Time from getting a slot to the first character.", LATENCIES),
+    "request_decode_time_seconds": ("Time from the first character to the last.", LATENCIES),
+    "request_inference_time_seconds": ("Time from getting a slot to the last character.", LATENCIES),
+    "e2e_request_latency_seconds": ("Time from acceptance of the request to its end.", LATENCIES),
+    "request_time_per_output_token_seconds": ("Time between two characters of a request, on average.", GAPS),
+    "request_prompt_tokens": ("Prompt characters of a request.", LENGTHS),
+    "request_generation_tokens": ("Generated characters of a request.", LENGTHS),
+    "batch_size": ("Requests in an iteration of the engine.", SIZES),
+}
+
 VLLM = "vllm:"
 VLLM_NAMES = {
     "prompt_cache_queries": "prefix_cache_queries",
@@ -38,50 +58,27 @@ def full_name(prefix: str, name: str) -> str:
 class Metrics:
     """Counters and histograms of the engines, and gauges of the registry that are read at each scrape."""
 
-    def __init__(self, prefix: str = PREFIX) -> None:
+    def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._metrics = CollectorRegistry()
-        ProcessCollector(registry=self._metrics)
-        GCCollector(registry=self._metrics)
-        self._responses = Counter(f"{prefix}http_responses", "HTTP responses by status.", ["status"], registry=self._metrics)
+        self._metrics = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._responses = Counter(f"{prefix}http_responses", "HTTP responses by status.", ["status"], registry=registry)
         for status in (200, 401, 404, 422, 429, 500, 503):
             self._responses.labels(status)  # starts at 0, because Prometheus misses the first rise of a counter that starts at 1
-
-        self._add_counters()
-        self._add_histograms()
-
-    def _add_counters(self) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(full_name(self._prefix, name), text, ["model_name", *labels], registry=self._metrics)
-
-        self.prompt_tokens = counter(
-            "prompt_tokens", "Prompt characters of requests that got a slot. Counted once for each choice."
+        self.counters = {
+            name: Counter(full_name(prefix, name), text, ["model_name"], registry=registry) for name, text in COUNTERS.items()
+        }
+        self.finished = Counter(
+            full_name(prefix, "request_success"),
+            "Finished requests by reason. Counted once for each choice.",
+            ["model_name", "finished_reason"],
+            registry=registry,
         )
-        self.prompt_tokens_cached = counter("prompt_tokens_cached", "Those of them whose state was in the prompt cache.")
-        self.generation_tokens = counter("generation_tokens", "Generated characters.")
-        self.cache_queries = counter("prompt_cache_queries", "Prompts looked up in the prompt cache.")
-        self.cache_hits = counter("prompt_cache_hits", "Prompts found in the prompt cache.")
-        self.finished = counter("request_success", "Finished requests by reason. Counted once for each choice.", "finished_reason")
-
-    def _add_histograms(self) -> None:
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(full_name(self._prefix, name), text, ["model_name"], buckets=buckets, registry=self._metrics)
-
-        self.first = histogram("time_to_first_token_seconds", "Time to first token, from acceptance of the request.", LATENCIES)
-        self.gap = histogram("inter_token_latency_seconds", "Time between two deliveries, per character of the second.", GAPS)
-        self.queue = histogram("request_queue_time_seconds", "Time in the queue, until the request gets a slot.", LATENCIES)
-        self.prefill = histogram("request_prefill_time_seconds", "Time from getting a slot to the first character.", LATENCIES)
-        self.decode = histogram("request_decode_time_seconds", "Time from the first character to the last.", LATENCIES)
-        self.running = histogram("request_inference_time_seconds", "Time from getting a slot to the last character.", LATENCIES)
-        self.whole = histogram("e2e_request_latency_seconds", "Time from acceptance of the request to its end.", LATENCIES)
-        self.per_token = histogram(
-            "request_time_per_output_token_seconds",
-            "Time between two characters of a request, on average.",
-            GAPS,
-        )
-        self.prompt_length = histogram("request_prompt_tokens", "Prompt characters of a request.", LENGTHS)
-        self.length = histogram("request_generation_tokens", "Generated characters of a request.", LENGTHS)
-        self.rows = histogram("batch_size", "Requests in an iteration of the engine.", SIZES)
+        self.histograms = {
+            name: Histogram(full_name(prefix, name), text, ["model_name"], buckets=buckets, registry=registry)
+            for name, (text, buckets) in HISTOGRAMS.items()
+        }
 
     def watch(self, registry: Registry) -> None:
         self._metrics.register(Serving(registry, self._prefix))
@@ -108,53 +105,49 @@ class ModelMetrics:
     """The metrics of one model's engines; see `service.generation.engine.Observer`."""
 
     def __init__(self, metrics: Metrics, model_name: str) -> None:
-        self._prompt_tokens = metrics.prompt_tokens.labels(model_name)
-        self._prompt_tokens_cached = metrics.prompt_tokens_cached.labels(model_name)
-        self._generation_tokens = metrics.generation_tokens.labels(model_name)
-        self._cache_queries = metrics.cache_queries.labels(model_name)
-        self._cache_hits = metrics.cache_hits.labels(model_name)
+        self._counters = {name: counter.labels(model_name) for name, counter in metrics.counters.items()}
+        self._histograms = {name: histogram.labels(model_name) for name, histogram in metrics.histograms.items()}
         self._finished: dict[FinishReason, Counter] = {
             reason: metrics.finished.labels(model_name, reason) for reason in ("length", "stop", "time", "cancelled", "error")
         }
-        histograms = (metrics.first, metrics.gap, metrics.queue, metrics.prefill, metrics.decode, metrics.whole, metrics.rows)
-        self._first, self._gap, self._queue, self._prefill, self._decode, self._whole, self._rows = (
-            histogram.labels(model_name) for histogram in histograms
-        )
-        others = (metrics.running, metrics.per_token, metrics.prompt_length, metrics.length)
-        self._running, self._per_token, self._prompt_length, self._length = (one.labels(model_name) for one in others)
 
     def looked_up(self, hit: bool) -> None:
-        self._cache_queries.inc()
-        if hit:
-            self._cache_hits.inc()
+        self._count("prompt_cache_queries", 1)
+        self._count("prompt_cache_hits", hit)
 
     def iterated(self, rows: int) -> None:
-        self._rows.observe(rows)
+        self._observe("batch_size", rows)
 
     def delivered(self, generation: Generation, characters: int, now: float) -> None:
         if generation.last_delivery_at is None:
-            self._first.observe(now - generation.arrived_at)
+            self._observe("time_to_first_token_seconds", now - generation.arrived_at)
         else:
-            self._gap.observe((now - generation.last_delivery_at) / characters)
-        self._generation_tokens.inc(characters)
+            self._observe("inter_token_latency_seconds", (now - generation.last_delivery_at) / characters)
+        self._count("generation_tokens", characters)
 
     def ended(self, generation: Generation, reason: FinishReason) -> None:
         now = time.perf_counter()
+        times, prompt = generation.times(now), generation.prompt
         self._finished[reason].inc()
-        self._whole.observe(now - generation.arrived_at)
-        self._queue.observe((generation.scheduled_at or now) - generation.arrived_at)
-        if generation.scheduled_at is not None:
-            self._prompt_tokens.inc(len(generation.prompt.ids))
-            self._prompt_tokens_cached.inc(generation.prompt.num_cached)
-            self._prompt_length.observe(len(generation.prompt.ids))
-            self._length.observe(generation.num_emitted)
-            self._running.observe((generation.finished_at or now) - generation.scheduled_at)
-            self._prefill.observe((generation.first_token_at or now) - generation.scheduled_at)
-        if generation.first_token_at is not None:
-            decode = (generation.finished_at or now) - generation.first_token_at
-            self._decode.observe(decode)
+        self._observe("e2e_request_latency_seconds", now - generation.arrived_at)
+        self._observe("request_queue_time_seconds", times.queue)
+        if times.prefill is not None:
+            self._count("prompt_tokens", len(prompt.ids))
+            self._count("prompt_tokens_cached", prompt.num_cached)
+            self._observe("request_prompt_tokens", len(prompt.ids))
+            self._observe("request_generation_tokens", generation.num_emitted)
+            self._observe("request_inference_time_seconds", times.prefill + (times.decode or 0))
+            self._observe("request_prefill_time_seconds", times.prefill)
+        if times.decode is not None:
+            self._observe("request_decode_time_seconds", times.decode)
             if generation.num_emitted > 1:
-                self._per_token.observe(decode / (generation.num_emitted - 1))
+                self._observe("request_time_per_output_token_seconds", times.decode / (generation.num_emitted - 1))
+
+    def _count(self, name: str, amount: float) -> None:
+        self._counters[name].inc(amount)
+
+    def _observe(self, name: str, value: float) -> None:
+        self._histograms[name].observe(value)
 
 
 class Serving(Collector):
