@@ -4,7 +4,7 @@ import json
 import re
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -107,27 +107,26 @@ async def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> 
     model: Model = request.app.state.registry.get(body.model)
     parameters = parameters_digest(model, body) if streams else ""
     resumed = _resumed(request, model, body, parameters, streams=streams)
-    source = _read(body, model, settings, resumed.seed if resumed else body.seed)
+    start_string, ids, token = _read(body, model, settings, resumed.seed if resumed else body.seed)
     field = body.constraint.kind if body.constraint else ""
     constrained = await constrain(request, model, body.constraint, body.num_generate, field)
     vocabulary = constrained.vocabulary if constrained else model.vocabulary
     sampling = sampling_of(model, body, constrained=constrained)
     generation = Generation(
-        prompt=Prompt(source.ids, initial_state=source.token.state if source.token else None),
+        prompt=Prompt(ids, initial_state=token.state),
         num_generate=body.num_generate,
         sampling=sampling,
-        history=history_of(model, sampling, source.ids, body.num_generate),
-        seed=source.seed,
+        history=history_of(model, sampling, ids, body.num_generate),
+        seed=token.seed,
         stop=stop_ids(body.stop, vocabulary),
         top_logprobs=body.logprobs,
         deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
         already_sent=resumed.sent if resumed else 0,
-        num_sampled_before=source.num_sampled_before,
+        num_sampled_before=token.num_sampled,
         returns_state=body.return_state,
     )
-    position = resumed or EventId(uuid.uuid4().hex, parameters, model.config.version, model.weights_digest, source.seed, 0)
-    generations = [(source.start_string, generation)]
-    job = Job(request, model, generations, vocabulary=vocabulary, pace=body.pace, skip=position.sent)
+    position = resumed or EventId(uuid.uuid4().hex, parameters, model.config.version, model.weights_digest, token.seed, 0)
+    job = Job(request, model, [(start_string, generation)], vocabulary=vocabulary, pace=body.pace, skip=position.sent)
     return Accepted(body, job, position, resumed is not None, settings.secret.get_secret_value())
 
 
@@ -143,34 +142,23 @@ def _resumed(request: Request, model: Model, body: GenerateRequest, parameters: 
     return event_id
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a generation continues."""
-
-    start_string: str
-    ids: NDArray[np.int32]  # of the token, then of the start string
-    token: StateToken | None
-    seed: int
-    num_sampled_before: int  # random numbers of the seed that the token's text used
-
-
-def _read(body: GenerateRequest, model: Model, settings: Settings, seed: int | None) -> Source:
-    """Reads start_string and state. Raises ApiError."""
-    start_string, ids = "", np.empty(0, np.int32)
+def _read(body: GenerateRequest, model: Model, settings: Settings, seed: int | None) -> tuple[str, NDArray[np.int32], StateToken]:
+    """(The start string as it is read; the ids of the token and the start string; where they are read from). Raises ApiError."""
     if body.start_string is None and body.state is None:
         raise ApiError(422, "invalid_value", "start_string: a start string or a state is needed", param="start_string")
-    token = None if body.state is None else StateToken.decode(body.state, model, settings.secret.get_secret_value())
-    if body.start_string is not None:
-        start_string, ids = read_text(model.vocabulary, body.start_string, body.on_unknown, "start_string")
-    if token is None:
-        if not len(ids):
-            message = "start_string: nothing is left of it without unknown characters"
-            raise ApiError(422, "invalid_value", message, param="start_string")
-        return Source(start_string, ids, None, seed_or_default(seed, settings), 0)
-    ids = np.concatenate([np.array(token.ids, np.int32), ids])
+    if body.state is None:
+        token = StateToken(seed_or_default(seed, settings), num_sampled=0, state=None, ids=[])
+    else:
+        token = StateToken.decode(body.state, model, settings.secret.get_secret_value())
+        if seed is not None and seed != token.seed:  # another text, which uses random numbers of its own
+            token = replace(token, seed=seed, num_sampled=0)
+    start_string, added = read_text(model.vocabulary, body.start_string or "", body.on_unknown, "start_string")
+    ids = np.concatenate([np.array(token.ids, np.int32), added])
+    if not len(ids):
+        message = "start_string: nothing is left of it without unknown characters"
+        raise ApiError(422, "invalid_value", message, param="start_string")
     check_length("state", len(ids), 2 * settings.max_start_string)  # a text that was cut while it was read holds the rest
-    same_text = seed is None or seed == token.seed
-    return Source(start_string, ids, token, token.seed if seed is None else seed, token.num_sampled if same_text else 0)
+    return start_string, ids, token
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Answers of Ollama's operations, whole and as lines of JSON."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,22 +11,12 @@ from service.api.errors import ApiError
 from service.api.events import LINE_ENDS
 from service.api.job import Job
 from service.api.json_text import RawJson, to_json
-from service.api.logprobs import named_logprobs
+from service.api.openai.answers import TokenLogprob
+from service.api.openai.logprobs import token_logprobs
 from service.conversation import Part, Text, calls_in
-from service.generation.backend import LogProbabilities
 from service.generation.output_queue import Chunk
 
 NDJSON = "application/x-ndjson"
-
-
-class OllamaLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class OllamaLogprobs(OllamaLogprob):
-    top_logprobs: list[OllamaLogprob]
 
 
 class Ended(BaseModel):
@@ -36,7 +26,7 @@ class Ended(BaseModel):
     created_at: str
     done: Literal[True]
     done_reason: Literal["stop", "length", "load"]
-    logprobs: list[OllamaLogprobs] | None = None
+    logprobs: list[TokenLogprob] | None = None
     total_duration: int | None = None
     load_duration: int | None = None
     prompt_eval_count: int | None = None
@@ -118,16 +108,9 @@ class Answer:
                 {"id": call.id, "function": {"index": i, "name": call.name, "arguments": RawJson(call.arguments)}}
                 for i, call in enumerate(calls_in(self._calls) if ended else [])
             ]
-        if chunk.log_probabilities is not None:
-            found["logprobs"] = self._logprobs(chunk.characters, chunk.log_probabilities)
+        if (logprobs := token_logprobs(self._job.vocabulary, chunk)) is not None:
+            found["logprobs"] = [entry.model_dump() for entry in logprobs]
         return found
-
-    def _logprobs(self, characters: Sequence[int], found: LogProbabilities) -> list[dict[str, Any]]:
-        names, (own, top) = self._job.vocabulary.characters, named_logprobs(self._job.vocabulary, found)
-        return [
-            {**_logprob(names[character], value), "top_logprobs": [_logprob(*one) for one in likeliest]}
-            for character, value, likeliest in zip(characters, own, top, strict=True)
-        ]
 
     def _end(self) -> dict[str, Any]:
         generation = self._job.completions[0].generation
@@ -149,10 +132,6 @@ def text_part(model: str, text: str, *, chats: bool) -> dict[str, Any]:
     """A part of an answer that is not its end."""
     content: Mapping[str, Any] = {"message": {"role": "assistant", "content": text}} if chats else {"response": text}
     return {"model": model, "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"), **content, "done": False}
-
-
-def _logprob(character: str, value: float) -> dict[str, Any]:
-    return {"token": character, "logprob": value, "bytes": list(character.encode())}
 
 
 def nanoseconds(seconds: float) -> int:

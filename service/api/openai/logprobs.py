@@ -1,4 +1,4 @@
-"""Log-probabilities of characters in the form that OpenAI gives them in chats and responses."""
+"""Log-probabilities of characters in the form that OpenAI gives them in chats and responses. Ollama's is the same."""
 
 from typing import Any
 
