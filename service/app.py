@@ -13,11 +13,12 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline  # its /docs needs no internet
+from starlette.requests import ClientDisconnect
 
 from service import notes
 from service.api import error_handlers, errors, generate, health, models, playground, scoring, tokenizer
 from service.api.anthropic import messages
-from service.api.disconnect import ClientDisconnected, no_answer
+from service.api.disconnect import no_answer
 from service.api.ollama import chat as ollama_chat
 from service.api.ollama import embed as ollama_embed
 from service.api.ollama import models as ollama_models
@@ -131,12 +132,14 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     key = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
     for part in (generate, scoring, tokenizer, models, completions, chat, responses, embeddings, openai_models):
         app.include_router(part.router, dependencies=key, responses=errors.error_responses(401, 421, 429, 500))
-    for part in (messages, ollama_chat, ollama_embed, ollama_models):  # each has errors of its own format
-        app.include_router(part.router, dependencies=key)
+    app.include_router(messages.router, dependencies=key)
+    ollamas_errors = errors.error_responses(401, 421, 429, 500, body=errors.OllamaErrorBody)
+    for part in (ollama_chat, ollama_embed, ollama_models):
+        app.include_router(part.router, prefix="/api", tags=["ollama"], dependencies=key, responses=ollamas_errors)
     app.include_router(health.router)
     app.include_router(playground.router)
     error_handlers.install(app)
-    app.add_exception_handler(ClientDisconnected, no_answer)
+    app.add_exception_handler(ClientDisconnect, no_answer)
     app.openapi = partial(error_handlers.openapi_without_422, app.openapi)  # type: ignore[method-assign]
 
 

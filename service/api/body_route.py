@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from fastapi import Request, Response
-from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
-from starlette.requests import ClientDisconnect
 
-from service.api.disconnect import ClientDisconnected
+from service.api.errors import ApiError
 
 JSON_TYPE = "application/json"
 
@@ -23,9 +22,8 @@ MAX_FIELDS = 1000  # per object
 MAX_PARTS = 50_000  # objects and lists per body
 
 
-def _limit_size(body: Any) -> Any:
-    unseen: list[Any] = [body] if isinstance(body, dict) else []  # pydantic rejects every other type
-    seen = 0
+def _limit_size(body: dict[str, Any]) -> dict[str, Any]:
+    unseen, seen = list[Any]([body]), 0
     while unseen:
         part, seen = unseen.pop(), seen + 1
         if isinstance(part, dict) and len(part) > MAX_FIELDS:
@@ -74,25 +72,28 @@ class AnyTypeRoute(BodyRoute):
     reads_any_type = True
 
 
-async def _read(request: Request, *, any_type: bool) -> Any:
-    """The parsed JSON body, or its bytes if the content type is not JSON. Raises the same exceptions as FastAPI."""
-    try:
-        content = await request.body()
-    except ClientDisconnect:
-        raise ClientDisconnected from None
+async def _read(request: Request, *, any_type: bool) -> dict[str, Any]:
+    """The JSON object in the body. Raises ApiError, or ClientDisconnect."""
+    content = await request.body()
+    send_json = "send a JSON object with the header Content-Type: application/json"
     if not content:
-        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
+        raise ApiError(422, "invalid_value", f"the body is missing: {send_json}", openais_code="missing_required_parameter")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_json = kind == JSON_TYPE or (kind.startswith("application/") and kind.endswith("+json"))
     if not is_json and (not any_type or "origin" in request.headers):
-        return content
+        raise ApiError(422, "invalid_value", f"the body is not declared as JSON: {send_json}", openais_code="invalid_type")
     try:
-        return json.loads(content)
+        given = json.loads(content)
     except json.JSONDecodeError as error:
-        fault = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "", "input": {}, "ctx": {"error": error.msg}}
-        raise RequestValidationError([fault], body=error.doc) from None
-    except (ValueError, RecursionError):  # invalid UTF-8, a number of thousands of digits, or deep nesting
-        raise HTTPException(400) from None
+        message = f"the body is not JSON: {error.msg} at character {error.pos}".replace(" at at ", " at ")
+        raise ApiError(422, "invalid_json", message) from None
+    except (ValueError, RecursionError):
+        message = "the body is not JSON in UTF-8, is nested too deeply, or has a number with thousands of digits"
+        raise ApiError(422, "invalid_json", message) from None
+    if not isinstance(given, dict):
+        message = "the body is JSON but not an object: send fields in braces"
+        raise ApiError(422, "invalid_value", message, openais_code="invalid_type")
+    return given
 
 
 def json_response(answer: BaseModel, *, exclude_none: bool = False) -> Response:

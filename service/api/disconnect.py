@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
@@ -13,12 +13,8 @@ T = TypeVar("T")
 DISCONNECTED = 499  # nginx's status for a client that has disconnected: only the log and the metrics see it
 
 
-class ClientDisconnected(Exception):
-    """The client has disconnected before the response."""
-
-
 async def no_answer(_: Request, __: Exception) -> Response:
-    """The exception handler of ClientDisconnected."""
+    """The exception handler of ClientDisconnect."""
     return Response(status_code=DISCONNECTED)
 
 
@@ -29,12 +25,12 @@ async def wait_for_disconnect(receive: Receive) -> None:
 
 
 async def cancel_on_disconnect(work: Awaitable[T], receive: Receive) -> T:
-    """The result of `work`. Raises its error, or ClientDisconnected as soon as the client disconnects."""
+    """The result of `work`. Raises its error, or ClientDisconnect as soon as the client disconnects."""
     working, leaving = asyncio.ensure_future(work), asyncio.create_task(wait_for_disconnect(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientDisconnected
+            raise ClientDisconnect
         return await working
     finally:
         working.cancel()

@@ -31,7 +31,7 @@ async def embed_texts(
 ) -> tuple[list[NDArray[np.float32]], Job]:
     """(The vector of each text or list of tokens, the job that read them). dimensions: of the vectors, if they are cut.
 
-    field: errors name it. Raises ApiError, QueueFull, EngineStopped or ClientDisconnected.
+    field: errors name it. Raises ApiError, QueueFull, EngineStopped or ClientDisconnect.
     """
     _check(model, len(given), dimensions, field)
     texts = [read_prompt(one, on_unknown, field, model, request.app.state.settings) for one in given]

@@ -15,12 +15,6 @@ from service.generation.scheduler import QueueFull
 from service.registry import NotReady, UnknownModel
 from service.weather import PlannedFault
 
-OPENAIS_CODES = {  # by pydantic's type of error
-    "extra_forbidden": "unknown_parameter",
-    "missing": "missing_required_parameter",
-    "unsupported_parameter": "unsupported_parameter",
-    "unsupported_value": "unsupported_value",
-}
 UNSERVED = {  # first parts, after /v1/, of other paths of OpenAI's and Anthropic's APIs
     *("assistants", "audio", "batches", "chat", "containers", "conversations", "evals", "files", "fine_tuning"),
     *("images", "messages", "moderations", "realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
@@ -52,14 +46,6 @@ def _no_such_method(request: Request, allowed: str) -> ApiError:
     return ApiError(405, "http_405", message, headers={"Allow": ", ".join(methods)})
 
 
-def _openais_code(error: Exception) -> str:
-    """OpenAI's code for an invalid request."""
-    if not isinstance(error, RequestValidationError):
-        return "invalid_value"
-    kind = error.errors()[0]["type"]
-    return OPENAIS_CODES.get(kind) or ("invalid_type" if kind.endswith(("_type", "_parsing", "_from_float")) else "invalid_value")
-
-
 def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         found = to_api_error(error)
@@ -68,7 +54,7 @@ def install(app: FastAPI) -> None:
         if found.status_code == 405:
             found = _no_such_method(request, (found.headers or {}).get("Allow", ""))
         if request.scope["path"].startswith((OPENAI, OLLAMA)):
-            found = found.as_openais(_openais_code(error))
+            found = found.as_openais()
         return found.response(request.scope)
 
     async def nothing_left(_: Request, __: Exception) -> Response:

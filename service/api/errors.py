@@ -57,6 +57,12 @@ ANTHROPICS_TYPES = {  # by status
     504: "timeout_error",
     529: "overloaded_error",
 }
+OPENAIS_CODES = {  # by pydantic's type of error
+    "extra_forbidden": "unknown_parameter",
+    "missing": "missing_required_parameter",
+    "unsupported_parameter": "unsupported_parameter",
+    "unsupported_value": "unsupported_value",
+}
 NO_THREADS = "thread_unsupported_request"  # Anthropic's client then sends all messages
 
 
@@ -88,25 +94,29 @@ class OllamaErrorBody(BaseModel):
 
 
 class ApiError(HTTPException):
-    """An error response: its status and the contents of its body.
-
-    It is an HTTPException, because FastAPI turns any other exception into a 400 while it reads a body.
-    """
+    """An error response: its status and the contents of its body."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        openais_code: str | None = None,
     ) -> None:
+        """openais_code: OpenAI's own name of the error, if it is another."""
         super().__init__(status, message, headers)
+        self._openais_code = openais_code or code
         message, param = message[:MAX_MESSAGE], param and param[:MAX_PARAM]  # they may quote the client's input
         kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
         self.body = ErrorBody(error=ErrorDetail(code=code, message=_sendable(message), type=kind, param=param and _sendable(param)))
 
-    def as_openais(self, code: str) -> "ApiError":
+    def as_openais(self) -> "ApiError":
         """The error as OpenAI would respond: its clients expect 400 for an invalid request, and branch on the code."""
-        if self.status_code != 422:
-            return self
         error = self.body.error
-        return ApiError(400, code if error.code == "invalid_value" else error.code, error.message, param=error.param)
+        return self if self.status_code != 422 else ApiError(400, self._openais_code, error.message, param=error.param)
 
     @property
     def anthropics_body(self) -> AnthropicErrorBody:
@@ -175,12 +185,6 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(422, "invalid_value", str(error), param=FAULTS)
         case RequestValidationError():
             return _invalid(error)
-        case HTTPException(status_code=400):  # FastAPI could not decode the body
-            return ApiError(
-                422,
-                "invalid_json",
-                "the body is not JSON in UTF-8, is nested too deeply, or has a number with thousands of digits",
-            )
         case HTTPException():
             return ApiError(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
         case _:
@@ -189,23 +193,14 @@ def to_api_error(error: Exception) -> ApiError:
 
 def _invalid(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return ApiError(
-            422,
-            "invalid_json",
-            f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}".replace(" at at ", " at "),
-        )
-    if first["loc"] == ("body",) and (first["type"] == "missing" or isinstance(error.body, bytes)):
-        message = "the body is missing" if first["type"] == "missing" else "the body is not declared as JSON"
-        return ApiError(422, "invalid_value", f"{message}: send a JSON object with the header Content-Type: application/json")
-    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
-        return ApiError(422, "invalid_value", "the body is JSON but not an object: send fields in braces")
+    kind: str = first["type"]
+    code = OPENAIS_CODES.get(kind) or ("invalid_type" if kind.endswith(("_type", "_parsing", "_from_float")) else None)
     # The path of the field, without the part of the request and pydantic's names for the branches of a union.
     parts = [str(part) for part in first["loc"][1:]]
     place = ".".join(parts[:1] + [part for part in parts[1:] if not re.search(r"[\[-]", part)]) or None
     place = ".".join(filter(None, [place, first.get("ctx", {}).get("param")])) or None  # see `fields.invalid`
-    said = "this field is unknown: check its spelling or omit it" if first["type"] == "extra_forbidden" else first["msg"]
-    return ApiError(422, "invalid_value", f"{place}: {said}" if place else said, param=place)
+    said = "this field is unknown: check its spelling or omit it" if kind == "extra_forbidden" else first["msg"]
+    return ApiError(422, "invalid_value", f"{place}: {said}" if place else said, param=place, openais_code=code)
 
 
 def error_responses(*statuses: int, body: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:

@@ -12,13 +12,11 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
+    GetPydanticSchema,
     Tag,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from service.generation.backend import MAX_TOP_LOGPROBS
 from service.generation.constraints.compiler import Constraint
@@ -62,25 +60,19 @@ def invalid(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("invalid_value", "{message}", {"message": message, "param": field})
 
 
-class Only:
+def only(*values: Any) -> GetPydanticSchema:
     """Annotates a field that other servers support and this server does not. Accepts only values that change nothing."""
 
-    def __init__(self, *values: Any) -> None:
-        self._values = values
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"enum": list(self._values), "description": "Accepted for compatibility. Other values are not supported."}
-
-    def _check(self, given: Any) -> Any:
-        if any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in self._values):
+    def check(given: Any) -> Any:
+        if any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values):
             return given
-        accepted = " or ".join(json.dumps(value) for value in self._values)
-        raise PydanticCustomError(
-            "unsupported_value", "this value is not supported; send {accepted} or omit the field", {"accepted": accepted}
-        )
+        accepted = {"accepted": " or ".join(json.dumps(value) for value in values)}
+        raise PydanticCustomError("unsupported_value", "this value is not supported; send {accepted} or omit the field", accepted)
+
+    return GetPydanticSchema(
+        lambda source, handler: core_schema.no_info_before_validator_function(check, handler(source)),
+        lambda _, __: {"enum": [*values], "description": "Accepted for compatibility. Other values are not supported."},
+    )
 
 
 def _reject(_: Any) -> None:

@@ -72,7 +72,7 @@ class Job:
             self.model.engine.cancel(completion.generation)
 
     async def collect(self) -> list[Chunk]:
-        """All characters of each completion. Raises the error of one of them, or ClientDisconnected."""
+        """All characters of each completion. Raises the error of one of them, or ClientDisconnect."""
         chunks = await cancel_on_disconnect(self._read_all(), self._request.receive)
         if self._faults and self._faults.fault:
             self._faults.fault_at = self._faults.fault.at

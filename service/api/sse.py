@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Protocol
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.disconnect import ClientDisconnected, cancel_on_disconnect
+from service.api.disconnect import cancel_on_disconnect
 from service.api.errors import ApiError, to_api_error
 from service.api.events import COMMENT
 from service.api.job import Job
@@ -59,7 +60,7 @@ class EventStream(Response):
             self._last = asyncio.get_running_loop().time()  # of an event
             self._check_silence()
             try:
-                with suppress(ClientDisconnected):
+                with suppress(ClientDisconnect):
                     await cancel_on_disconnect(self._send(send), receive)
             finally:
                 self._timer.cancel()

@@ -10,7 +10,6 @@ from service.api.fields import (
     Joined,
     JsonSchema,
     ModelName,
-    Only,
     OnUnknown,
     Pace,
     RequestBody,
@@ -21,6 +20,7 @@ from service.api.fields import (
     Unsupported,
     Unused,
     invalid,
+    only,
     only_types,
 )
 from service.api.openai.messages import MAX_MESSAGES
@@ -166,7 +166,7 @@ class PromptFields(RequestBody):
     billing_policy: Unused = None
     compaction: Unused = None
     container: Unsupported = None
-    mcp_servers: Annotated[Any, Only([])] = None
+    mcp_servers: Annotated[Any, only([])] = None
     cache_control: Unused = None
     context_management: Unused = None
     speed: Unused = None

@@ -13,12 +13,7 @@ from service.api.sse import EventStream
 from service.registry import Model
 from service.settings import Settings
 
-router = APIRouter(
-    prefix="/api",
-    tags=["ollama"],
-    route_class=AnyTypeRoute,
-    responses=error_responses(401, 421, 429, 500, body=OllamaErrorBody),
-)
+router = APIRouter(route_class=AnyTypeRoute)
 
 RESPONSES = {200: {"content": stream_content()}, **error_responses(400, 404, 413, 415, 503, body=OllamaErrorBody)}
 

@@ -15,12 +15,7 @@ from service.api.ollama.requests import Name
 from service.api.openai.requests import MAX_PROMPTS
 from service.registry import Model
 
-router = APIRouter(
-    prefix="/api",
-    tags=["ollama"],
-    route_class=AnyTypeRoute,
-    responses=error_responses(401, 421, 429, 500, body=OllamaErrorBody),
-)
+router = APIRouter(route_class=AnyTypeRoute)
 
 ERRORS = error_responses(400, 404, 413, 415, 503, body=OllamaErrorBody)
 

@@ -13,12 +13,7 @@ from service.registry import Model, Registry
 from service.settings import Settings
 from trainer import __version__
 
-router = APIRouter(
-    prefix="/api",
-    tags=["ollama"],
-    route_class=AnyTypeRoute,
-    responses=error_responses(401, 421, 429, 500, body=OllamaErrorBody),
-)
+router = APIRouter(route_class=AnyTypeRoute)
 
 NEVER = "9999-12-31T23:59:59Z"
 BYTES = {"int8": 1, "f32": 4}  # of a weight

@@ -8,7 +8,6 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from service.api.fields import (
     JsonSchema,
     ModelName,
-    Only,
     OnUnknown,
     Pace,
     RequestBody,
@@ -17,6 +16,7 @@ from service.api.fields import (
     Stop,
     Unused,
     invalid,
+    only,
 )
 from service.api.openai.messages import MAX_MESSAGES
 from service.api.openai.tools import MAX_TOOLS, FunctionTool
@@ -40,7 +40,7 @@ class OllamaOptions(SamplingFields):
     stop: Stop = Field([])
     seed: Seed = None
     repetition_penalty: float = Field(1.0, alias="repeat_penalty", ge=0.01, le=2)
-    mirostat: Annotated[Any, Only(0)] = None
+    mirostat: Annotated[Any, only(0)] = None
     pace: Pace | None = None
     on_unknown: OnUnknown | None = None
 
@@ -135,10 +135,10 @@ class OllamaGenerateRequest(CommonFields):
     prompt: str = Field("", description="Without a prompt the answer says that the model is loaded.")
     system: str = ""
     raw: bool = Field(False, description="Continue the prompt. Otherwise the chat template makes a user's message of it.")
-    context: Annotated[Any, Only([])] = None
+    context: Annotated[Any, only([])] = None
     images: Images = None
-    suffix: Annotated[Any, Only("")] = None
-    template: Annotated[Any, Only("")] = None
+    suffix: Annotated[Any, only("")] = None
+    template: Annotated[Any, only("")] = None
 
     @model_validator(mode="after")
     def _check_raw(self) -> Self:

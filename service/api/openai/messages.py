@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.api.fields import Joined, Only, RequestBody, Unsupported, Unused, only_types
+from service.api.fields import Joined, RequestBody, Unsupported, Unused, only, only_types
 from service.conversation import RESULTS, Turn, call_turn
 
 MAX_MESSAGES = 10_000
@@ -38,7 +38,7 @@ class Message(RequestBody):
     tool_call_id: Unused = None
     tool_calls: list[MadeCall] = Field([])
     function_call: CalledFunction | None = None
-    annotations: Annotated[Any, Only([])] = None
+    annotations: Annotated[Any, only([])] = None
     audio: Unsupported = None
     refusal: Unused = None
     reasoning_content: Unused = None

@@ -9,7 +9,6 @@ from service.api.fields import (
     JsonSchema,
     Logprobs,
     ModelName,
-    Only,
     OnUnknown,
     Pace,
     Regex,
@@ -19,6 +18,7 @@ from service.api.fields import (
     Unsupported,
     Unused,
     invalid,
+    only,
     only_constraint,
 )
 from service.api.openai.answers import UsageChunks
@@ -158,7 +158,7 @@ class CompletionRequest(CommonFields):
     echo: bool = Field(
         False, description="Begin each text with its prompt. With logprobs, the prompt's log-probabilities are returned too."
     )
-    suffix: Annotated[Any, Only("")] = None
+    suffix: Annotated[Any, only("")] = None
     on_unknown: OnUnknown | None = Field(
         None,
         description="How to treat characters outside the model's vocabulary, as in /generate. If omitted, each is replaced with a "
@@ -198,7 +198,7 @@ class ChatRequest(ChatMessages, CommonFields):
     functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS, description="Former name of tools.")
     function_call: Literal["none", "auto"] | Named | None = Field(None, description="Former name of tool_choice.")
     audio: Unsupported = None
-    echo: Annotated[Any, Only(False)] = None
+    echo: Annotated[Any, only(False)] = None
     on_unknown: OnUnknown = "skip"
 
     @model_validator(mode="after")

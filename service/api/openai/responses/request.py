@@ -8,7 +8,6 @@ from pydantic_core import PydanticCustomError
 
 from service.api.fields import (
     ModelName,
-    Only,
     OnUnknown,
     Pace,
     RequestBody,
@@ -19,6 +18,7 @@ from service.api.fields import (
     Unsupported,
     Unused,
     invalid,
+    only,
     only_types,
 )
 from service.api.openai.responses.answer import EchoedFields
@@ -117,7 +117,7 @@ class CompatibilityFields(SamplingFields):
     """Fields that are ignored, accepted only at values that change nothing, or rejected by name."""
 
     access_programs: Unused = None
-    background: Annotated[Any, Only(False)] = None
+    background: Annotated[Any, only(False)] = None
     background_options: Unsupported = None
     context_management: Unsupported = None
     conversation: NotStored = None
@@ -132,7 +132,7 @@ class CompatibilityFields(SamplingFields):
     prompt_cache_retention: Unused = None
     reasoning: Unused = None
     safety_identifier: Unused = None
-    service_tier: Annotated[Any, Only("auto", "default")] = None
+    service_tier: Annotated[Any, only("auto", "default")] = None
     store: bool = Field(False, description="Accepted for compatibility and ignored: the server stores nothing.")
     stream_options: ResponsesStreamOptions | None = None
     truncation: Literal["auto", "disabled"] = Field("disabled", description="Ignored: a longer input is rejected.")
