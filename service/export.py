@@ -11,10 +11,6 @@ from trainer.artifact import ArtifactError
 from trainer.tokenizer import tokenizer_json
 
 
-class MissingPackage(Exception):
-    """The package that writes a format is not installed. The message says how to install it."""
-
-
 def export(arguments: Sequence[str]) -> int:
     """Writes the files. Returns 0, or 1 if that fails."""
     options = _options(arguments)
@@ -27,9 +23,9 @@ def export(arguments: Sequence[str]) -> int:
             try:
                 from service.onnx_graph import onnx_bytes
             except ModuleNotFoundError as error:
-                raise MissingPackage("onnx is not installed; install it with `pip install 'folio-rnn[export]'`") from error
+                raise ValueError("onnx is not installed; install it with `pip install 'folio-rnn[export]'`") from error
             options.onnx.write_bytes(onnx_bytes(version.config, version.tensors))
-    except (ArtifactError, MissingPackage, ValueError, OSError) as error:
+    except (ArtifactError, ValueError, OSError) as error:
         print(f"folio export: error: {error}", file=sys.stderr)
         return 1
     for file in filter(None, (options.onnx, options.tokenizer)):

@@ -41,7 +41,7 @@ def listen(host: str, port: int, uds: Path | None = None) -> Listeners:
     try:
         return _listen_unix(uds) if uds else Listeners(_listen_tcp(host, port))
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = (error.strerror or str(error)).partition(" (while attempting to bind")[0]  # create_server adds the address
         place = str(uds) if uds else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise CannotListen(
             f"cannot listen on {place}: {reason[:1].lower() if reason[1:2].islower() else reason[:1]}{reason[1:]}"
@@ -54,12 +54,10 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     for family, _, _, _, address in found:
         if sockets and not port:  # the same free port for all addresses
             address = (address[0], sockets[0].getsockname()[1], *address[2:])
-        one = socket.socket(family)
+        dual_stack = host == "::" and socket.has_dualstack_ipv6()
         try:
-            _bind(one, address, dual_stack=host == "::")
-            sockets.append(one)
+            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual_stack))
         except OSError as error:
-            one.close()
             missing.append(error)
             if error.errno not in MISSING:
                 break
@@ -68,15 +66,6 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
             one.close()
         raise missing[-1]
     return sockets
-
-
-def _bind(one: socket.socket, address: object, *, dual_stack: bool) -> None:
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if one.family == socket.AF_INET6:
-        with suppress(OSError):  # not every system supports IPv4 on such a socket
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
-    one.bind(address)  # type: ignore[arg-type]  # from getaddrinfo
-    one.listen(BACKLOG)  # now, because two sockets can be bound to one address until one of them listens
 
 
 def _listen_unix(file: Path) -> Listeners:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.fault_plan import PlanFile
@@ -17,6 +17,15 @@ from trainer.program import program
 
 MIN_KEY = 16  # characters; also of a secret
 MAX_PERIOD = 360 * 24 * 3600  # seconds; the length of a year in `limits`
+
+FORMS = {  # of the parts of options that are lists, and how an error describes them
+    "allowed_hosts": (
+        r"\*|(\*\.)?[^*:/\[\]]+|\[?[0-9A-Fa-f:.]+\]?",
+        "a host name: write example.org or *.example.org, without scheme, port and path",
+    ),
+    "cors_origins": (r"\*|https?://[^/\s]+", "an origin: write for example https://example.org, without a path"),
+    "aliases": (r"[^=]+=[^=]+", "an alias: write for example gpt-4o-mini=shakespeare"),
+}
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -183,12 +192,13 @@ class Settings(BaseSettings):
             raise ValueError(f"a secret needs at least {MIN_KEY} characters; without the option it is random")
         return given
 
-    @field_validator("allowed_hosts")
+    @field_validator(*FORMS)
     @classmethod
-    def _are_hosts(cls, given: str) -> str:
-        for host in _listed(given):
-            if not re.fullmatch(r"\*|(\*\.)?[^*:/\[\]]+|\[?[0-9A-Fa-f:.]+\]?", host):
-                raise ValueError(f"{host!r} is not a host name: write example.org or *.example.org, without scheme, port and path")
+    def _have_the_form(cls, given: str, info: ValidationInfo) -> str:
+        form, expected = FORMS[str(info.field_name)]
+        for part in _listed(given):
+            if not re.fullmatch(form, part):
+                raise ValueError(f"{part!r} is not {expected}")
         return given
 
     @field_validator("trusted_proxies")
@@ -202,22 +212,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"{proxy!r} is not an address or network: write for example 192.0.2.1 or 192.0.2.0/24") from None
         return given
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, given: str) -> str:
-        for origin in _listed(given):
-            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
-                raise ValueError(f"{origin!r} is not an origin: write for example https://example.org, without a path")
-        return given
-
-    @field_validator("aliases")
-    @classmethod
-    def _are_pairs(cls, given: str) -> str:
-        for pair in _listed(given):
-            if not re.fullmatch(r"[^=]+=[^=]+", pair):
-                raise ValueError(f"{pair!r} is not an alias: write for example gpt-4o-mini=shakespeare")
-        return given
-
     @model_validator(mode="after")
     def _keys_can_be_sent(self) -> Self:
         for key in _listed(self.api_keys.get_secret_value()):
@@ -228,7 +222,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def keys(self) -> list[str]:
-        """The API keys. None: anyone may send requests. The file is read once, so new keys need a restart."""
+        """The API keys. Empty: anyone may send requests. The file is read once, so new keys need a restart."""
         keys = _listed(self.api_keys.get_secret_value())
         if self.api_keys_file is not None:
             try:

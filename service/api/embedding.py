@@ -12,12 +12,12 @@ from service.api.errors import ApiError
 from service.api.fields import OnUnknown
 from service.api.job import Job
 from service.api.validation import read_prompt
-from service.generation.backend import STATES, State
+from service.generation.backend import STATES
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.registry import Model
 
-AFTER_TEXT = 0  # any id: the state of a prompt is that before its last character
+PLACEHOLDER = 0  # Prompt.state excludes the last character, so one is appended; its id does not matter
 
 
 async def embed_texts(
@@ -35,7 +35,7 @@ async def embed_texts(
     """
     _check(model, len(given), dimensions, field)
     texts = [read_prompt(one, on_unknown, field, model, request.app.state.settings) for one in given]
-    prompts = [Prompt(np.append(ids, np.int32(AFTER_TEXT)), shared=True) for _, ids in texts]
+    prompts = [Prompt(np.append(ids, np.int32(PLACEHOLDER)), shared=True) for _, ids in texts]
     generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
     with Job(request, model, [(text, one) for (text, _), one in zip(texts, generations, strict=True)]).submit() as job:
         await job.collect()
@@ -60,13 +60,8 @@ def _check(model: Model, count: int, dimensions: int | None, field: str) -> None
 def _embedding(model: Model, prompt: Prompt, dimensions: int | None) -> NDArray[np.float32]:
     """The first components of the last layer's state after a prompt that has been read, scaled to length 1: [dimensions]."""
     assert prompt.state is not None, "a shared prompt keeps its state"  # noqa: S101
-    return _scaled_to_1(_hidden(model, prompt.state)[:dimensions])
-
-
-def _hidden(model: Model, state: State) -> NDArray[np.float32]:
-    """h of the last layer: [units]. An LSTM keeps c after it."""
-    hidden: NDArray[np.float32] = state[-STATES[model.config.cell]]
-    return hidden
+    hidden: NDArray[np.float32] = prompt.state[-STATES[model.config.cell]]  # h of the last layer: an LSTM has c after it
+    return _scaled_to_1(hidden[:dimensions])
 
 
 def _scaled_to_1(values: NDArray[np.float32]) -> NDArray[np.float32]:

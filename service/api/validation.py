@@ -83,16 +83,16 @@ def sampling_of(
         bias = np.zeros(len(vocabulary), np.float32)
         bias[ids] = list(logit_bias.values())
     sampling = Sampling(
-        fields.temperature,
-        fields.top_k,
-        fields.top_p,
-        fields.min_p,
-        allowed,
-        bias,
-        fields.presence_penalty,
-        fields.frequency_penalty,
-        fields.repetition_penalty,
-        None if constrained is None else constrained.automaton,
+        temperature=fields.temperature,
+        top_k=fields.top_k,
+        top_p=fields.top_p,
+        min_p=fields.min_p,
+        allowed=allowed,
+        bias=bias,
+        presence_penalty=fields.presence_penalty,
+        frequency_penalty=fields.frequency_penalty,
+        repetition_penalty=fields.repetition_penalty,
+        automaton=None if constrained is None else constrained.automaton,
     )
     if model.engine_name == "tensorflow" and (bias is not None or sampling.needs_history):
         raise ApiError(422, "unsupported_value", "penalties and logit_bias require the native or reference backend")

@@ -10,12 +10,12 @@ from service.api.body_route import BodyRoute, JsonBody, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Job
-from service.api.openai.answers import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage
+from service.api.openai.answers import ChatChoice, ChatCompletion, ChatLogprobs, ChatMessage, FunctionCall, ToolCall
 from service.api.openai.logprobs import token_logprobs
 from service.api.openai.requests import ChatRequest
 from service.api.openai.stream import STREAM, Answer, AnswerStream, Choice
 from service.api.sse import EventStream
-from service.conversation import Arguments, CallBegun, Reply, Text
+from service.conversation import Arguments, CallBegun, Reply, Text, calls_in
 from service.generation.output_queue import Chunk
 from trainer.vocabulary import Vocabulary
 
@@ -64,18 +64,12 @@ async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
 
 
 def _message(reply: Reply, text: str, *, legacy: bool) -> ChatMessage:
-    parts = reply.read(text)
     if not reply.calls:
         return ChatMessage(content=text)
-    calls: list[dict[str, Any]] = []
-    for part in parts:
-        match part:
-            case CallBegun(_, call_id, name):
-                calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}})
-            case Arguments(index, arguments):
-                calls[index]["function"]["arguments"] += arguments
+    found = calls_in(reply.read(text))
+    calls = [ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in found]
     if legacy and calls:
-        return ChatMessage(content=None, function_call=calls[0]["function"])
+        return ChatMessage(content=None, function_call=calls[0].function)
     return ChatMessage(content=None, tool_calls=calls)
 
 
