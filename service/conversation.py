@@ -25,6 +25,9 @@ class Tool(NamedTuple):
     parameters: Mapping[str, Any] | bool  # JSON Schema of its arguments
 
 
+ToolMode = Literal["auto", "none", "required", "one"]  # one: exactly one call, of the only tool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
     """What a chat request says and asks for."""
@@ -34,7 +37,7 @@ class Conversation:
     format: Constraint | None = None  # of an answer that calls no tool
     format_field: str = "response_format"  # errors name it
     tools: Sequence[Tool] = ()
-    tool_choice: Literal["auto", "none", "required"] | Tool = "auto"
+    tool_mode: ToolMode = "auto"
     parallel_calls: bool = False  # one answer may hold several calls
 
     def constraint(self, auto: str) -> Constraint | None:
@@ -43,13 +46,11 @@ class Conversation:
         auto is `text`; or `call` or `call NAME`, which answer a user's turn with a call and anything else, such as the result of a
         call, with a text. So an agent's loop ends. Raises ValueError for another value, and for a tool that the request lacks.
         """
-        choice = self.tool_choice
-        if not self.tools or choice == "none":
+        most = MAX_CALLS if self.parallel_calls and self.tool_mode != "one" else 1
+        if not self.tools or self.tool_mode == "none":
             return self.format
-        if isinstance(choice, Tool):
-            return self._calls([choice], 1)
-        if choice == "required":
-            return self._calls(self.tools, MAX_CALLS if self.parallel_calls else 1)
+        if self.tool_mode != "auto":
+            return self._calls(self.tools, most)
         verb, _, name = auto.partition(" ")
         if verb not in ("text", "call") or (name and verb == "text"):
             raise ValueError(f"{auto!r} is none of text, call and call NAME")
@@ -58,7 +59,7 @@ class Conversation:
         named = [tool for tool in self.tools if tool.name == name]
         if name and not named:
             raise ValueError(f"the request has no tool {name!r}; it has {', '.join(tool.name for tool in self.tools)}")
-        return self._calls(named or self.tools, MAX_CALLS if self.parallel_calls and not name else 1)
+        return self._calls(named or self.tools, 1 if name else most)
 
     @staticmethod
     def _calls(tools: Sequence[Tool], most: int) -> Constraint:

@@ -24,7 +24,7 @@ from service.api.fields import (
     only_types,
 )
 from service.api.openai.messages import MAX_MESSAGES
-from service.api.openai.tools import MAX_TOOLS, ToolName, find_tool, schema_of_arguments
+from service.api.openai.tools import MAX_TOOLS, Chosen, ToolName, chosen_tools, schema_of_arguments
 from service.conversation import Conversation, Tool, Turn, call_turn
 from service.generation.constraints.compiler import Constraint
 
@@ -131,6 +131,16 @@ class ToolChoice(RequestBody):
         None, description="false allows several calls in one answer. Otherwise there is at most one."
     )
 
+    @property
+    def chosen(self) -> Chosen:
+        match self.type:
+            case "tool":
+                return "one", [self.name or ""]
+            case "any":
+                return "required", []
+            case "auto" | "none":
+                return self.type, []
+
 
 class JsonFormat(RequestBody):
     type: Literal["json_schema"]
@@ -182,29 +192,18 @@ class PromptFields(RequestBody):
     @property
     def conversation(self) -> Conversation:
         """Raises PydanticCustomError."""
-        tools = {tool.name: Tool(tool.name, schema_of_arguments(tool.input_schema)) for tool in self.tools}
-        if len(tools) < len(self.tools):
-            raise invalid("tools", "two of them have the same name")
+        given = [Tool(tool.name, schema_of_arguments(tool.input_schema)) for tool in self.tools]
+        tools, mode = chosen_tools(given, self.tool_choice)
         system = [Turn("system", None, str(self.system))] if self.system else []
         return Conversation(
             turns=[*system, *(turn for message in self.messages for turn in message.turns)],
             continues=self.messages[-1].role == "assistant",
             format=self._format,
             format_field="output_config" if self.output_format is None else "output_format",
-            tools=[*tools.values()],
-            tool_choice=self._choice(tools),
+            tools=tools,
+            tool_mode=mode,
             parallel_calls=self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use is False,
         )
-
-    def _choice(self, tools: Mapping[str, Tool]) -> Literal["auto", "none", "required"] | Tool:
-        choice = self.tool_choice or ToolChoice(type="auto")
-        if choice.type == "tool":
-            return find_tool(tools, choice.name or "")
-        if choice.type == "any":
-            if not tools:
-                raise invalid("tool_choice", "a call is required, but there are no tools")
-            return "required"
-        return choice.type
 
     @property
     def _format(self) -> Constraint | None:

@@ -5,27 +5,32 @@ from typing import Annotated, Any
 from service.api.fields import SamplingFields, Unsupported, Unused, only
 
 
-class CompatibilityFields(SamplingFields):
+class OpenAIFields(SamplingFields):
+    """OpenAI's fields that all its operations on texts have, and that change nothing."""
+
+    metadata: Unused = None
+    moderation: Unsupported = None
+    prompt_cache_key: Unused = None
+    prompt_cache_options: Unused = None
+    prompt_cache_retention: Unused = None
+    safety_identifier: Unused = None
+    service_tier: Annotated[Any, only("auto", "default")] = None
+    user: Unused = None
+
+
+class CompatibilityFields(OpenAIFields):
     """Fields of OpenAI, vLLM and llama.cpp that are ignored, accepted only at values that change nothing, or rejected by name."""
 
     # OpenAI; a chat has the fields of tools
     function_call: Annotated[Any, only("none", "auto")] = None
     functions: Annotated[Any, only([])] = None
-    metadata: Unused = None
     modalities: Annotated[Any, only(["text"], [])] = None
-    moderation: Unsupported = None
     parallel_tool_calls: Unused = None
     prediction: Unused = None  # a hint for speed
-    prompt_cache_key: Unused = None
-    prompt_cache_options: Unused = None
-    prompt_cache_retention: Unused = None
     reasoning_effort: Unused = None
-    safety_identifier: Unused = None
-    service_tier: Annotated[Any, only("auto", "default")] = None
     store: Annotated[Any, only(False)] = None
     tool_choice: Annotated[Any, only("none", "auto")] = None
     tools: Annotated[Any, only([])] = None
-    user: Unused = None
     verbosity: Unused = None
     web_search_options: Unsupported = None
 

@@ -29,13 +29,12 @@ from service.api.openai.tools import (
     FunctionDefinition,
     FunctionTool,
     Named,
-    NamedFunction,
     ResponseFormat,
     StructuredOutputs,
     ToolChoice,
     chosen_tools,
 )
-from service.conversation import MAX_CALLS, Conversation, Tool
+from service.conversation import MAX_CALLS, Conversation, Tool, ToolMode
 from service.generation.backend import MAX_TOP_LOGPROBS
 from service.generation.constraints.compiler import Constraint
 
@@ -214,22 +213,20 @@ class ChatRequest(ChatMessages, CommonFields):
         return bool(self.functions)
 
     @property
-    def chosen_tools(self) -> tuple[list[Tool], Literal["auto", "none", "required"] | Tool]:
-        """The tools, and how one is chosen. Raises PydanticCustomError."""
-        if not self.functions:
-            return chosen_tools([tool.function for tool in self.tools], self.tool_choice)
-        named = NamedFunction(function=self.function_call) if isinstance(self.function_call, Named) else self.function_call
-        return chosen_tools(self.functions, named)
+    def chosen_tools(self) -> tuple[list[Tool], ToolMode]:
+        """See `service.api.openai.tools.chosen_tools`."""
+        functions = self.functions or [tool.function for tool in self.tools]
+        return chosen_tools([function.tool for function in functions], self.function_call if self.functions else self.tool_choice)
 
     @property
     def conversation(self) -> Conversation:
-        tools, choice = self.chosen_tools
+        tools, mode = self.chosen_tools
         return Conversation(
             turns=self.turns,
             continues=self.continues,
             format=self.constraint,
             format_field=self.constraint_field,
             tools=tools,
-            tool_choice=choice,
+            tool_mode=mode,
             parallel_calls=self.parallel_tool_calls and not self.functions,
         )

@@ -1,12 +1,12 @@
 """Fields of OpenAI's operations that restrict an answer: tools, the format of the response, and vLLM's structured outputs."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Discriminator, Field, Tag
 
 from service.api.fields import Choices, JsonSchema, Regex, RequestBody, Unsupported, Unused, invalid, only_constraint
-from service.conversation import Tool
+from service.conversation import Tool, ToolMode
 from service.generation.constraints.compiler import Constraint
 
 MAX_TOOLS = 128
@@ -15,8 +15,22 @@ NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "addition
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
+Chosen = tuple[ToolMode, list[str]]  # how tools are called, and their names; without names, all tools of the request
+
+
+class Choosing(Protocol):
+    """A choice of tools, in the form of some protocol."""
+
+    @property
+    def chosen(self) -> Chosen: ...
+
+
 class Named(RequestBody):
     name: str
+
+    @property
+    def chosen(self) -> Chosen:
+        return "one", [self.name]
 
 
 class FunctionDefinition(RequestBody):
@@ -44,6 +58,10 @@ class NamedFunction(RequestBody):
     type: Literal["function"] = "function"
     function: Named
 
+    @property
+    def chosen(self) -> Chosen:
+        return self.function.chosen
+
 
 class AllowedTools(RequestBody):
     mode: Literal["auto", "required"]
@@ -53,6 +71,10 @@ class AllowedTools(RequestBody):
 class AllowedToolsChoice(RequestBody):
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
+
+    @property
+    def chosen(self) -> Chosen:
+        return self.allowed_tools.mode, [tool.function.name for tool in self.allowed_tools.tools]
 
 
 def _kind(choice: Any) -> str:
@@ -70,28 +92,18 @@ ToolChoice = Annotated[
 ]
 
 
-def find_tool(tools: Mapping[str, Tool], name: str) -> Tool:
-    """Raises PydanticCustomError if the request has no tool of that name."""
-    if name not in tools:
-        raise invalid("tool_choice", f"there is no tool {name!r} in tools")
-    return tools[name]
-
-
-def chosen_tools(
-    functions: list[FunctionDefinition], choice: ToolChoice | None
-) -> tuple[list[Tool], Literal["auto", "none", "required"] | Tool]:
-    """(The tools that may be called, how one is chosen). Raises PydanticCustomError."""
-    tools = {function.name: function.tool for function in functions}
-    if len(tools) < len(functions):
+def chosen_tools(tools: list[Tool], choice: ToolMode | Choosing | None) -> tuple[list[Tool], ToolMode]:
+    """(The tools that may be called, how they are called). Raises PydanticCustomError."""
+    mode, names = (choice or "auto", []) if choice is None or isinstance(choice, str) else choice.chosen
+    known = {tool.name: tool for tool in tools}
+    if len(known) < len(tools):
         raise invalid("tools", "two of them have the same name")
-    if isinstance(choice, NamedFunction):
-        return [*tools.values()], find_tool(tools, choice.function.name)
-    if isinstance(choice, AllowedToolsChoice):
-        allowed = choice.allowed_tools
-        return [find_tool(tools, one.function.name) for one in allowed.tools], allowed.mode
-    if choice == "required" and not tools:
+    for name in names:
+        if name not in known:
+            raise invalid("tool_choice", f"there is no tool {name!r} in tools")
+    if mode == "required" and not tools:
         raise invalid("tool_choice", "a call is required, but there are no tools")
-    return [*tools.values()], choice or "auto"
+    return [known[name] for name in names] or tools, mode
 
 
 class NamedSchema(RequestBody):
@@ -108,7 +120,9 @@ class NamedSchema(RequestBody):
 class TextFormat(RequestBody):
     type: Literal["text"]
 
-    constraint: None = Field(None, exclude=True, init=False)
+    @property
+    def constraint(self) -> None:
+        return None
 
 
 class JsonObjectFormat(RequestBody):

@@ -11,7 +11,6 @@ from service.api.fields import (
     OnUnknown,
     Pace,
     RequestBody,
-    SamplingFields,
     Seed,
     Stop,
     TextOr,
@@ -21,22 +20,20 @@ from service.api.fields import (
     only,
     only_types,
 )
+from service.api.openai.compatibility import OpenAIFields
 from service.api.openai.responses.answer import EchoedFields
 from service.api.openai.responses.items import InputItem, turns_of
 from service.api.openai.tools import (
     MAX_TOOLS,
-    AllowedTools,
-    AllowedToolsChoice,
+    Chosen,
     FunctionDefinition,
     JsonObjectFormat,
     Named,
-    NamedFunction,
     NamedSchema,
     TextFormat,
-    ToolChoice,
     chosen_tools,
 )
-from service.conversation import MAX_CALLS, Conversation, Tool, Turn
+from service.conversation import MAX_CALLS, Conversation, Tool, ToolMode, Turn
 from service.generation.backend import MAX_TOP_LOGPROBS
 
 MAX_ITEMS = 10_000
@@ -61,11 +58,6 @@ class FlatFunctionTool(FunctionDefinition):
 class NamedTool(Named):
     type: Literal["function"] = "function"
 
-    @property
-    def nested(self) -> NamedFunction:
-        """The same in the form of /v1/chat/completions."""
-        return NamedFunction(function=Named(name=self.name))
-
 
 OnlyFunctions = only_types("tools", "function")
 
@@ -76,10 +68,8 @@ class AllowedChoice(RequestBody):
     tools: Annotated[list[Annotated[NamedTool, OnlyFunctions]], Field(min_length=1)]
 
     @property
-    def nested(self) -> AllowedToolsChoice:
-        return AllowedToolsChoice(
-            type="allowed_tools", allowed_tools=AllowedTools(mode=self.mode, tools=[tool.nested for tool in self.tools])
-        )
+    def chosen(self) -> Chosen:
+        return self.mode, [tool.name for tool in self.tools]
 
 
 def _kind(choice: Any) -> str:
@@ -113,8 +103,8 @@ class ResponsesStreamOptions(RequestBody):
     include_usage: Unused = None  # the last event always has it
 
 
-class CompatibilityFields(SamplingFields):
-    """Fields that are ignored, accepted only at values that change nothing, or rejected by name."""
+class IneffectiveFields(OpenAIFields):
+    """Further fields that are ignored, accepted only at values that change nothing, or rejected by name."""
 
     access_programs: Unused = None
     background: Annotated[Any, only(False)] = None
@@ -123,23 +113,15 @@ class CompatibilityFields(SamplingFields):
     conversation: NotStored = None
     image: Unused = None
     max_tool_calls: Unused = None  # limits tools that OpenAI runs
-    metadata: Unused = None
-    moderation: Unsupported = None
     previous_response_id: NotStored = None
     prompt: Unsupported = None  # the id of a template that OpenAI stores
-    prompt_cache_key: Unused = None
-    prompt_cache_options: Unused = None
-    prompt_cache_retention: Unused = None
     reasoning: Unused = None
-    safety_identifier: Unused = None
-    service_tier: Annotated[Any, only("auto", "default")] = None
     store: bool = Field(False, description="Accepted for compatibility and ignored: the server stores nothing.")
     stream_options: ResponsesStreamOptions | None = None
     truncation: Literal["auto", "disabled"] = Field("disabled", description="Ignored: a longer input is rejected.")
-    user: Unused = None
 
 
-class ResponsesRequest(CompatibilityFields):
+class ResponsesRequest(IneffectiveFields):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "shakespeare", "input": "Who art thou?"}]})
 
     model: ModelName = None
@@ -188,14 +170,14 @@ class ResponsesRequest(CompatibilityFields):
         return self.top_logprobs if LOGPROBS in self.include else None
 
     def as_conversation(self) -> Conversation:
-        turns, (tools, choice) = self._turns, self._chosen_tools
+        turns, (tools, mode) = self._turns, self._chosen_tools
         return Conversation(
             turns=turns,
             continues=turns[-1].role == "assistant",
             format=self.text.format.constraint,
             format_field="text.format",
             tools=tools,
-            tool_choice=choice,
+            tool_mode=mode,
             parallel_calls=self.parallel_tool_calls,
         )
 
@@ -205,8 +187,6 @@ class ResponsesRequest(CompatibilityFields):
         return system + ([Turn("user", None, self.input)] if isinstance(self.input, str) else turns_of(self.input))
 
     @property
-    def _chosen_tools(self) -> tuple[list[Tool], Literal["auto", "none", "required"] | Tool]:
-        """The tools, and how one is chosen. Raises PydanticCustomError."""
-        choice = self.tool_choice
-        nested: ToolChoice = choice if isinstance(choice, str) else choice.nested
-        return chosen_tools([*self.tools], nested)
+    def _chosen_tools(self) -> tuple[list[Tool], ToolMode]:
+        """See `service.api.openai.tools.chosen_tools`."""
+        return chosen_tools([tool.tool for tool in self.tools], self.tool_choice)
