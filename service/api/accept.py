@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from fastapi import Request
 
-from service.api.errors import ApiError
+from service.api.errors import invalid_field
 from service.api.fields import OnUnknown, SamplingFields
 from service.api.job import Job
 from service.api.validation import (
@@ -94,7 +94,7 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
     try:
         constraint = conversation.constraint(header or settings.auto_tools)
     except ValueError as error:
-        raise ApiError(422, "invalid_value", f"{TOOLS_HEADER}: {error}", param=TOOLS_HEADER) from None
+        raise invalid_field(TOOLS_HEADER, str(error)) from None
     calls = constraint is not conversation.format
     ends = [] if past_turn or constraint else template.stop
     complete = replace(
@@ -122,11 +122,10 @@ def _chat_prompt(conversation: Conversation, template: ChatTemplate) -> str:
 def _check_limits(params: CompletionParams, model: Model, settings: Settings) -> None:
     count, limit = len(params.prompts) * params.n, min(settings.max_choices, model.engine.capacity)
     if count > limit:
-        message = f"n: {len(params.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
-        raise ApiError(422, "too_many", message, param="n")
+        message = f"{len(params.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
+        raise invalid_field("n", message, "too_many")
     check_length(params.max_tokens_field, count * params.max_tokens, settings.max_num_generate)
     echoed = sum(map(len, params.prompts)) * params.n if params.echo else 0
     check_logprobs(count * params.max_tokens + echoed, params.logprobs, settings)
     if params.min_tokens > params.max_tokens:
-        message = f"min_tokens: {params.min_tokens:,} are more than {params.max_tokens_field}"
-        raise ApiError(422, "invalid_value", message, param="min_tokens")
+        raise invalid_field("min_tokens", f"{params.min_tokens:,} are more than {params.max_tokens_field}")

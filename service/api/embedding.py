@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from service.api.errors import ApiError
+from service.api.errors import invalid_field
 from service.api.fields import OnUnknown
 from service.api.job import Job
 from service.api.validation import read_prompt
@@ -50,11 +50,9 @@ def num_read(job: Job) -> int:
 def _check(model: Model, count: int, dimensions: int | None, field: str) -> None:
     """Raises ApiError for too many texts or dimensions."""
     if count > model.engine.capacity:
-        message = f"{field}: {count:,} texts exceed this server's limit of {model.engine.capacity:,}"
-        raise ApiError(422, "too_many", message, param=field)
+        raise invalid_field(field, f"{count:,} texts exceed this server's limit of {model.engine.capacity:,}", "too_many")
     if dimensions is not None and dimensions > model.config.units:
-        message = f"dimensions: this model has {model.config.units:,}"
-        raise ApiError(422, "invalid_value", message, param="dimensions")
+        raise invalid_field("dimensions", f"this model has {model.config.units:,}")
 
 
 def _embedding(model: Model, prompt: Prompt, dimensions: int | None) -> NDArray[np.float32]:

@@ -148,6 +148,11 @@ class ApiError(HTTPException):
         return JSONResponse(body.model_dump(), self.status_code, headers)
 
 
+def invalid_field(field: str, message: str, code: str = "invalid_value") -> ApiError:
+    """The error of one field, whose message begins with its name."""
+    return ApiError(422, code, f"{field}: {message}", param=field)
+
+
 def is_anthropics(scope: Scope) -> bool:
     """The request uses Anthropic's protocol. The list of models has the same path as OpenAI's, so a header decides."""
     path: str = scope["path"]

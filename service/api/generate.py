@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
 
 from service.api.body_route import BodyRoute, JsonBody, json_response
-from service.api.errors import ApiError, error_responses
+from service.api.errors import ApiError, error_responses, invalid_field
 from service.api.events import event, stream_content
 from service.api.job import Job
 from service.api.logprobs import character_logprobs
@@ -137,7 +137,7 @@ def _resumed(request: Request, model: Model, body: GenerateRequest, parameters: 
         return None
     event_id = EventId.parse(last_event_id)
     if not streams:
-        raise ApiError(422, "invalid_event_id", "Last-Event-ID: only a stream can be resumed", param="Last-Event-ID")
+        raise invalid_field("Last-Event-ID", "only a stream can be resumed", "invalid_event_id")
     event_id.check(model, parameters, body.seed)
     return event_id
 
@@ -145,7 +145,7 @@ def _resumed(request: Request, model: Model, body: GenerateRequest, parameters: 
 def _read(body: GenerateRequest, model: Model, settings: Settings, seed: int | None) -> tuple[str, NDArray[np.int32], StateToken]:
     """(The start string as it is read; the ids of the token and the start string; where they are read from). Raises ApiError."""
     if body.start_string is None and body.state is None:
-        raise ApiError(422, "invalid_value", "start_string: a start string or a state is needed", param="start_string")
+        raise invalid_field("start_string", "a start string or a state is needed")
     if body.state is None:
         token = StateToken(seed_or_default(seed, settings), num_sampled=0, state=None, ids=[])
     else:
@@ -155,8 +155,7 @@ def _read(body: GenerateRequest, model: Model, settings: Settings, seed: int | N
     start_string, added = read_text(model.vocabulary, body.start_string or "", body.on_unknown, "start_string")
     ids = np.concatenate([np.array(token.ids, np.int32), added])
     if not len(ids):
-        message = "start_string: nothing is left of it without unknown characters"
-        raise ApiError(422, "invalid_value", message, param="start_string")
+        raise invalid_field("start_string", "nothing is left of it without unknown characters")
     check_length("state", len(ids), 2 * settings.max_start_string)  # a text that was cut while it was read holds the rest
     return start_string, ids, token
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel
 
-from service.api.errors import ApiError
+from service.api.errors import ApiError, invalid_field
 from service.generation.backend import STATES, State
 from service.registry import Model
 
@@ -51,15 +51,12 @@ class StateToken:
         size = hashlib.sha256().digest_size
         signature, payload = data[:size], data[size:]
         if not hmac.compare_digest(signature, _signature(payload, secret)):
-            message = "state: this token was not issued by this service, or is incomplete"
-            raise ApiError(422, "invalid_state", message, param="state")
+            raise invalid_field("state", "this token was not issued by this service, or is incomplete", "invalid_state")
         line, _, state = payload.partition(b"\n")
         head = _Head.model_validate_json(line)
         config = model.config
         if head.model != config.name:
-            raise ApiError(
-                422, "invalid_state", f"state: the token belongs to model {head.model}, not to {config.name}", param="state"
-            )
+            raise invalid_field("state", f"the token belongs to model {head.model}, not to {config.name}", "invalid_state")
         if head.weights != model.weights_digest:
             raise ApiError(
                 410,

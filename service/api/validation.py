@@ -10,7 +10,7 @@ from fastapi import Request
 from numpy.typing import NDArray
 
 from service.api.disconnect import cancel_on_disconnect
-from service.api.errors import ApiError
+from service.api.errors import ApiError, invalid_field
 from service.api.fields import OnUnknown, SamplingFields
 from service.generation.constraints.compiler import Compiler, Constrained, Constraint
 from service.generation.constraints.pattern import UnsupportedConstraint
@@ -30,7 +30,7 @@ def check_logprobs(characters: int, logprobs: int | None, settings: Settings) ->
 def check_length(field: str, given: int, limit: int, unit: str = "characters") -> None:
     """Raises ApiError above a limit of the server."""
     if given > limit:
-        raise ApiError(422, "too_long", f"{field}: {given:,} {unit} exceed this server's limit of {limit:,}", param=field)
+        raise invalid_field(field, f"{given:,} {unit} exceed this server's limit of {limit:,}", "too_long")
 
 
 def seed_or_default(seed: int | None, settings: Settings) -> int:
@@ -47,7 +47,7 @@ async def constrain(
     if constraint is None:
         return None
     if model.engine_name == "tensorflow":
-        raise ApiError(422, "unsupported_value", f"{field}: requires the native or reference backend", param=field)
+        raise invalid_field(field, "requires the native or reference backend", "unsupported_value")
     compiler: Compiler = request.app.state.compiler
     try:
         found = compiler.cached(constraint, model.vocabulary)
@@ -55,10 +55,10 @@ async def constrain(
             waiting = asyncio.wrap_future(compiler.submit(constraint, model.vocabulary))
             found = await cancel_on_disconnect(waiting, request.receive)
     except UnsupportedConstraint as error:
-        raise ApiError(422, "invalid_value", f"{field}: {error}", param=field) from None
+        raise invalid_field(field, str(error)) from None
     if found.shortest > num_generate:
-        message = f"{field}: the shortest answer has {found.shortest:,} characters, more than the {num_generate:,} that are allowed"
-        raise ApiError(422, "invalid_value", message, param=field)
+        message = f"the shortest answer has {found.shortest:,} characters, more than the {num_generate:,} that are allowed"
+        raise invalid_field(field, message)
     return found
 
 
@@ -72,8 +72,7 @@ def sampling_of(
     vocabulary, allowed, bias = model.vocabulary, None, None
     if fields.allowed_characters is not None:
         if constrained is not None:
-            message = "allowed_characters: cannot be combined with a constraint; a regex can exclude characters"
-            raise ApiError(422, "invalid_value", message, param="allowed_characters")
+            raise invalid_field("allowed_characters", "cannot be combined with a constraint; a regex can exclude characters")
         allowed = np.zeros(len(vocabulary), bool)
         allowed[read_text(vocabulary, fields.allowed_characters, "error", "allowed_characters")[1]] = True
     if logit_bias:
@@ -147,7 +146,7 @@ def read_prompt(
         text, ids = read_tokens(vocabulary, given, field)
     if not len(ids):
         why = "nothing is left without unknown characters" if given else "there is no text in it"
-        raise ApiError(422, "invalid_value", f"{field}: {why}", param=field)
+        raise invalid_field(field, why)
     return text, ids
 
 
@@ -157,8 +156,7 @@ def default_on_unknown(vocabulary: Vocabulary) -> OnUnknown:
 
 
 def _invalid_token(field: str, found: str, vocabulary: Vocabulary) -> ApiError:
-    message = f"{field}: {found} is not a token of this model; its tokens are 0 to {len(vocabulary) - 1}"
-    return ApiError(422, "invalid_value", message, param=field)
+    return invalid_field(field, f"{found} is not a token of this model; its tokens are 0 to {len(vocabulary) - 1}")
 
 
 def stop_ids(stop: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
