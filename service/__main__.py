@@ -74,7 +74,7 @@ def _serve(settings: "Settings", listeners: "Listeners") -> int:
     except SystemExit:  # uvicorn's, if the application does not start; it has logged why
         return 1
     if app.state.stuck:
-        logging.getLogger(__name__).warning("not waiting any longer for what has not ended")
+        logging.getLogger(__name__).warning("exiting although a thread has not finished")
     return 0
 
 

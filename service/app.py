@@ -40,6 +40,7 @@ from service.middleware.notes import NotesMiddleware
 from service.middleware.paths import Paths
 from service.middleware.request_log import RequestLog
 from service.middleware.weather import WeatherMiddleware
+from service.models_folder import holds_version
 from service.registry import Registry
 from service.settings import Settings
 from service.tracing import trace
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lambda app: _lifespan(app, settings),
     )
     _log_included(settings)
+    _log_useless_aliases(settings)
     app.state.weather = _weather(settings)
     app.state.stuck = False  # after shutdown: whether a thread has not ended in time
     _add_routes(app, settings)
@@ -86,7 +88,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     app.state.settings, app.state.registry, app.state.metrics, app.state.compiler = settings, registry, metrics, Compiler()
     if app.state.weather:
         app.state.weather.count = metrics.planned_faults(app.state.weather.kinds)
-    watching = _start(registry.watch, settings.watch)
+    watching = _start(lambda: registry.watch(settings.watch))
     try:
         yield
     finally:
@@ -101,6 +103,12 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
 def _log_included(settings: Settings) -> None:
     if "models_dir" not in settings.model_fields_set and settings.models_dir == included_models():
         log.info("there is no folder models in %s: serving the included model, %s", Path.cwd(), settings.models_dir)
+
+
+def _log_useless_aliases(settings: Settings) -> None:
+    for alias, name in settings.model_aliases.items():
+        if not holds_version(settings.models_dir / name):
+            log.warning("--aliases %s=%s has no effect yet: there is no model %s in %s", alias, name, name, settings.models_dir)
 
 
 def _weather(settings: Settings) -> Weather | None:
@@ -167,8 +175,8 @@ def _add_middlewares(app: FastAPI, settings: Settings) -> None:
     )
 
 
-def _start(function: Callable[..., None], *arguments: object) -> Thread:
+def _start(function: Callable[[], None]) -> Thread:
     """Runs a function in a daemon thread. At exit the process would wait for a thread of asyncio's executor."""
-    thread = Thread(target=function, args=arguments, daemon=True)
+    thread = Thread(target=function, daemon=True)
     thread.start()
     return thread

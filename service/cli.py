@@ -17,7 +17,7 @@ from trainer.artifact import ArtifactError
 from trainer.program import program
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as on the page
-HERE = ("url", "models_dir", "model", "start_string", "pace")  # options that are no options of a `Generator`
+NOT_FOR_GENERATOR = ("url", "models_dir", "model", "start_string", "pace")  # options that are no options of a `Generator`
 
 
 def generate(arguments: Sequence[str]) -> int:
@@ -77,7 +77,7 @@ def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> Recei
     config = generator.version.config
     stop = options.stop or []
     _warn_of_impossible(stop, set("".join(stop)).difference(generator.vocabulary.characters), config.name)
-    with generator.stream(options.start_string, **{k: v for k, v in fields.items() if k not in HERE}) as stream:
+    with generator.stream(options.start_string, **{k: v for k, v in fields.items() if k not in NOT_FOR_GENERATOR}) as stream:
         _write(options.start_string)
         start = time.perf_counter()
         for text in stream:

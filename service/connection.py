@@ -21,7 +21,7 @@ LINGER_SECONDS = 1  # seconds for a client to read a refusal
 MAX_HEAD = 65536  # bytes of a request outside its body: headers, and the framing of a chunked body
 PROBE_AFTER = 0.2  # seconds; a response that is complete by then needs no probe
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-COMMENT = b": the client has closed its side\n"  # see service.api.streaming.COMMENT
+COMMENT = b": the client has closed its side\n"  # see service.api.events.COMMENT
 REFUSAL = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
 
 

@@ -102,8 +102,8 @@ class Conditions(Part):
 
     def updated(self, other: "Conditions") -> "Conditions":
         """The fields that `other` sets, and this one's other fields."""
-        sources = {name: other if name in other.model_fields_set else self for name in Conditions.model_fields}
-        return Conditions.model_construct(**{name: getattr(source, name) for name, source in sources.items()})
+        own = Conditions.model_fields.keys() & other.model_fields_set
+        return self.model_copy(update={name: getattr(other, name) for name in own})
 
 
 class RequestPlan(Conditions):

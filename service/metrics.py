@@ -173,7 +173,7 @@ class Serving(Collector):
             self._name("version_info"), "1 for the version that is served.", labels=["model_name", "version", "engine", "precision"]
         )
         engines: dict[str, list[Engine]] = {}
-        for model in self._registry.at_work:
+        for model in self._registry.loaded_and_replaced:
             engines.setdefault(model.config.name, []).append(model.engine)
         for name, together in engines.items():
             busy, there = sum(engine.running for engine in together), sum(engine.slots for engine in together)

@@ -12,10 +12,11 @@ from trainer.vocabulary import Vocabulary
 PINNED = "PINNED"  # in a model's folder: the number of the version to serve instead of the newest
 CHAT = "chat.json"  # in a model's folder: its chat template
 SAMPLE = "sample.txt"  # in a version's folder: texts that the model generated when it was published
+MAX_SUGGESTION = 40  # characters of a suggested start string
 
 
 def models(models_dir: Path) -> tuple[list[Path], str]:
-    """(The models' folders by name, why none of them holds a published version or "")."""
+    """(The models' folders by name; an error message if none holds a published version, else "")."""
     try:
         folders = sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
@@ -79,13 +80,13 @@ def read_version(path: Path) -> Version:
     return version
 
 
-def suggest_start_string(version: Path, vocabulary: Vocabulary, longest: int = 40) -> str:
-    """A text that the model can continue: the first line of its sample, cut to `longest` characters, or a single character."""
+def suggest_start_string(version: Path, vocabulary: Vocabulary) -> str:
+    """A text that the model can continue: the beginning of its sample's first line, or a single character."""
     try:
-        text = (version / SAMPLE).read_bytes()[: 4 * longest].decode(errors="replace")
+        text = (version / SAMPLE).read_bytes()[: 4 * MAX_SUGGESTION].decode(errors="replace")
     except OSError:
         text = ""
-    line = text.splitlines(keepends=True)[0][:longest] if text else ""
+    line = text.splitlines(keepends=True)[0][:MAX_SUGGESTION] if text else ""
     if line.strip() and set(line) <= set(vocabulary.characters):
         return line
     return next(filter(str.isalnum, vocabulary.characters), vocabulary.characters[0])

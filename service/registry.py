@@ -203,7 +203,7 @@ class Registry:
         with self._changed:
             if before := self._models.get(name):
                 self._replaced.append(before)
-            if model and (stopped := self.ended):
+            if model and (stopped := self.stop_reason):
                 model.engine.end(stopped)
             self._models = {other: kept for other, kept in {**self._models, name: model}.items() if kept}
 
@@ -223,7 +223,7 @@ class Registry:
             release_free_memory()
 
     @property
-    def ended(self) -> str | None:
+    def stop_reason(self) -> str | None:
         """Why the registry was stopped, or None."""
         readiness, reason = self._state
         return reason if readiness is Readiness.STOPPED else None
@@ -272,7 +272,7 @@ class Registry:
         return sorted(self._models.values(), key=lambda model: model.config.name)
 
     @property
-    def at_work(self) -> list[Model]:
+    def loaded_and_replaced(self) -> list[Model]:
         """The loaded models, and replaced ones that still finish their requests."""
         with self._changed:
             return [*self._models.values(), *self._replaced]
@@ -291,10 +291,10 @@ class Registry:
         """Stops every engine, with the reason for their requests. Nothing more is loaded or served."""
         with self._changed:
             self._set_state(Readiness.STOPPED, why)
-            for model in self.at_work:
+            for model in self.loaded_and_replaced:
                 model.engine.end(why)
 
     def close(self) -> None:
         """Waits, after `end`, until the engines' threads have ended."""
-        for model in self.at_work:
+        for model in self.loaded_and_replaced:
             model.engine.join()

@@ -22,7 +22,7 @@ from service.chat import ChatTemplate
 from service.conversation import Conversation
 from service.generation.constraints.compiler import Constraint
 from service.generation.request import Generation, Prompt
-from service.registry import Model, Registry
+from service.registry import Model
 from service.settings import Settings
 
 MAX_REPLY = 1000  # characters of an answer in a chat, where the request sets no limit
@@ -54,8 +54,11 @@ class CompletionParams:
 
 async def accept(request: Request, params: CompletionParams) -> Job:
     """Checks a request. Raises ApiError, UnknownModel or NotReady."""
+    return await _accept(request, request.app.state.registry.get(params.model), params)
+
+
+async def _accept(request: Request, model: Model, params: CompletionParams) -> Job:
     settings: Settings = request.app.state.settings
-    model: Model = request.app.state.registry.get(params.model)
     _check_limits(params, model, settings)
     constrained = await constrain(request, model, params.constraint, params.max_tokens, params.constraint_field)
     vocabulary = constrained.vocabulary if constrained else model.vocabulary
@@ -87,25 +90,24 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
 
     past_turn: the answer may go on past the end of the speaker's turn. Raises as `accept` does.
     """
-    registry: Registry = request.app.state.registry
+    model: Model = request.app.state.registry.get(params.model)
     settings: Settings = request.app.state.settings
-    template = registry.get(params.model).chat
     header = request.headers.get(TOOLS_HEADER)
     try:
         constraint = conversation.constraint(header or settings.auto_tools)
     except ValueError as error:
         raise invalid_field(TOOLS_HEADER, str(error)) from None
     calls = constraint is not conversation.format
-    ends = [] if past_turn or constraint else template.stop
+    ends = [] if past_turn or constraint else model.chat.stop
     complete = replace(
         params,
-        prompts=[_chat_prompt(conversation, template)],
+        prompts=[_chat_prompt(conversation, model.chat)],
         max_tokens=params.max_tokens or min(MAX_REPLY, settings.max_num_generate),
         stop=[] if calls else [*ends, *params.stop],  # no stop string cuts a call
         constraint=constraint,
         constraint_field="tools" if calls else conversation.format_field,
     )
-    return await accept(request, complete)
+    return await _accept(request, model, complete)
 
 
 def count_chat(request: Request, conversation: Conversation, params: CompletionParams) -> int:

@@ -50,7 +50,7 @@ class Job:
         self._faults: RequestFaults | None = getattr(request.state, "faults", None)
         registry = request.app.state.registry
         self.completions = [
-            Completion(prompt, generation, PacedReader(generation, skip=skip, pace=pace, stopped=lambda: registry.ended))
+            Completion(prompt, generation, PacedReader(generation, skip=skip, pace=pace, stopped=lambda: registry.stop_reason))
             for prompt, generation in generations
         ]
 

@@ -11,7 +11,7 @@ from service.api.errors import ApiError, error_responses
 from service.api.schemas import ModelCard, ModelDetails, ModelList
 from service.models_folder import SAMPLE
 from service.registry import Model, Registry
-from trainer.tokenizer import tokenizer_config_json, tokenizer_json
+from trainer.tokenizer import tokenizer_config, tokenizer_json
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -61,11 +61,11 @@ async def tokenizer(name: str, registry: CurrentRegistry) -> Response:
     return Response(tokenizer_json(registry.get(name).config.vocabulary), media_type="application/json")
 
 
-@router.get("/{name}/tokenizer_config.json", response_class=Response, responses={200: {"content": JSON}, **ERRORS})
-async def tokenizer_config(name: str, registry: CurrentRegistry) -> Response:
+@router.get("/{name}/tokenizer_config.json", responses=ERRORS)
+async def config_of_tokenizer(name: str, registry: CurrentRegistry) -> dict[str, object]:
     """The tokenizer's configuration for the transformers library, with the chat template."""
     found = registry.get(name)
-    return Response(tokenizer_config_json(found.config.vocabulary, found.chat.jinja), media_type="application/json")
+    return tokenizer_config(found.config.vocabulary, found.chat.jinja)
 
 
 async def _file(model: Model, name: str) -> Path:

@@ -35,7 +35,7 @@ class PacedReader:
         self.ended = False  # nothing comes any more
 
     async def read(self) -> Chunk:
-        """The next characters. None when woken, and at the end.
+        """The next characters. An empty chunk when woken, and at the end.
 
         Raises the generation's error: at once with a pace, otherwise after all characters before it have been read.
         """

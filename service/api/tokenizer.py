@@ -1,6 +1,5 @@
 """/tokenize, /detokenize and /tokenizer_info, as in vLLM. A token is the id of a character. Some evaluation tools need them."""
 
-import json
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Request, Response
@@ -15,7 +14,7 @@ from service.api.openai.messages import MAX_MESSAGES, ChatMessages, Message
 from service.api.validation import check_length, default_on_unknown, read_text, read_tokens
 from service.registry import Model
 from service.settings import Settings
-from trainer.tokenizer import tokenizer_config_json
+from trainer.tokenizer import tokenizer_config
 
 router = APIRouter(tags=["scoring"], route_class=BodyRoute)
 
@@ -98,4 +97,4 @@ async def detokenize(request: Request, body: JsonBody[DetokenizeRequest]) -> Res
 async def tokenizer_info(registry: CurrentRegistry) -> dict[str, object]:
     """The default model's tokenizer_config.json."""
     model = registry.get(None)
-    return dict(json.loads(tokenizer_config_json(model.config.vocabulary, model.chat.jinja)))
+    return tokenizer_config(model.config.vocabulary, model.chat.jinja)

@@ -95,7 +95,7 @@ class BreakingSend:
         end = inf if seconds is None else loop.time() + seconds
         leaving = asyncio.create_task(wait_for_disconnect(self._receive))
         try:
-            while not leaving.done() and loop.time() < end and not registry.ended:
+            while not leaving.done() and loop.time() < end and not registry.stop_reason:
                 await asyncio.wait([leaving], timeout=min(POLL, end - loop.time()))
             return not leaving.done()
         finally:

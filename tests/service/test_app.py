@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.app import create_app
 from service.registry import Registry
 from service.settings import Settings
 from tests.support import Publish, serving
@@ -24,3 +25,10 @@ def test_engines_are_waited_for_though_the_watcher_has_died(
         thread = app.state.registry.get(None).engine._thread
         assert thread.is_alive()
     assert not thread.is_alive()
+
+
+def test_an_alias_of_an_absent_model_is_logged(tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture) -> None:
+    publish("tiny")
+    create_app(Settings(models_dir=tmp_path, aliases="gpt-4o=tiny gpt-5=absent"))
+    (message,) = [message for message in caplog.messages if "alias" in message]
+    assert message.startswith("--aliases gpt-5=absent has no effect yet")
