@@ -1,5 +1,6 @@
 """A chat as every protocol understands it: turns, tools, and the parts of an answer. Knows nothing of HTTP."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -66,9 +67,14 @@ class Conversation:
         return Constraint("tools", {"tools": [[tool.name, tool.parameters] for tool in tools], "most": most})
 
 
-def call_turn(calls: Sequence[tuple[str, str]]) -> Turn:
-    """The turn in which the assistant made calls, each (name of the tool, arguments as JSON)."""
-    return Turn("assistant", None, "\n".join(f"{name} {arguments}" for name, arguments in calls))
+def call_turn(calls: Sequence[tuple[str, str | Mapping[str, Any]]]) -> Turn:
+    """The turn in which the assistant made calls, each (name of the tool, arguments as an object or its JSON)."""
+    return Turn("assistant", None, "\n".join(f"{name} {_json(arguments)}" for name, arguments in calls))
+
+
+def _json(arguments: str | Mapping[str, Any]) -> str:
+    """As the model writes it."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
 class Text(NamedTuple):

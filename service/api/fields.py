@@ -30,8 +30,9 @@ MAX_CHOICES = 1_000
 
 
 class RequestBody(BaseModel):
-    """A request body, or an object in it. A null field counts as absent. Unknown fields are rejected, unless the server is set to
-    ignore them."""
+    """A request body, or an object in it. A null field counts as absent. Unknown fields are rejected, or ignored if the server is
+    set so.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -101,6 +102,7 @@ TextOr = Annotated[
     Discriminator(lambda given: "[list]" if isinstance(given, list) else "[text]"),
 ]
 """A text or a list. An error of one does not mention the other; see `service.api.openai.requests._kind` for the brackets."""
+
 P = TypeVar("P")
 Joined = Annotated[
     TextOr[list[P]],

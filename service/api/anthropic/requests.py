@@ -1,6 +1,5 @@
 """Request bodies of Anthropic's operations."""
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -100,15 +99,10 @@ class InputMessage(RequestBody):
         """
         blocks = [TextBlock(type="text", text=self.content)] if isinstance(self.content, str) else self.content
         text = "".join(block.text for block in blocks if isinstance(block, TextBlock))
-        calls = [(block.name, _compact(block.input)) for block in blocks if isinstance(block, ToolUseBlock)]
+        calls = [(block.name, block.input) for block in blocks if isinstance(block, ToolUseBlock)]
         results = [Turn("tool", None, str(block.content)) for block in blocks if isinstance(block, ToolResultBlock)]
         words = "\n".join(filter(None, [text, call_turn(calls).words]))
         return [*([Turn(self.role, None, words)] if words or not results else []), *results]
-
-
-def _compact(value: Any) -> str:
-    """JSON as the model writes it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class ToolDefinition(RequestBody):

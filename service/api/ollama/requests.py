@@ -1,6 +1,5 @@
 """Request bodies of Ollama's operations."""
 
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -101,10 +100,7 @@ class OllamaInputMessage(RequestBody):
 
     @property
     def turn(self) -> Turn:
-        calls = [
-            (call.function.name, json.dumps(call.function.arguments, ensure_ascii=False, separators=(",", ":")))
-            for call in self.tool_calls
-        ]
+        calls = [(call.function.name, call.function.arguments) for call in self.tool_calls]
         return Turn(self.role, None, "\n".join(filter(None, [self.content, call_turn(calls).words])))
 
 
