@@ -1,8 +1,8 @@
 """The interface between engine and network: advance some slots by some steps. Knows ids and slots, no requests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,21 @@ class Batch:
     snapshot_at: NDArray[np.int32]  # [B]: steps after which to snapshot the row's state, 0 to K - 1; -1: no snapshot
     log_probabilities: bool = False  # compute them
     histories: Mapping[int, History] = field(default_factory=dict)  # by row, where the sampling needs one; the call updates them
+
+    def part(self, rows: NDArray[np.intp]) -> Self:
+        """The batch of some of the rows only."""
+        places = dict(enumerate(rows.tolist()))
+        return replace(
+            self,
+            slots=self.slots[rows],
+            starts={b: self.starts[row] for b, row in places.items() if row in self.starts},
+            inputs=self.inputs[rows],
+            forced=self.forced[:, rows],
+            uniforms=self.uniforms[:, rows],
+            sampling=[self.sampling[row] for row in places.values()],
+            snapshot_at=self.snapshot_at[rows],
+            histories={b: self.histories[row] for b, row in places.items() if row in self.histories},
+        )
 
 
 @dataclass(frozen=True)

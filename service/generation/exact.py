@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.generation import reference
 from service.generation.backend import MAX_TOP_LOGPROBS, Batch, Decoded, LogProbabilities, Precision
 from service.generation.native import Library
-from service.generation.quantized import QuantizedNetwork, quantize
+from service.generation.quantized import quantize
 from service.generation.sampling import Sampling
 from service.generation.threads import ThreadCount
 from trainer.artifact import Architecture, Tensors
@@ -77,12 +77,10 @@ class ExactBackend(Exact):
         for row, start in batch.starts.items():
             states[row] = 0 if start is None else start
         if self._native is None:
-            result = advance_by_reference(self._network, batch, states)
+            result = reference.advance(self._network, states, batch)
         else:
-            wants_logits = np.full(len(batch.slots), batch.log_probabilities)
-            inputs = states, batch.inputs, batch.forced, batch.uniforms, batch.sampling, batch.histories
             with self._threads.timed(*batch.forced.shape) as threads:
-                result = self._native.advance(*inputs, batch.snapshot_at, wants_logits, threads)
+                result = self._native.advance(states, batch, threads)
         self._states[batch.slots] = states
         return result
 
@@ -91,17 +89,6 @@ def check_histories(batch: Batch) -> None:
     """Raises ValueError if a row lacks the history that its sampling needs."""
     if any(row.needs_history and b not in batch.histories for b, row in enumerate(batch.sampling)):
         raise ValueError("a row with penalties or an automaton has no history")
-
-
-def advance_by_reference(
-    network: QuantizedNetwork, batch: Batch, states: Floats
-) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-    """See `NativeNetwork.advance`."""
-    options = batch.uniforms, batch.sampling, batch.histories
-    chosen, path, logits = reference.advance(network, states, batch.inputs, batch.forced, *options)
-    snapshots = np.stack([path[max(step, 0)][row] for row, step in enumerate(batch.snapshot_at)])
-    states[...] = path[-1]
-    return chosen, snapshots, logits if batch.log_probabilities else None
 
 
 def log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> LogProbabilities:

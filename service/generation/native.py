@@ -1,7 +1,7 @@
 """The step in C (kernel/), called through ctypes, which releases the GIL during a call."""
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_void_p
 from itertools import count, takewhile
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.generation.backend import Batch
 from service.generation.quantized import Kernel, QuantizedNetwork
 from service.generation.sampling import History, Sampling
 
@@ -36,7 +37,6 @@ class Row(Structure):
         ("repetition", c_float),
         ("top_k", c_int32),
         ("snapshot_at", c_int32),
-        ("wants_logits", c_int32),
         ("automaton_state", c_int32),
         ("num_left", c_int32),
         ("alphabet", c_int32),
@@ -118,33 +118,19 @@ class NativeNetwork:
     def __del__(self) -> None:
         self._library.folio_close(self._handle)
 
-    def advance(
-        self,
-        states: Floats,
-        inputs: NDArray[np.int32],
-        forced: NDArray[np.int32],
-        uniforms: Floats,
-        samplings: Sequence[Sampling],
-        histories: Mapping[int, History],
-        snapshot_at: NDArray[np.int32],
-        wants_logits: NDArray[np.bool_],
-        threads: int,
-    ) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-        """Advances `states` [rows, vectors, units] in place. The other arguments are those of `Batch`, by row or by step and row.
+    def advance(self, states: Floats, batch: Batch, threads: int) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+        """Advances `states` [rows, vectors, units], the rows' states, in place. The batch's slots and starts are not used.
 
-        Returns (chosen ids [steps, rows], states after `snapshot_at` steps [rows, vectors, units], logits [steps, rows, vocabulary]
-        if a row wants them). Snapshots and logits are undefined for rows that did not request them.
+        Returns (chosen ids [steps, rows], snapshots [rows, vectors, units], logits [steps, rows, vocabulary] if they are needed for
+        log-probabilities). A snapshot is undefined for a row without `snapshot_at`.
         """
-        steps, rows = forced.shape
-        arrays = [np.ascontiguousarray(a, t) for a, t in ((inputs, np.int32), (forced, np.int32), (uniforms, np.float32))]
-        table = plain_rows(samplings)
-        for b, sampling in enumerate(samplings):
-            if b in histories or not sampling.plain:
-                fill_row(Row.from_buffer(table.data, b * ROW.itemsize), sampling, histories.get(b), address, address)
-        table["snapshot_at"], table["wants_logits"] = snapshot_at, wants_logits
+        steps, rows = batch.forced.shape
+        types = (batch.inputs, np.int32), (batch.forced, np.int32), (batch.uniforms, np.float32)
+        arrays = [np.ascontiguousarray(array, dtype) for array, dtype in types]
+        table = row_table(batch, address, address)
         chosen = np.empty((steps, rows), np.int32)
         snapshots = np.empty((rows, *self._state_shape), np.float32)
-        logits = np.empty((steps, rows, self._vocabulary), np.float32) if wants_logits.any() else None
+        logits = np.empty((steps, rows, self._vocabulary), np.float32) if batch.log_probabilities else None
         call = _Call(
             rows,
             steps,
@@ -157,8 +143,9 @@ class NativeNetwork:
             None if logits is None else logits.ctypes.data,
         )
         self._library.folio_advance(self._handle, byref(call))
-        for b, history in histories.items():
-            history.state, history.num_left = int(table["automaton_state"][b]), int(table["num_left"][b])
+        for b, history in batch.histories.items():
+            if table["next"][b]:
+                history.state, history.num_left = int(table["automaton_state"][b]), int(table["num_left"][b])
         return chosen, snapshots, logits
 
 
@@ -169,24 +156,25 @@ def address(array: NDArray[Any]) -> int:
 Place = Callable[[NDArray[Any]], int]  # gives an array's address
 
 
-def plain_rows(samplings: Sequence[Sampling]) -> NDArray[Any]:
-    """An array of ROW with the temperatures, the only options of plain rows. `fill_row` sets those of the others."""
-    table = np.zeros(len(samplings), ROW)
-    table["inverse_temperature"], table["top_p"] = [sampling.inverse_temperature for sampling in samplings], 1
+def row_table(batch: Batch, place: Place, place_constant: Place) -> NDArray[Any]:
+    """An array of ROW. The arrays that its addresses point to must outlive it. place_constant: for large ones that never change."""
+    table = np.zeros(len(batch.slots), ROW)
+    table["inverse_temperature"] = [sampling.inverse_temperature for sampling in batch.sampling]
+    table["top_p"], table["snapshot_at"] = 1, batch.snapshot_at
+    for b, sampling in enumerate(batch.sampling):
+        if not sampling.plain:
+            _fill(Row.from_buffer(table.data, b * ROW.itemsize), sampling, batch.histories.get(b), place, place_constant)
     return table
 
 
-def fill_row(row: Row, sampling: Sampling, history: History | None, place: Place, place_constant: Place) -> None:
-    """Fills in a row's sampling options. Their arrays must outlive the row. place_constant: for large ones that never change."""
-    row.inverse_temperature = sampling.inverse_temperature
+def _fill(row: Row, sampling: Sampling, history: History | None, place: Place, place_constant: Place) -> None:
     row.top_p, row.min_p, row.top_k = max(sampling.top_p, 1e-30), sampling.min_p, sampling.top_k or 0
     bias = sampling.exclusive_bias
     row.bias = None if bias is None else place(bias)
-    if history is not None:
-        row.automaton_state, row.num_left = history.state, history.num_left
     if history is not None and sampling.penalizes:
         row.presence, row.frequency = sampling.presence_penalty, sampling.frequency_penalty
         row.repetition, row.counts = sampling.repetition_penalty, place(history.counts)
     if history is not None and sampling.automaton is not None:
+        row.automaton_state, row.num_left = history.state, history.num_left
         row.alphabet, row.next = sampling.automaton.next.shape[1], place_constant(sampling.automaton.next)
         row.distance = place_constant(sampling.automaton.distance)

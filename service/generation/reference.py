@@ -4,12 +4,12 @@ Products of int8 kernels and int8 states are integer sums, which are the same in
 add, subtract, multiply and divide in the order written here: no fused multiply-add, no reciprocal estimates, no library exp.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.generation.backend import Batch
 from service.generation.quantized import Kernel, QuantizedNetwork
 from service.generation.sampling import History, Sampling
 
@@ -181,40 +181,24 @@ def invert(weights: Floats, uniform: np.float32) -> int:
     return group * LANES + lane
 
 
-def advance(
-    network: QuantizedNetwork,
-    states: Floats,
-    inputs: NDArray[np.int32],
-    forced: NDArray[np.int32],
-    uniforms: Floats,
-    samplings: Sequence[Sampling],
-    histories: Mapping[int, History],
-) -> tuple[NDArray[np.int32], list[Floats], Floats]:
-    """Advances all rows. The arguments are those of `Batch`; `histories` is updated, `states` [rows, vectors, units] is not.
-
-    Returns (chosen ids [steps, rows], states before each step and after the last, logits [steps, rows, vocabulary]). A row that
-    samples a character which only its automaton knows is paused for the step.
-    """
-    chosen, logits, path, inputs, uniforms = np.empty_like(forced), [], [states], inputs.copy(), uniforms.copy()
-    for k in range(len(forced)):
-        paused = np.zeros(len(inputs), np.bool_)
+def advance(network: QuantizedNetwork, states: Floats, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+    """See `NativeNetwork.advance`. A row that samples a character which only its automaton knows is paused for the step."""
+    chosen, inputs, uniforms, histories = batch.forced.copy(), batch.inputs.copy(), batch.uniforms.copy(), batch.histories
+    snapshots, logits = np.zeros_like(states), list[Floats]()
+    for k in range(len(chosen)):
+        samples, paused = batch.forced[k] < 0, np.zeros(len(inputs), np.bool_)
         for b, history in histories.items():
-            if samplings[b].automaton is not None and forced[k, b] < 0:
-                paused[b], uniforms[k, b] = divide(network.vocabulary, uniforms[k, b], samplings[b], history)
-        after, row_logits = step(network, path[-1], inputs, paused)
-        for b, sampling in enumerate(samplings):
-            chosen[k, b] = forced[k, b]
-            if forced[k, b] < 0:
-                if paused[b]:
-                    chosen[k, b] = draw_unknown(network.vocabulary, uniforms[k, b], sampling, histories.get(b))
-                else:
-                    chosen[k, b] = draw(row_logits[b], uniforms[k, b], sampling, histories.get(b))
-                remember(histories.get(b), sampling, chosen[k, b])
-            if not paused[b]:
-                inputs[b] = chosen[k, b]
-        path.append(after)
+            if batch.sampling[b].automaton is not None and samples[b]:
+                paused[b], uniforms[k, b] = divide(network.vocabulary, uniforms[k, b], batch.sampling[b], history)
+        snapshots[batch.snapshot_at == k] = states[batch.snapshot_at == k]
+        states[...], row_logits = step(network, states, inputs, paused)
         logits.append(row_logits)
-    return chosen, path, np.stack(logits)
+        for b in np.flatnonzero(samples).tolist():
+            options = uniforms[k, b], batch.sampling[b], histories.get(b)
+            chosen[k, b] = draw_unknown(network.vocabulary, *options) if paused[b] else draw(row_logits[b], *options)
+            remember(histories.get(b), batch.sampling[b], chosen[k, b])
+        inputs = np.where(paused, inputs, chosen[k])
+    return chosen, snapshots, np.stack(logits) if batch.log_probabilities else None
 
 
 def remember(history: History | None, sampling: Sampling, character: int) -> None:

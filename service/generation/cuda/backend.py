@@ -39,9 +39,7 @@ class CudaBackend(Exact):
         check_histories(batch)
         for row, start in batch.starts.items():
             self.network.load(int(batch.slots[row]), start)
-        wants_logits = np.full(len(batch.slots), batch.log_probabilities)
-        inputs = batch.slots, batch.inputs, batch.forced, batch.uniforms, batch.sampling, batch.histories
-        return self.network.advance(*inputs, batch.snapshot_at, wants_logits)
+        return self.network.advance(batch)
 
 
 def check(on_device: CudaNetwork, network: QuantizedNetwork, slots: int) -> None:
@@ -56,15 +54,19 @@ def gives_the_references_bits(on_device: CudaNetwork, network: QuantizedNetwork,
     rng, rows = np.random.default_rng(0), len(samplings)
     states = rng.uniform(-1, 1, (rows, *network.state_shape)).astype(np.float32)
     inputs = rng.integers(0, network.vocabulary, rows).astype(np.int32)
-    forced = np.where(rng.random((steps, rows)) < 0.2, rng.integers(0, network.vocabulary, (steps, rows)), -1).astype(np.int32)
-    uniforms = rng.random((steps, rows), np.float32)
-    histories = {
-        row: History.of(inputs[row : row + 1], network.vocabulary) for row, one in enumerate(samplings) if one.needs_history
-    }
-    expected, path, _ = reference.advance(network, states, inputs, forced, uniforms, samplings, deepcopy(histories))
-    for slot in range(rows):
-        on_device.load(slot, states[slot])
-    slots, no = np.arange(rows, dtype=np.int32), np.zeros(rows, np.bool_)
-    chosen, _, _ = on_device.advance(slots, inputs, forced, uniforms, samplings, histories, slots * 0 - 1, no)
-    same_states = all(on_device.state(slot).tobytes() == path[-1][slot].tobytes() for slot in range(rows))
+    batch = Batch(
+        slots=np.arange(rows, dtype=np.int32),
+        starts={},
+        inputs=inputs,
+        forced=np.where(rng.random((steps, rows)) < 0.2, rng.integers(0, network.vocabulary, (steps, rows)), -1).astype(np.int32),
+        uniforms=rng.random((steps, rows), np.float32),
+        sampling=samplings,
+        snapshot_at=np.full(rows, -1, np.int32),
+        histories={b: History.of(inputs[b : b + 1], network.vocabulary) for b, one in enumerate(samplings) if one.needs_history},
+    )
+    for slot, state in enumerate(states):
+        on_device.load(slot, state)
+    expected, _, _ = reference.advance(network, states, deepcopy(batch))
+    chosen, _, _ = on_device.advance(batch)
+    same_states = all(on_device.state(slot).tobytes() == state.tobytes() for slot, state in enumerate(states))
     return same_states and bool((chosen == expected).all())

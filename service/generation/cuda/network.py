@@ -3,19 +3,18 @@
 import ctypes
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.generation.backend import Batch
 from service.generation.cuda.block import Block
 from service.generation.cuda.device import Device
 from service.generation.cuda.layout import STREAMED_SHARED, TILE, CallPointers, Memory, Resident, as_bytes, copy_network
-from service.generation.native import ROW, Row, fill_row, plain_rows
+from service.generation.native import Row, row_table
 from service.generation.quantized import QuantizedNetwork
-from service.generation.sampling import History, Sampling
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
@@ -65,62 +64,47 @@ class CudaNetwork:
         self._device.read(self._states + slot * state.nbytes, state)
         return state
 
-    def advance(
-        self,
-        slots: Ids,
-        inputs: Ids,
-        forced: Ids,
-        uniforms: Floats,
-        samplings: Sequence[Sampling],
-        histories: Mapping[int, History],
-        snapshot_at: Ids,
-        wants_logits: NDArray[np.bool_],
-    ) -> tuple[Ids, Floats, Floats | None]:
-        """Advances the states of `slots`. See `NativeNetwork.advance`. Raises CudaError."""
-        steps, rows = forced.shape
-        if not (inputs.min() >= 0 and max(inputs.max(), forced.max()) < self._network.vocabulary):
+    def advance(self, batch: Batch) -> tuple[Ids, Floats, Floats | None]:
+        """Advances the states of the batch's slots. See `NativeNetwork.advance`. Raises CudaError."""
+        steps, rows = batch.forced.shape
+        if not (batch.inputs.min() >= 0 and max(batch.inputs.max(), batch.forced.max()) < self._network.vocabulary):
             raise ValueError("an input is not in the vocabulary")
         self._device.use()
         while self._dropped:
             self._memory.free(self._dropped.pop())
         chosen = np.empty((steps, rows), np.int32)
         snapshots = np.empty((rows, *self._network.state_shape), np.float32)
-        logits = np.empty((steps, rows, self._network.vocabulary), np.float32) if wants_logits.any() else None
-        for resident, part in self._parts(samplings, wants_logits):
-            work = Work(slots[part], inputs[part], forced[:, part], uniforms[:, part], snapshot_at[part], wants_logits[part])
-            own = [histories.get(int(row)) for row in part]
-            call, table = self._launch(resident, work, [samplings[row] for row in part], own)
-            self._read(call, work, part, chosen, snapshots, logits)
-            _update(work, chosen[:, part], own, self._read_rows(call, table))
+        logits = np.empty((steps, rows, self._network.vocabulary), np.float32) if batch.log_probabilities else None
+        for resident, places in self._parts(batch):
+            part = batch.part(places)
+            call, table = self._launch(resident, part)
+            self._read(call, part, places, chosen, snapshots, logits)
+            _update(part, chosen[:, places], self._read_rows(call, table))
         return chosen, snapshots, logits
 
-    def _parts(self, samplings: Sequence[Sampling], wants_logits: NDArray[np.bool_]) -> Iterator[tuple[bool, NDArray[np.intp]]]:
+    def _parts(self, batch: Batch) -> Iterator[tuple[bool, NDArray[np.intp]]]:
         """Divides the rows: (whether resident.cu advances them, otherwise streamed.cu; rows)."""
-        plain = np.array([sampling.plain for sampling in samplings]) & ~wants_logits & (self.resident is not None)
+        plain = np.array([sampling.plain for sampling in batch.sampling])
         # A second launch costs a few rows more than it saves them.
-        if self.resident and not plain.all() and len(plain) <= self.resident.rows_of_few:
+        if not self.resident or batch.log_probabilities or (not plain.all() and len(plain) <= self.resident.rows_of_few):
             plain[:] = False
         for resident in (True, False):
-            if (part := np.flatnonzero(plain == resident)).size:
-                yield resident, part
+            if (places := np.flatnonzero(plain == resident)).size:
+                yield resident, places
 
-    def _launch(
-        self, resident: bool, work: "Work", samplings: Sequence[Sampling], histories: Sequence[History | None]
-    ) -> tuple[CallPointers, Rows]:
-        rows, steps, block = work.rows, work.steps, self._block
-        call, table = CallPointers(rows, steps), plain_rows(samplings)
-        block.begin(self._size_of(work, samplings))
-        call.slots, call.inputs, call.forced, call.uniforms = map(block.add, (work.slots, work.inputs, work.forced, work.uniforms))
-        for b, sampling in enumerate(samplings):
-            if not sampling.plain:
-                fill_row(Row.from_buffer(table.data, b * ROW.itemsize), sampling, histories[b], block.add, self._keep)
-        table["snapshot_at"], table["wants_logits"] = work.snapshot_at, work.wants_logits
+    def _launch(self, resident: bool, batch: Batch) -> tuple[CallPointers, Rows]:
+        steps, rows = batch.forced.shape
+        call, block = CallPointers(rows, steps), self._block
+        block.begin(self._size_of(batch))
+        arrays = batch.slots, batch.inputs, batch.forced, batch.uniforms
+        call.slots, call.inputs, call.forced, call.uniforms = map(block.add, arrays)
+        table = row_table(batch, block.add, self._keep)
         call.row = block.add(table)
         call.arrivals = block.add(np.zeros(COUNTERS * self._groups, np.uint8))
         pointer = block.add(as_bytes(call))
         call.chosen = block.reserve(4 * steps * rows)
-        call.snapshots = block.reserve(self._state_size * rows) if (work.snapshot_at >= 0).any() else None
-        call.logits = block.reserve(4 * steps * rows * self._network.vocabulary) if work.wants_logits.any() else None
+        call.snapshots = block.reserve(self._state_size * rows) if (batch.snapshot_at >= 0).any() else None
+        call.logits = block.reserve(4 * steps * rows * self._network.vocabulary) if batch.log_probabilities else None
         kernel, blocks, shared = self._kernel(resident, call)
         block.send()
         self._device.launch(kernel, blocks, shared, self._pointer, pointer)
@@ -130,13 +114,13 @@ class CudaNetwork:
     def _groups(self) -> int:
         return self.resident.groups if self.resident else 1
 
-    def _size_of(self, work: "Work", samplings: Sequence[Sampling]) -> int:
+    def _size_of(self, batch: Batch) -> int:
         """At least the bytes of a call."""
-        rows, vocabulary = work.rows, self._network.vocabulary
-        size = 12 * work.steps * rows + (8 + ctypes.sizeof(Row)) * rows + COUNTERS * self._groups + ctypes.sizeof(CallPointers)
-        size += sum(4 * vocabulary * ((s.exclusive_bias is not None) + 2 * s.penalizes) + 32 for s in samplings if not s.plain)
-        size += self._state_size * rows if (work.snapshot_at >= 0).any() else 0
-        size += 4 * work.steps * rows * vocabulary if work.wants_logits.any() else 0
+        rows, vocabulary = len(batch.slots), self._network.vocabulary
+        size = 12 * batch.forced.size + (8 + ctypes.sizeof(Row)) * rows + COUNTERS * self._groups + ctypes.sizeof(CallPointers)
+        size += sum(4 * vocabulary * ((s.exclusive_bias is not None) + 2 * s.penalizes) + 32 for s in batch.sampling if not s.plain)
+        size += self._state_size * rows if (batch.snapshot_at >= 0).any() else 0
+        size += 4 * batch.forced.size * vocabulary if batch.log_probabilities else 0
         return size + 16 * 16  # each is rounded up
 
     def _kernel(self, resident: bool, call: CallPointers) -> tuple[Any, int, int]:
@@ -165,18 +149,18 @@ class CudaNetwork:
         return self._kept[key]
 
     def _read(
-        self, call: CallPointers, work: "Work", part: NDArray[np.intp], chosen: Ids, snapshots: Floats, logits: Floats | None
+        self, call: CallPointers, part: Batch, places: NDArray[np.intp], chosen: Ids, snapshots: Floats, logits: Floats | None
     ) -> None:
-        """Reads a call's results into those of all rows."""
-        ids = np.empty(work.forced.shape, np.int32)
+        """Reads a call's results into those of all rows. places: where the part's rows are among them."""
+        ids = np.empty(part.forced.shape, np.int32)
         self._device.read(call.chosen, ids)
-        chosen[:, part] = ids
-        for b in np.flatnonzero(work.snapshot_at >= 0).tolist():
-            self._device.read(call.snapshots + b * self._state_size, snapshots[part[b]])
-        if logits is not None and work.wants_logits.any():
+        chosen[:, places] = ids
+        for b in np.flatnonzero(part.snapshot_at >= 0).tolist():
+            self._device.read(call.snapshots + b * self._state_size, snapshots[places[b]])
+        if logits is not None:
             own = np.empty((*ids.shape, self._network.vocabulary), np.float32)
             self._device.read(call.logits, own)
-            logits[:, part] = own
+            logits[:, places] = own
 
     def _read_rows(self, call: CallPointers, table: Rows) -> Rows:
         """The rows after the call, if one of them has an automaton."""
@@ -185,33 +169,11 @@ class CudaNetwork:
         return table
 
 
-@dataclass(frozen=True)
-class Work:
-    """Rows that one launch advances; see `Batch`."""
-
-    slots: Ids
-    inputs: Ids
-    forced: Ids
-    uniforms: Floats
-    snapshot_at: Ids
-    wants_logits: NDArray[np.bool_]
-
-    @property
-    def rows(self) -> int:
-        return int(self.forced.shape[1])
-
-    @property
-    def steps(self) -> int:
-        return len(self.forced)
-
-
-def _update(work: Work, chosen: Ids, histories: Sequence[History | None], rows: Rows) -> None:
+def _update(batch: Batch, chosen: Ids, rows: Rows) -> None:
     """Updates the histories as the device did its copies."""
-    for b, history in enumerate(histories):
-        if history is None:
-            continue
+    for b, history in batch.histories.items():
         if rows["counts"][b]:
-            sampled = chosen[work.forced[:, b] < 0, b]
+            sampled = chosen[batch.forced[:, b] < 0, b]
             known = sampled[(sampled >= 0) & (sampled < history.vocabulary)]
             history.counts[1] += np.bincount(known, minlength=history.vocabulary).astype(np.int32)
         if rows["next"][b]:

@@ -30,7 +30,6 @@ typedef struct {
   float presence, frequency, repetition;    // penalties, used if there are `counts`
   int32_t top_k;                            // 0 keeps all
   int32_t snapshot_at;                      // steps after which the state is copied to `snapshots`, or -1
-  int32_t wants_logits;
   int32_t automaton_state, num_left;        // of the automaton, updated; num_left: characters that may still be sampled
   int32_t alphabet;                         // the automaton's characters, the vocabulary first
   const float *bias;    // [vocabulary], EXCLUDED where a character must not be sampled
@@ -47,7 +46,7 @@ typedef struct {
   Row *row;                        // [rows]
   int32_t *chosen;                 // [steps][rows], -1 where the automaton allows nothing
   float *snapshots;                // [rows][vectors][units], of rows with snapshot_at
-  float *logits;                   // [steps][rows][vocabulary], of rows with wants_logits
+  float *logits;                   // [steps][rows][vocabulary], or null
 } Call;
 
 typedef struct {

@@ -425,7 +425,7 @@ static int draw_next(Network *n, int step, int r, float *v, int thread, int writ
 static int conclude(Network *n, int step, int r, float *v, int thread, int writes) {
   const Call *c = n->call;
   size_t place = (size_t)step * c->rows + r;
-  if (writes && c->row[r].wants_logits) memcpy(c->logits + place * n->vocabulary, v, 4 * (size_t)n->vocabulary);
+  if (writes && c->logits) memcpy(c->logits + place * n->vocabulary, v, 4 * (size_t)n->vocabulary);
   int input = c->forced[place];
   if (input < 0)
     input = draw_next(n, step, r, v, thread, writes);

@@ -81,7 +81,7 @@ static void call_network(Network *n, int rows, int threads) {
   for (int r = 0; r < rows; r++) {
     inputs[r] = (int32_t)(bits24() % (uint32_t)n->vocabulary);
     row[r] = (Row){.inverse_temperature = around(1, 1), .top_p = r % 3 == 1 ? .9f : 1, .top_k = r % 3 == 2 ? 5 : 0,
-                   .snapshot_at = r % 3 - 1, .wants_logits = 1};
+                   .snapshot_at = r % 3 - 1};
   }
   for (size_t i = 0; i < places; i++) forced[i] = i % 5 == 2 ? (int32_t)(bits24() % (uint32_t)n->vocabulary) : -1;
   Call call = {.rows = rows, .steps = STEPS, .threads = threads, .states = some_floats((int)states, 0, 2), .inputs = inputs,

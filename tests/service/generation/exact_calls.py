@@ -1,6 +1,6 @@
 """Calls of the exact step on random networks, checked against the reference. Imports no TensorFlow: sanitizers choke on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation import reference
+from service.generation.backend import Batch
 from service.generation.quantized import QuantizedNetwork, quantize
 from service.generation.sampling import Automaton, History, Sampling
 from tests.support import random_tensors
@@ -52,41 +53,55 @@ def drawn_history(rng: np.random.Generator, vocabulary: int) -> History:
     return History(counts, num_left=int(rng.integers(1, 12)))
 
 
-class Advances(Protocol):
-    """See `NativeNetwork`."""
+Floats = NDArray[np.float32]
 
-    @property
-    def advance(self) -> Any: ...
+
+class Advances(Protocol):
+    def advance(self, states: Floats, batch: Batch, threads: int) -> tuple[NDArray[np.int32], Floats, Floats | None]:
+        """See `NativeNetwork`."""
+        ...
 
 
 def check_call(n: QuantizedNetwork, native: Advances, rows: int, steps: int, threads: int, seed: int = 0, plain: int = 0) -> None:
     """A call of the kernel gives what the reference gives: characters, states on the way and after it, logits, histories.
 
-    plain: so many rows, the first ones, sample with a temperature only and want no logits.
+    plain: so many rows, the first ones, sample with a temperature only. If there are any, the call wants no logits.
     """
     rng = np.random.default_rng(seed)
     states = rng.uniform(-1, 1, (rows, *n.state_shape)).astype(np.float32)
-    inputs = rng.integers(0, n.vocabulary, rows).astype(np.int32)
-    forced = np.where(rng.random((steps, rows)) < 0.3, rng.integers(0, n.vocabulary, (steps, rows)), -1).astype(np.int32)
-    uniforms = rng.random((steps, rows), np.float32)
     samplings = [drawn_sampling(rng, n.vocabulary) for _ in range(rows)]
     samplings[:plain] = [Sampling(temperature=sampling.temperature) for sampling in samplings[:plain]]
-    histories = {row: drawn_history(rng, n.vocabulary) for row, s in enumerate(samplings) if s.needs_history}
-    expected_histories = deepcopy(histories)
-    snapshot_at, wanted = rng.integers(-1, steps, rows).astype(np.int32), (rng.random(rows) < 0.5) & (np.arange(rows) >= plain)
-    expected, path, expected_logits = reference.advance(n, states, inputs, forced, uniforms, samplings, expected_histories)
-    after = states.copy()
-    chosen, snapshots, logits = native.advance(after, inputs, forced, uniforms, samplings, histories, snapshot_at, wanted, threads)
-    assert (chosen == expected).all()
-    assert bits(after) == bits(path[-1])
-    for row in np.flatnonzero(snapshot_at >= 0).tolist():
-        assert bits(snapshots[row]) == bits(path[snapshot_at[row]][row])
-    for row in np.flatnonzero(wanted).tolist():
-        assert logits is not None
-        assert bits(logits[:, row]) == bits(expected_logits[:, row])
-    for row, history in histories.items():
-        assert (history.state, history.num_left) == (expected_histories[row].state, expected_histories[row].num_left)
-        assert (history.counts == expected_histories[row].counts).all()
+    batch = Batch(
+        slots=np.arange(rows, dtype=np.int32),
+        starts={},
+        inputs=rng.integers(0, n.vocabulary, rows).astype(np.int32),
+        forced=np.where(rng.random((steps, rows)) < 0.3, rng.integers(0, n.vocabulary, (steps, rows)), -1).astype(np.int32),
+        uniforms=rng.random((steps, rows), np.float32),
+        sampling=samplings,
+        snapshot_at=rng.integers(-1, steps, rows).astype(np.int32),
+        log_probabilities=not plain and bool(rng.random() < 0.7),
+        histories={row: drawn_history(rng, n.vocabulary) for row, s in enumerate(samplings) if s.needs_history},
+    )
+    expected, after = deepcopy(batch), states.copy()
+    expected_chosen, expected_snapshots, expected_logits = reference.advance(n, states, expected)
+    chosen, snapshots, logits = native.advance(after, batch, threads)
+    assert (chosen == expected_chosen).all()
+    assert bits(after) == bits(states)
+    kept = batch.snapshot_at >= 0
+    assert bits(snapshots[kept]) == bits(expected_snapshots[kept])
+    assert (logits is None) == (expected_logits is None)
+    if logits is not None and expected_logits is not None:
+        assert bits(logits) == bits(expected_logits)
+    for row, history in batch.histories.items():
+        assert (history.state, history.num_left) == (expected.histories[row].state, expected.histories[row].num_left)
+        assert (history.counts == expected.histories[row].counts).all()
+
+
+def one_step(uniforms: NDArray[np.float32], samplings: Sequence[Sampling], histories: Mapping[int, History] | None = None) -> Batch:
+    """One sampled step of each row, after character 0."""
+    rows = len(samplings)
+    none, slots = np.full(rows, -1, np.int32), np.arange(rows, dtype=np.int32)
+    return Batch(slots, {}, none * 0, none[None], uniforms, samplings, none, histories=histories or {})
 
 
 def bits(values: NDArray[np.float32]) -> bytes:
@@ -111,9 +126,8 @@ def check_boundaries(n: QuantizedNetwork, native: Advances, sampling: Sampling) 
     rows = len(uniforms)
     histories = {} if history is None else {row: deepcopy(history) for row in range(rows)}
     expected = [chosen_at(uniform) for uniform in uniforms]
-    no, none = np.zeros(rows, np.bool_), np.full(rows, -1, np.int32)
-    inputs = none * 0, none[None], np.array([uniforms], np.float32), [sampling] * rows, histories
-    chosen, _, _ = native.advance(np.repeat(state, rows, 0), *inputs, none, no, 1)
+    batch = one_step(np.array([uniforms], np.float32), [sampling] * rows, histories)
+    chosen, _, _ = native.advance(np.repeat(state, rows, 0), batch, 1)
     assert len(set(expected)) > 2
     assert chosen[0].tolist() == expected
 
@@ -131,8 +145,7 @@ def check_top_p(n: QuantizedNetwork, native: Advances) -> None:
 
         rows += [(state, Sampling(top_p=float(value)), last_kept(value)) for value in _changes(last_kept)]
     states, samplings, expected = zip(*rows, strict=True)
-    none, uniforms = np.full(len(rows), -1, np.int32), np.full((1, len(rows)), last)
-    chosen, _, _ = native.advance(np.stack(states), none * 0, none[None], uniforms, samplings, {}, none, none > 0, 1)
+    chosen, _, _ = native.advance(np.stack(states), one_step(np.full((1, len(rows)), last), samplings), 1)
     assert len(rows) > 24
     assert chosen[0].tolist() == list(expected)
 

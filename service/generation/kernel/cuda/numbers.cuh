@@ -61,7 +61,6 @@ struct Row {
   float presence, frequency, repetition;    // penalties, used if there are `counts`
   int top_k;                                // 0 keeps all
   int snapshot_at;                          // steps after which the state is copied to `snapshots`, or -1
-  int wants_logits;
   int automaton_state, num_left;  // of the automaton, updated; num_left: characters that may still be sampled
   int alphabet;                   // the automaton's characters, the vocabulary first
   const float *bias;              // [vocabulary], EXCLUDED where a character must not be sampled
@@ -97,7 +96,7 @@ struct Call {
   Row *row;                          // [rows]
   int *chosen;                       // [steps][rows], -1 where the automaton allows nothing
   float *snapshots;                  // [rows][vectors][units], of rows with snapshot_at
-  float *logits;                     // [steps][rows][vocabulary], of rows with wants_logits
+  float *logits;                     // [steps][rows][vocabulary], or null
   unsigned *arrivals;                // 64 words a group of blocks, 0 before the call: counters of barriers
   unsigned *mail;                    // see resident.cu
 };

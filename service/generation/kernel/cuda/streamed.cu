@@ -170,7 +170,7 @@ struct Advance {
   // A warp's task is an octet of columns of up to 16 rows, from row `first` to before row `end`.
   __device__ void output(int step, int first, int end, int octet) const {
     const int r = first + lane / 4, stride = n.slices * 64, here = min(first + lane % TILE, end - 1), place = step * c.rows;
-    if (!__ballot_sync(~0u, c.forced[place + here] < 0 || c.row[here].wants_logits)) return;  // nobody needs them
+    if (!__ballot_sync(~0u, c.forced[place + here] < 0 || c.logits)) return;  // nobody needs them
     const int8 *q = rounded(step + 1, n.layers - 1);
     int sum[1][4] = {};
     products<1>(sum, q + min(r, c.rows - 1) * stride, q + min(r + 8, c.rows - 1) * stride,
@@ -181,7 +181,7 @@ struct Advance {
       if (row >= end || column >= n.vocabulary) continue;
       const float logit = (float)sum[0][i] * n.output.scale[column] + n.output.bias[column];
       n.logits[(long long)row * n.columns + column] = logit;
-      if (c.row[row].wants_logits) c.logits[((long long)place + row) * n.vocabulary + column] = logit;
+      if (c.logits) c.logits[((long long)place + row) * n.vocabulary + column] = logit;
     }
   }
 

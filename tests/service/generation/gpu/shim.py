@@ -3,7 +3,8 @@
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.generation.backend import Batch
 from service.generation.cuda.device import SOURCES
 from service.generation.cuda.network import CudaNetwork
 from service.generation.quantized import QuantizedNetwork
-from service.generation.sampling import History, Sampling
 from trainer.artifact import VersionConfig
 
 HERE = Path(__file__).parent
@@ -107,23 +108,14 @@ class OnShim:
         self.network = CudaNetwork(device, network, slots)
 
     def advance(
-        self,
-        states: NDArray[np.float32],
-        inputs: NDArray[np.int32],
-        forced: NDArray[np.int32],
-        uniforms: NDArray[np.float32],
-        samplings: Sequence[Sampling],
-        histories: Mapping[int, History],
-        snapshot_at: NDArray[np.int32],
-        wants_logits: NDArray[np.bool_],
-        threads: int,
+        self, states: NDArray[np.float32], batch: Batch, threads: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32] | None]:
         """See `NativeNetwork.advance`. threads: the seed of the order in which CUDA's threads run."""
         self.device.seed = threads
-        slots = np.random.default_rng(threads).permutation(self._slots)[: len(inputs)].astype(np.int32)
+        slots = np.random.default_rng(threads).permutation(self._slots)[: len(states)].astype(np.int32)
         for slot, state in zip(slots.tolist(), states, strict=True):
             self.network.load(slot, state)
-        result = self.network.advance(slots, inputs, forced, uniforms, samplings, histories, snapshot_at, wants_logits)
+        result = self.network.advance(replace(batch, slots=slots))
         states[...] = [self.network.state(slot) for slot in slots.tolist()]
         return result
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from service.generation.exact import ExactBackend
 from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
-from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, check_top_p, network
+from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, check_top_p, network, one_step
 from tests.service.generation.gpu.shim import OnShim, ShimDevice, compiler
 from tests.support import random_tensors, run_core
 from trainer.artifact import Architecture
@@ -197,20 +198,19 @@ def test_a_device_that_gives_other_bits_is_refused(folder: Path, monkeypatch: py
 def test_an_id_outside_the_vocabulary_does_not_reach_the_device(folder: Path) -> None:
     n = network("gru", 1, 8, 15)
     on_shim = OnShim(ShimDevice(folder), n, 1)
-    one, none = np.zeros(1, np.int32), np.full((1, 1), -1, np.int32)
-    for inputs, forced in ((one + 15, none), (one - 1, none), (one, none + 16)):
+    batch = one_step(np.zeros((1, 1), np.float32), [Sampling()])
+    for inputs, forced in ((15, -1), (-1, -1), (0, 15)):
         with pytest.raises(ValueError, match="not in the vocabulary"):
-            on_shim.network.advance(one, inputs, forced, np.zeros((1, 1), np.float32), [Sampling()], {}, one - 1, one > 0)
+            on_shim.network.advance(replace(batch, inputs=batch.inputs + inputs, forced=np.full((1, 1), forced, np.int32)))
 
 
 def test_a_network_and_an_automaton_leave_no_memory_behind(folder: Path) -> None:
     device = ShimDevice(folder)
     network_on_device = [CudaNetwork(device, network("gru", 1, 8, 15), 1)]
-    one, none = np.zeros(1, np.int32), np.full((1, 1), -1, np.int32)
 
     def call(sampling: Sampling) -> None:
-        history = History.of(one, 15)
-        network_on_device[0].advance(one, one, none, np.zeros((1, 1), np.float32), [sampling], {0: history}, one - 1, one > 0)
+        history = History.of(np.zeros(1, np.int32), 15)
+        network_on_device[0].advance(one_step(np.zeros((1, 1), np.float32), [sampling], {0: history}))
 
     call(Sampling(top_k=2))
     before = device.allocations
