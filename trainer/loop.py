@@ -23,7 +23,7 @@ from trainer.errors import Diverged, OutOfMemory
 from trainer.evaluation import Evaluator
 from trainer.history import EpochRow, has_stalled, thin
 from trainer.publish import find_published, publish
-from trainer.sampling import Sampler, opening
+from trainer.sampling import opening, sample
 from trainer.served import find_library
 from trainer.state import TrainingState
 from trainer.step import resolve_precision, training_step
@@ -117,8 +117,7 @@ class Run:
         self.architecture = config.architecture(text.vocabulary.characters)
         trained_on, self.held_out = split(text.ids, config.held_out)
         # Loaded now, so that it matches this process's code even if a new release is installed during the run.
-        needed = teachers or (self.workers.is_chief and len(self.held_out) > 1)
-        self.library = find_library(print) if needed else None
+        self.library = find_library(print) if teachers or self.workers.is_chief else None
         shape = trained_on, config.seq_length, config.batch_size, config.seed, self.workers.worker
         self.batches: Batches | WrittenBatches = BATCHES[config.examples](*shape)
         if teachers:
@@ -129,7 +128,7 @@ class Run:
         state.teachers = [teacher.reference for teacher in teachers]
         learnt = state.weights, state.ema_weights, state.optimizer
         self._step = training_step(self.config, self.architecture, *learnt, batches=batches, workers=self.workers)
-        self.evaluator, self.sampler = Evaluator(self.architecture, self.stop), Sampler(self.architecture)
+        self.evaluator = Evaluator(self.architecture, self.stop)
         self._batch_characters = self.batches.rows * config.seq_length
         self._last_batch_at: float | None = None
         self._progress = report.ProgressLine(config.epochs, len(self.batches), self._batch_characters)
@@ -180,12 +179,13 @@ class Run:
         return Scores(**{name: self.workers.from_chief(score) for name, score in scores.model_dump().items()})
 
     def sample(self) -> dict[str, str]:
-        """Texts by temperature. Only the chief draws them."""
-        weights, start = self.state.scored_weights, opening(self.text)
-        return {
-            str(temperature): self.sampler.sample(weights, start, EPOCH_SAMPLE_CHARACTERS, temperature, self.state.epoch)
-            for temperature in (TEMPERATURES if self.workers.is_chief else ())
-        }
+        """Texts by temperature. Only the chief generates them."""
+        if not self.workers.is_chief:
+            return {}
+        tensors = {name: weight.numpy() for name, weight in self.state.scored_weights.items()}
+        length, seed = EPOCH_SAMPLE_CHARACTERS, self.state.epoch
+        texts = sample(self.architecture, tensors, opening(self.text), length, TEMPERATURES, seed, self.library)
+        return dict(zip(map(str, TEMPERATURES), texts, strict=True))
 
     def end_epoch(self, scores: Scores, samples: dict[str, str]) -> None:
         """Adds the epoch to the history, writes its checkpoint, logs it, and sets the state to the next epoch."""

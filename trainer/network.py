@@ -79,26 +79,6 @@ def zero_states(architecture: Architecture, batch_size: int) -> States:
     return [tuple(tf.zeros((batch_size, architecture.units)) for _ in range(parts)) for _ in range(architecture.layers)]
 
 
-def one_step(architecture: Architecture) -> Callable[..., tuple[tf.Tensor, States]]:
-    """(weights, ids int32 [batch], states) -> (logits [batch, vocabulary], states after), by Keras's cells.
-
-    For a single character this is several times faster than the Keras model, whose layers run a loop over characters.
-    """
-    cells = [LAYERS[architecture.cell](architecture.units).cell for _ in range(architecture.layers)]
-    for i, cell in enumerate(cells):
-        cell.build((None, architecture.units if i else architecture.embedding))
-
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def step(weights: Weights, ids: tf.Tensor, states: States) -> tuple[tf.Tensor, States]:
-        x, after = tf.gather(weights["embedding"], ids), []
-        for i, (cell, state) in enumerate(zip(cells, states, strict=True)):
-            (x, last), _ = cell.stateless_call(_layer_weights(weights, i), cell.non_trainable_variables, x, list(state))
-            after.append(tuple(last))
-        return tf.matmul(x, weights["dense.kernel"]) + weights["dense.bias"], after
-
-    return step  # type: ignore[no-any-return]
-
-
 def forward(architecture: Architecture, operands: tf.DType = tf.float32) -> Forward:
     """The fastest forward pass: `trainer.recurrence` on a CPU, Keras's layers (cuDNN) on a GPU.
 

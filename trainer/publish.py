@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer import __version__, artifact, checkpoints, report
 from trainer.artifact import ArtifactError, PublishedScores, Tensors, Version
 from trainer.history import best_epoch
-from trainer.sampling import opening
+from trainer.sampling import opening, sample
 from trainer.served import served_scores
 from trainer.tokenizer import tokenizer_json
 
@@ -55,10 +55,11 @@ def publish(run: "Run") -> Version:
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    (text_sample,) = sample(run.architecture, weights, opening(text), SAMPLE_CHARACTERS, [1.0], config.seed, run.library)
     extras = {
         "training.json": json.dumps({**options, "history": history}, indent=1).encode(),
         "loss.png": report.loss_curve(history, best, f"{config.name}, recipe {config.recipe}"),
-        "sample.txt": run.sampler.sample(weights, opening(text), SAMPLE_CHARACTERS, 1.0, config.seed).encode(),
+        "sample.txt": text_sample.encode(),
         "tokenizer.json": tokenizer_json(run.architecture.vocabulary),
         "events.out.tfevents": report.summary_file(history, len(run.batches)),
     }

@@ -1,7 +1,7 @@
 """The held-out scores of a network as served. On CPUs the service computes in int8. `trainer.scoring` defines the scores.
 
-This module, `trainer.teachers` and `trainer.scan_library`, which loads the kernel, are the only ones of the trainer that know the
-service.
+This module, `trainer.sampling`, `trainer.teachers` and `trainer.scan_library`, which loads the kernel, are the only ones of the
+trainer that know the service.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def find_library(log: Callable[[str], None]) -> Library | None:
     try:
         return load_library()
     except Unsupported as error:
-        log(f"{error}. NumPy computes the scores as served instead: the arithmetic is the same, but it is slower")
+        log(f"{error}. NumPy computes what is served instead: the arithmetic is the same, but it is slower")
         return None
 
 

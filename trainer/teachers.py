@@ -1,7 +1,4 @@
-"""Published versions that teach a new network. Their predictions are the service's, the same bits on every machine.
-
-This module and `trainer.served` are the only ones of the trainer that know the service.
-"""
+"""Published versions that teach a new network. Their predictions are the service's, the same bits on every machine."""
 
 from collections.abc import Sequence
 

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from service.generation.generator import Generator
 from tests.support import config as fields
 from tests.support import random_tensors
 from tests.trainer.conftest import shorten_samples
@@ -23,7 +24,6 @@ from trainer.corpus import Corpus
 from trainer.errors import Diverged
 from trainer.evaluation import Evaluator
 from trainer.history import EpochRow, best_epoch
-from trainer.sampling import Sampler
 from trainer.served import find_library, served_scores
 
 pytestmark = pytest.mark.slow
@@ -379,4 +379,4 @@ def test_progress_shows_losses_speed_and_time_left() -> None:
 def test_the_published_weights_continue_the_sample(finished: Finished) -> None:
     config, _, version = finished("gru")
     sample = (version.path / "sample.txt").read_text()
-    assert Sampler(version.config).sample(version.tensors, sample[:40], 100, 1.0, seed=config.seed) == sample[:140]
+    assert Generator.load(version.path).generate(sample[:40], num_generate=100, seed=config.seed) == sample[:140]
