@@ -98,7 +98,7 @@ class Folio:
                 uniforms=np.zeros((len(ids) - 1, 1), np.float32),
                 sampling=[Sampling()],
                 snapshot_at=np.full(1, -1, np.int32),
-                log_probabilities=True,
+                top_logprobs=0,
             )
         )
         if decoded.log_probabilities is None:

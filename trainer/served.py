@@ -7,12 +7,12 @@ trainer that know the service.
 from collections.abc import Callable
 from functools import partial
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.backend import Batch
+from service.generation.backend import Batch, LogProbabilities
 from service.generation.backends import Unsupported, load_library
 from service.generation.exact import ExactBackend
 from service.generation.native import Library
@@ -72,8 +72,8 @@ def _begin(backend: ExactBackend, rows: int) -> Nats:
     def nats(read: Characters, following: Characters) -> NDArray[np.float32]:
         nonlocal starts
         forced = following.T
-        batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, snapshot_at)
+        batch = Batch(slots, starts, read[:, 0], forced, np.zeros(forced.shape, np.float32), sampling, snapshot_at, top_logprobs=0)
         starts = {}
-        return -backend.score(batch).T
+        return -cast("LogProbabilities", backend.decode(batch).log_probabilities).chosen.T
 
     return nats

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class Batch:
     uniforms: NDArray[np.float32]  # [K, B], in [0, 1); 0 where the temperature is 0
     sampling: Sequence[Sampling]  # B of them
     snapshot_at: NDArray[np.int32]  # [B]: steps after which to snapshot the row's state, 0 to K - 1; -1: no snapshot
-    log_probabilities: bool = False  # compute them
+    top_logprobs: int | None = None  # number of alternatives reported beside the chosen character; None: no log-probabilities
     histories: Mapping[int, History] = field(default_factory=dict)  # by row, where the sampling needs one; the call updates them
 
     def part(self, rows: NDArray[np.intp]) -> Self:
@@ -52,12 +52,11 @@ class Batch:
         )
 
 
-@dataclass(frozen=True)
-class LogProbabilities:
+class LogProbabilities(NamedTuple):
     """Natural logarithms of softmax(logits), before temperature and all other sampling options.
 
-    The leading shape is [K, B] for a call and [characters] for a generation. N is MAX_TOP_LOGPROBS, or the vocabulary's size
-    if that is less.
+    The leading shape is [K, B] for a call and [characters] for a generation. N is `top_logprobs`, or the vocabulary's size if that
+    is less.
     """
 
     chosen: NDArray[np.float32]  # [...]

@@ -1,14 +1,13 @@
 """The backends of the exact step on a CPU, `native` and `reference`. They keep the slots' states and compute log-probabilities."""
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.generation import reference
-from service.generation.backend import MAX_TOP_LOGPROBS, Batch, Decoded, LogProbabilities, Precision
+from service.generation.backend import Batch, Decoded, LogProbabilities, Precision
 from service.generation.native import Library
 from service.generation.quantized import quantize
 from service.generation.sampling import Sampling
@@ -29,22 +28,15 @@ class Exact(ABC):
     def decode(self, batch: Batch) -> Decoded:
         chosen, snapshots, logits = self._advance(batch)
         by_row = {int(row): snapshots[row].copy() for row in np.flatnonzero(batch.snapshot_at >= 0)}
-        return Decoded(chosen, by_row, None if logits is None else log_probabilities(logits, chosen))
-
-    def score(self, batch: Batch) -> Floats:
-        """Advances the batch's slots like `decode`, but returns only the chosen characters' log-probabilities [K, B].
-
-        No row may have an automaton. Faster than `decode`: ranking all of a large vocabulary takes longer than the step.
-        """
-        chosen, _, logits = self._advance(replace(batch, log_probabilities=True))
-        return chosen_log_probabilities(cast("Floats", logits), chosen)
+        top = batch.top_logprobs
+        return Decoded(chosen, by_row, None if logits is None or top is None else log_probabilities(logits, chosen, top))
 
     def read(self, slots: NDArray[np.int32], characters: NDArray[np.int32], fresh: NDArray[np.bool_]) -> Floats:
         """Reads one character in each slot, from a zero state where `fresh`. Returns logits [B, vocabulary]. Arguments: [B]."""
         starts = dict.fromkeys(np.flatnonzero(fresh).tolist())
         forced, uniforms = np.zeros((1, len(slots)), np.int32), np.zeros((1, len(slots)), np.float32)
         snapshot_at = np.full(len(slots), -1, np.int32)
-        batch = Batch(slots, starts, characters, forced, uniforms, [Sampling()] * len(slots), snapshot_at, log_probabilities=True)
+        batch = Batch(slots, starts, characters, forced, uniforms, [Sampling()] * len(slots), snapshot_at, top_logprobs=0)
         logits = cast("Floats", self._advance(batch)[2])
         return logits.reshape(len(slots), -1)
 
@@ -91,21 +83,16 @@ def check_histories(batch: Batch) -> None:
         raise ValueError("a row with penalties or an automaton has no history")
 
 
-def log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> LogProbabilities:
-    """From logits [K, B, vocabulary] and the chosen ids [K, B]. UNKNOWN for an id outside the vocabulary."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    values = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    count = min(MAX_TOP_LOGPROBS, values.shape[-1])
-    top_ids = np.argsort(-values, axis=-1, kind="stable")[..., :count].astype(np.int32)
-    known = (chosen >= 0) & (chosen < values.shape[-1])
-    ids = np.where(known, chosen, 0)[..., None].astype(np.int64)
-    own = np.where(known, np.take_along_axis(values, ids, -1)[..., 0], UNKNOWN)
-    return LogProbabilities(own, top_ids, np.take_along_axis(values, top_ids.astype(np.int64), -1))
-
-
-def chosen_log_probabilities(logits: Floats, chosen: NDArray[np.int32]) -> Floats:
-    """The same bits as `log_probabilities(logits, chosen).chosen`. Overwrites the logits, to save memory."""
+def log_probabilities(logits: Floats, chosen: NDArray[np.int32], top: int) -> LogProbabilities:
+    """From logits [K, B, vocabulary] and the chosen ids [K, B]. UNKNOWN for an id outside the vocabulary. Overwrites the logits."""
     logits -= logits.max(-1, keepdims=True)
-    own = np.take_along_axis(logits, chosen[..., None].astype(np.int64), -1)[..., 0]
-    totals: Floats = np.exp(logits, out=logits).sum(-1)
-    return own - np.log(totals)
+    known = (chosen >= 0) & (chosen < logits.shape[-1])
+    ids = np.where(known, chosen, 0)[..., None].astype(np.int64)
+    own = np.take_along_axis(logits, ids, -1)
+    total = np.log(np.exp(logits, out=None if top else logits).sum(-1, keepdims=True))  # in place if possible, to save memory
+    own = np.where(known, (own - total)[..., 0], UNKNOWN)
+    if top == 0:  # ranking all of a large vocabulary would take longer than the step
+        return LogProbabilities(own, np.empty((*chosen.shape, 0), np.int32), np.empty((*chosen.shape, 0), np.float32))
+    logits -= total
+    top_ids = np.argsort(-logits, axis=-1, kind="stable")[..., :top]
+    return LogProbabilities(own, top_ids.astype(np.int32), np.take_along_axis(logits, top_ids, -1))

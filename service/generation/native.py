@@ -130,7 +130,7 @@ class NativeNetwork:
         table = row_table(batch, address, address)
         chosen = np.empty((steps, rows), np.int32)
         snapshots = np.empty((rows, *self._state_shape), np.float32)
-        logits = np.empty((steps, rows, self._vocabulary), np.float32) if batch.log_probabilities else None
+        logits = np.empty((steps, rows, self._vocabulary), np.float32) if batch.top_logprobs is not None else None
         call = _Call(
             rows,
             steps,

@@ -81,8 +81,4 @@ def cut(chunk: Chunk, start: int, end: int) -> Chunk:
 
 def concatenated(parts: Sequence[LogProbabilities]) -> LogProbabilities:
     """Joins log-probabilities of consecutive characters, [n, ...] each, into one: [sum of n, ...]."""
-    return LogProbabilities(
-        np.concatenate([part.chosen for part in parts]),
-        np.concatenate([part.top_ids for part in parts]),
-        np.concatenate([part.top_values for part in parts]),
-    )
+    return LogProbabilities(*map(np.concatenate, zip(*parts, strict=True)))

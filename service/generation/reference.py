@@ -198,7 +198,7 @@ def advance(network: QuantizedNetwork, states: Floats, batch: Batch) -> tuple[ND
             chosen[k, b] = draw_unknown(network.vocabulary, *options) if paused[b] else draw(row_logits[b], *options)
             remember(histories.get(b), batch.sampling[b], chosen[k, b])
         inputs = np.where(paused, inputs, chosen[k])
-    return chosen, snapshots, np.stack(logits) if batch.log_probabilities else None
+    return chosen, snapshots, np.stack(logits) if batch.top_logprobs is not None else None
 
 
 def remember(history: History | None, sampling: Sampling, character: int) -> None:

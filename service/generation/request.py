@@ -67,7 +67,7 @@ class Generation:
     sampling: Sampling
     seed: int  # 64 bits
     stop: Sequence[Sequence[int]] = ()  # ids of each stop string
-    top_logprobs: int | None = None  # log-probabilities of the chosen character and of this many of the likeliest; None: of none
+    top_logprobs: int | None = None  # number of alternatives reported beside the chosen character; None: no log-probabilities
     deadline: float | None = None
     already_sent: int = 0  # characters that the client had from an earlier stream: generated again, whatever the deadline
     num_sampled_before: int = 0  # random numbers of the seed that an earlier generation used

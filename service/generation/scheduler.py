@@ -116,7 +116,7 @@ class Scheduler:
             uniforms=uniforms,
             sampling=[generation.sampling for generation, _ in running],
             snapshot_at=snapshot_at,
-            log_probabilities=any(generation.top_logprobs is not None for generation, _ in running),
+            top_logprobs=max((g.top_logprobs for g, _ in running if g.top_logprobs is not None), default=None),
             histories={b: generation.history for b, (generation, _) in enumerate(running) if generation.history},
         )
 

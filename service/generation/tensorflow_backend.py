@@ -14,16 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from service.generation.backend import (
-    MAX_TOP_LOGPROBS,
-    STATES,
-    Batch,
-    Decoded,
-    LogProbabilities,
-    Precision,
-    input_bias,
-    input_table,
-)
+from service.generation.backend import STATES, Batch, Decoded, LogProbabilities, Precision, input_bias, input_table
 from service.generation.sampling import EXCLUDED, Sampling
 from trainer.artifact import Architecture, Tensors
 
@@ -62,16 +53,17 @@ class TensorFlowBackend:
             "top_k": tf.TensorSpec([None, 1], tf.int32),
             "top_p": tf.TensorSpec([None, 1], tf.float32),
             "min_p": tf.TensorSpec([None, 1], tf.float32),
+            "top": tf.TensorSpec([], tf.int32),
         }
         self._graphs: dict[tuple[bool, bool, bool], Any] = {}
 
     def decode(self, batch: Batch) -> Decoded:
-        restricted, wanted = any(row.restricted for row in batch.sampling), batch.log_probabilities
+        restricted, wanted = any(row.restricted for row in batch.sampling), batch.top_logprobs is not None
         start_states = np.zeros((len(batch.starts), *self._state.shape[1:]), np.float32)
         for row, state in zip(start_states, batch.starts.values(), strict=True):
             row[:] = 0 if state is None else state
         arrays = vars(batch) | sampling_arrays(batch.sampling, len(self._architecture.vocabulary))
-        arrays |= {"start_rows": list(batch.starts), "start_states": start_states}
+        arrays |= {"start_rows": list(batch.starts), "start_states": start_states, "top": batch.top_logprobs or 0}
         graph = self._graph(restricted, wanted, len(batch.slots) == 1)
         chosen, snapshots, log_probabilities = graph(
             {name: tf.constant(arrays[name], spec.dtype) for name, spec in self._signature.items()}
@@ -111,7 +103,7 @@ class TensorFlowBackend:
             if restricted:
                 weights = keep_likely(weights, arrays["top_k"], arrays["top_p"], arrays["min_p"])
             character = tf.where(forced[k] >= 0, forced[k], draw(weights, uniforms[k]))
-            values = [character, *(log_probabilities_of(logits, character) if log_probabilities else [])]
+            values = [character, *(log_probabilities_of(logits, character, arrays["top"]) if log_probabilities else [])]
             stacks = tuple(stack.write(k, value) for stack, value in zip(stacks, values, strict=True))
             return k + 1, character, states, snapshots, stacks
 
@@ -206,8 +198,8 @@ def draw(weights: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
     return tf.argmax(tf.cast(passed, tf.int32), axis=1, output_type=tf.int32)
 
 
-def log_probabilities_of(logits: tf.Tensor, chosen: tf.Tensor) -> list[tf.Tensor]:
+def log_probabilities_of(logits: tf.Tensor, chosen: tf.Tensor, top: tf.Tensor) -> list[tf.Tensor]:
     """[Log-probability of the chosen id [B], the N top ids [B, N], their log-probabilities [B, N]]."""
     p = tf.nn.log_softmax(logits)
-    values, top_ids = tf.math.top_k(p, tf.minimum(MAX_TOP_LOGPROBS, tf.shape(p)[1]))
+    values, top_ids = tf.math.top_k(p, tf.minimum(top, tf.shape(p)[1]))
     return [tf.gather(p, chosen, batch_dims=1), top_ids, values]

@@ -74,7 +74,7 @@ class CudaNetwork:
             self._memory.free(self._dropped.pop())
         chosen = np.empty((steps, rows), np.int32)
         snapshots = np.empty((rows, *self._network.state_shape), np.float32)
-        logits = np.empty((steps, rows, self._network.vocabulary), np.float32) if batch.log_probabilities else None
+        logits = np.empty((steps, rows, self._network.vocabulary), np.float32) if batch.top_logprobs is not None else None
         for resident, places in self._parts(batch):
             part = batch.part(places)
             call, table = self._launch(resident, part)
@@ -86,7 +86,7 @@ class CudaNetwork:
         """Divides the rows: (whether resident.cu advances them, otherwise streamed.cu; rows)."""
         plain = np.array([sampling.plain for sampling in batch.sampling])
         # A second launch costs a few rows more than it saves them.
-        if not self.resident or batch.log_probabilities or (not plain.all() and len(plain) <= self.resident.rows_of_few):
+        if not self.resident or batch.top_logprobs is not None or (not plain.all() and len(plain) <= self.resident.rows_of_few):
             plain[:] = False
         for resident in (True, False):
             if (places := np.flatnonzero(plain == resident)).size:
@@ -104,7 +104,7 @@ class CudaNetwork:
         pointer = block.add(as_bytes(call))
         call.chosen = block.reserve(4 * steps * rows)
         call.snapshots = block.reserve(self._state_size * rows) if (batch.snapshot_at >= 0).any() else None
-        call.logits = block.reserve(4 * steps * rows * self._network.vocabulary) if batch.log_probabilities else None
+        call.logits = block.reserve(4 * steps * rows * self._network.vocabulary) if batch.top_logprobs is not None else None
         kernel, blocks, shared = self._kernel(resident, call)
         block.send()
         self._device.launch(kernel, blocks, shared, self._pointer, pointer)
@@ -120,7 +120,7 @@ class CudaNetwork:
         size = 12 * batch.forced.size + (8 + ctypes.sizeof(Row)) * rows + COUNTERS * self._groups + ctypes.sizeof(CallPointers)
         size += sum(4 * vocabulary * ((s.exclusive_bias is not None) + 2 * s.penalizes) + 32 for s in batch.sampling if not s.plain)
         size += self._state_size * rows if (batch.snapshot_at >= 0).any() else 0
-        size += 4 * batch.forced.size * vocabulary if batch.log_probabilities else 0
+        size += 4 * batch.forced.size * vocabulary if batch.top_logprobs is not None else 0
         return size + 16 * 16  # each is rounded up
 
     def _kernel(self, resident: bool, call: CallPointers) -> tuple[Any, int, int]:

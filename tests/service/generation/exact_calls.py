@@ -79,7 +79,7 @@ def check_call(n: QuantizedNetwork, native: Advances, rows: int, steps: int, thr
         uniforms=rng.random((steps, rows), np.float32),
         sampling=samplings,
         snapshot_at=rng.integers(-1, steps, rows).astype(np.int32),
-        log_probabilities=not plain and bool(rng.random() < 0.7),
+        top_logprobs=None if plain or rng.random() < 0.3 else 0,
         histories={row: drawn_history(rng, n.vocabulary) for row, s in enumerate(samplings) if s.needs_history},
     )
     expected, after = deepcopy(batch), states.copy()

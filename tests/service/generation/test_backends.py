@@ -265,7 +265,7 @@ def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(
             uniforms=rng.random((4, 2), np.float32),
             sampling=[Sampling(temperature=0.3, top_k=2), Sampling(temperature=2)],
             snapshot_at=np.array([-1, -1], np.int32),
-            log_probabilities=True,
+            top_logprobs=MAX_TOP_LOGPROBS,
         )
     )
     assert decoded.log_probabilities is not None

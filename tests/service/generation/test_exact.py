@@ -1,5 +1,6 @@
 """The exact step: equal bits from the reference and from the kernel, on every instruction set, by any number of threads."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -145,13 +146,13 @@ def test_an_automaton_demands_characters_that_the_network_does_not_see(small: Ex
     table[1, 20:] = 2, 2  # two characters that the network does not know
     table[2, 9] = 3  # and after that nothing
     sampling, history = Sampling(automaton=Automaton(table, np.zeros(4, np.int32))), History.of(np.array([3]), 20)
-    decoded = run(small, 6, fresh=True, sampling=[sampling], histories={0: history}, log_probabilities=True)
+    decoded = run(small, 6, fresh=True, sampling=[sampling], histories={0: history}, top_logprobs=0)
     assert decoded.chosen[:, 0].tolist() == [7, 21, 9, -1, -1, -1]
     assert history.state == 3
     assert decoded.log_probabilities is not None
     assert (decoded.log_probabilities.chosen[[1, 3, 4, 5], 0] == -9999).all()
     state = run(small, 1, fresh=False).snapshots[0]
-    told = run(small, 2, fresh=True, forced=[7, 9], log_probabilities=True)
+    told = run(small, 2, fresh=True, forced=[7, 9], top_logprobs=0)
     assert bits(run(small, 1, fresh=False).snapshots[0]) == bits(state), "as if the unknown character had not been there"
     assert told.log_probabilities is not None
     assert bits(told.log_probabilities.chosen) == bits(decoded.log_probabilities.chosen[[0, 2]])
@@ -266,7 +267,7 @@ def test_rounding_to_8_bits_costs_no_quality() -> None:
         uniforms=np.zeros((255, 64), np.float32),
         sampling=[Sampling()] * 64,
         snapshot_at=np.full(64, -1, np.int32),
-        log_probabilities=True,
+        top_logprobs=0,
     )
     found = ExactBackend(version.config, version.tensors, 64, LIBRARY).decode(batch).log_probabilities
     single = network_of_trainer.build(version.config, batch_size=64)
@@ -279,14 +280,16 @@ def test_rounding_to_8_bits_costs_no_quality() -> None:
 
 
 @pytest.mark.parametrize("library", [LIBRARY, None], ids=["native", "reference"])
-def test_scoring_gives_the_log_probabilities_of_the_chosen_and_leaves_the_same_states(library: Library | None) -> None:
+def test_a_characters_log_probability_does_not_depend_on_the_number_of_alternatives(library: Library | None) -> None:
     a, b = (ExactBackend(shipped().config, shipped().tensors, 3, library) for _ in range(2))
     rng = np.random.default_rng(0)
     for starts in ({0: None, 1: None}, {}):
         forced = rng.integers(0, 65, (5, 2)).astype(np.int32)
         forced[3] = -1  # drawn characters are scored too
         uniforms, nothing = rng.random((5, 2), np.float32), np.full(2, -1, np.int32)
-        batch = Batch(np.array([0, 2], np.int32), starts, forced[0], forced, uniforms, [Sampling()] * 2, nothing, True)
-        found = a.decode(batch).log_probabilities
-        assert found is not None
-        assert bits(b.score(batch)) == bits(found.chosen)
+        batch = Batch(np.array([0, 2], np.int32), starts, forced[0], forced, uniforms, [Sampling()] * 2, nothing, top_logprobs=7)
+        many, none = a.decode(batch).log_probabilities, b.decode(replace(batch, top_logprobs=0)).log_probabilities
+        assert many is not None
+        assert none is not None
+        assert (many.top_ids.shape, none.top_ids.shape) == ((5, 2, 7), (5, 2, 0))
+        assert bits(many.chosen) == bits(none.chosen)

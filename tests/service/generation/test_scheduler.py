@@ -268,7 +268,7 @@ def test_log_probabilities_stay_with_their_characters_across_a_stop_string_held_
     for step, choice in enumerate([1, 2, 3, 4, 5, 7]):
         batch = scheduler.schedule(1)
         assert batch is not None
-        assert batch.log_probabilities
+        assert batch.top_logprobs == 2
         top = np.tile(np.arange(20, dtype=np.int32), (1, 1, 1))
         p = LogProbabilities(np.full((1, 1), -step, np.float32), top, top.astype(np.float32))
         outputs += scheduler.update(Decoded(np.array([[choice]], np.int32), {}, p))
