@@ -29,7 +29,7 @@ from benchmarks.table import table
 from service.generation.backend import Batch
 from service.generation.core import EngineCore
 from service.generation.cuda.backend import CudaBackend, gives_the_references_bits
-from service.generation.cuda.device import CudaError, Device, compile_cubin, open_gpu
+from service.generation.cuda.device import CudaError, Gpu, compile_cubin, open_gpu
 from service.generation.cuda.layout import STREAMED_SHARED, Resident
 from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
@@ -37,7 +37,7 @@ from service.generation.sampling import Automaton, Sampling
 from trainer.artifact import Version
 from trainer.vocabulary import Vocabulary
 
-ARCHITECTURES = ("sm_80", "sm_90")
+ARCHITECTURES = {"sm_80": (108, 163 << 10), "sm_90": (132, 227 << 10)}  # A100, H100: multiprocessors, shared memory of a block
 GOLDEN = Path(__file__).parents[1] / "tests" / "service" / "generation" / "golden.txt"
 ROWS = {1: 64, 16: 32, 64: 32, 1024: 6}  # steps that are compared with the reference, by rows
 STREAMS = (1, 8, 64, 256, 1024, 4096)
@@ -53,8 +53,8 @@ def compile_all(version: Version) -> list[dict[str, Any]]:
     """What each kernel needs, for each architecture, as the shipped network uses it. Raises CudaError."""
     network = quantize(version.config, version.tensors)
     rows = []
-    for arch in ARCHITECTURES:
-        fit = Resident.fit(network, Typical(arch))
+    for arch, limits in ARCHITECTURES.items():
+        fit = Resident.fit(network, *limits)
         if fit is None:
             raise CudaError(f"the network does not fit the shared memory of {arch}")
         shared = {"advance_few": fit.few, "advance_many": fit.many}
@@ -67,14 +67,6 @@ def compile_all(version: Version) -> list[dict[str, Any]]:
                 rows.append({"kernel": f"{kernel}, {arch}", "registers": registers, "spills": spills, "shared": bytes_of_block})
                 rows[-1] |= {"width": fit.width, "source_seconds": seconds}
     return rows
-
-
-class Typical:
-    """As much of a `Device` as `Resident.fit` reads: an A100 or an H100."""
-
-    def __init__(self, arch: str) -> None:
-        self.processors, kilobytes = (132, 227) if arch == "sm_90" else (108, 163)
-        self.shared_memory = kilobytes << 10
 
 
 def read_ptxas(log: str) -> list[tuple[str, int, int]]:
@@ -100,7 +92,7 @@ def options(vocabulary: int) -> list[Sampling]:
     ]
 
 
-def check(version: Version, device: Device) -> list[dict[str, Any]]:
+def check(version: Version, device: Gpu) -> list[dict[str, Any]]:
     """Whether the device gives the reference's bits: plain rows, rows with any options, and the golden text."""
     network, slots = quantize(version.config, version.tensors), max(ROWS)
     backend = CudaBackend(version.config, version.tensors, slots, device)
@@ -127,7 +119,7 @@ def write(backend: CudaBackend, version: Version, characters: int) -> str:
     return text
 
 
-def speeds(version: Version, device: Device) -> list[dict[str, Any]]:
+def speeds(version: Version, device: Gpu) -> list[dict[str, Any]]:
     """Characters/s by streams: calls of STEPS steps, with their copies to and from the device."""
     backend = CudaBackend(version.config, version.tensors, max(STREAMS), device)
     rows = []
@@ -175,7 +167,7 @@ def served(flags: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def measure(version: Version, device: Device, flags: Sequence[str], *, torch: bool, service: bool) -> dict[str, Any]:
+def measure(version: Version, device: Gpu, flags: Sequence[str], *, torch: bool, service: bool) -> dict[str, Any]:
     """All parts. A part that fails is reported as such, and the others follow."""
     report: dict[str, Any] = {"device": device.name, "multiprocessors": device.processors}
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -210,7 +202,7 @@ def summary(report: dict[str, Any]) -> str:
     return f"{report['device']}: {bits}. Characters a second:\n\n{table(head, rows)}"
 
 
-def main(arguments: Sequence[str] | None = None, device: Device | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, device: Gpu | None = None) -> int:
     """device: stands in for the GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="only compile, for sm_80 and sm_90; needs no GPU")

@@ -7,7 +7,7 @@ class StopStrings:
     """Finds the first of several strings in a stream that arrives in parts. The result does not depend on how the stream is cut."""
 
     def __init__(self, strings: Sequence[Sequence[int]], ignored: int = 0) -> None:
-        """strings: as ids. Those that end within the first `ignored` characters are skipped. Raises ValueError for an empty string."""
+        """strings: ids of each. Ends within the first `ignored` characters do not count. Raises ValueError for an empty string."""
         self._strings = [_text(string) for string in strings]
         if not all(self._strings):
             raise ValueError("a stop string holds at least one character")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.generation import reference
 from service.generation.backend import Batch
-from service.generation.cuda.device import CudaError, Device
+from service.generation.cuda.device import CudaError, Gpu
 from service.generation.cuda.network import CudaNetwork
 from service.generation.exact import Exact, Floats, check_histories
 from service.generation.quantized import QuantizedNetwork, quantize
@@ -26,7 +26,7 @@ class CudaBackend(Exact):
 
     name = "cuda"
 
-    def __init__(self, architecture: Architecture, tensors: Tensors, slots: int, device: Device) -> None:
+    def __init__(self, architecture: Architecture, tensors: Tensors, slots: int, device: Gpu) -> None:
         """Raises CudaError, also if the device does not give the bits of the reference."""
         self.slots = slots
         network = quantize(architecture, tensors)

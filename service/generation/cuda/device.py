@@ -6,7 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,50 +17,6 @@ THREADS = 512  # of a block
 
 class CudaError(Exception):
     """The device cannot be used. The message gives the reason."""
-
-
-class Limits(Protocol):
-    """What decides which networks fit a device."""
-
-    processors: int  # multiprocessors; each runs one block
-    shared_memory: int  # bytes that a block may have
-
-
-class Device(Limits, Protocol):
-    """What `CudaNetwork` needs of a device. Pointers are addresses in its memory.
-
-    Several threads may use a device. Launches run one after another, in the order in which they were started.
-    """
-
-    name: str
-
-    def use(self) -> None:
-        """Makes the device the calling thread's own. To be called before the methods below, in every thread."""
-        ...
-
-    def allocate(self, size: int) -> int:
-        """Zeroed memory of `size` bytes."""
-        ...
-
-    def free(self, pointer: int) -> None: ...
-
-    def write(self, pointer: int, data: NDArray[Any]) -> None:
-        """Copies a contiguous array to the device. It must not change before the next `read`."""
-        ...
-
-    def read(self, pointer: int, data: NDArray[Any]) -> None:
-        """Waits for all launches, then copies from the device to a contiguous array."""
-        ...
-
-    def clear(self, pointer: int, size: int) -> None: ...
-
-    def compile(self, source: str, macros: Mapping[str, int], shared: Mapping[str, int]) -> dict[str, Any]:
-        """Compiles a file of SOURCES. shared: the kernels' names, and the bytes of shared memory that their blocks need."""
-        ...
-
-    def launch(self, kernel: Any, blocks: int, shared: int, network: int, call: int) -> None:
-        """Starts a kernel, whose arguments are two pointers. All of its blocks run at the same time."""
-        ...
 
 
 @cache
@@ -105,7 +61,10 @@ def compile_cubin(source: str, arch: str, macros: Mapping[str, int], log: Any = 
 
 
 class Gpu:
-    """The first GPU of the machine (CUDA_VISIBLE_DEVICES chooses another). See `Device`."""
+    """The first GPU of the machine (CUDA_VISIBLE_DEVICES chooses another). Pointers are addresses in its memory.
+
+    Several threads may use it. Launches run one after another, in the order in which they were started.
+    """
 
     def __init__(self) -> None:
         """Raises CudaError."""
@@ -145,9 +104,11 @@ class Gpu:
         return result[1] if len(result) == 2 else None
 
     def use(self) -> None:
+        """Makes the device the calling thread's own. Call it before the methods below, in every thread."""
         self._check(self._driver.cuCtxSetCurrent(self._context))
 
     def allocate(self, size: int) -> int:
+        """Zeroed memory of `size` bytes."""
         pointer = int(self._check(self._driver.cuMemAlloc(max(size, 16))))
         self.clear(pointer, max(size, 16))
         return pointer
@@ -156,11 +117,13 @@ class Gpu:
         self._check(self._driver.cuMemFree(pointer))
 
     def write(self, pointer: int, data: NDArray[Any]) -> None:
+        """Copies a contiguous array to the device. The array must not change until the next `read` returns."""
         with self._lock:
             self._sent.append(data)  # the driver may read it later
             self._check(self._driver.cuMemcpyHtoDAsync(pointer, data.ctypes.data, data.nbytes, self._queue))
 
     def read(self, pointer: int, data: NDArray[Any]) -> None:
+        """Waits for all launches, then copies from the device to a contiguous array."""
         with self._lock:
             sent, self._sent = self._sent, []
         self._check(self._driver.cuMemcpyDtoHAsync(data.ctypes.data, pointer, data.nbytes, self._queue))
@@ -171,6 +134,7 @@ class Gpu:
         self._check(self._driver.cuMemsetD8Async(pointer, 0, size, self._queue))
 
     def compile(self, source: str, macros: Mapping[str, int], shared: Mapping[str, int]) -> dict[str, Any]:
+        """Compiles a file of SOURCES. shared: the kernels' names, and the bytes of shared memory that their blocks need."""
         code = compile_cubin(source, self.arch, macros)
         kernels = {name: code.get_kernel(name) for name in shared}
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -180,6 +144,7 @@ class Gpu:
         return kernels
 
     def launch(self, kernel: Any, blocks: int, shared: int, network: int, call: int) -> None:
+        """Starts a kernel, whose arguments are two pointers. All of its blocks run at the same time."""
         config = self._core.LaunchConfig(grid=blocks, block=THREADS, shmem_size=shared, is_cooperative=True)
         try:
             self._core.launch(self._stream, config, kernel, np.uint64(network), np.uint64(call))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.generation.cuda.device import THREADS, Device, Limits
+from service.generation.cuda.device import THREADS, Gpu
 from service.generation.native import KernelPointers
 from service.generation.quantized import Kernel, QuantizedNetwork
 
@@ -61,7 +61,7 @@ def pack(kernel: NDArray[np.int8], gates: int, octets_at_least: int = 1) -> NDAr
 class Memory:
     """Allocations on a device, freed when this object is deleted."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Gpu) -> None:
         self.device = device
         self._pointers: set[int] = set()
         weakref.finalize(self, _free, device, self._pointers)
@@ -82,7 +82,7 @@ class Memory:
         self.device.free(pointer)
 
 
-def _free(device: Device, pointers: set[int]) -> None:
+def _free(device: Gpu, pointers: set[int]) -> None:
     device.use()
     for pointer in pointers:
         device.free(pointer)
@@ -131,8 +131,8 @@ class Resident:
     many: int
 
     @classmethod
-    def fit(cls, network: QuantizedNetwork, device: Limits) -> "Resident | None":
-        """None if the network is of another kind, or does not fit the device."""
+    def fit(cls, network: QuantizedNetwork, processors: int, shared_memory: int) -> "Resident | None":
+        """None if the network is of another kind, or does not fit. shared_memory: bytes that a block may have."""
         slices, triples = network.units // SLICE, -(-network.vocabulary // 24)
         parts = 1 if slices % 4 else 4
         is_kind = network.cell == "gru" and len(network.layers) == 1 and network.units % SLICE == 0
@@ -142,11 +142,9 @@ class Resident:
             columns = 24 * triples
             common = 256 + 3 * width * network.units + (network.vocabulary + 2) * 12 * width + 4 * parts * TILE * columns
             few = common + TILE * (network.units + 64) + 12 * TILE * (width + 8) + 4 * TILE
-            found = cls(
-                width, network.units // width, device.processors * width // network.units, few, common + columns * network.units
-            )
-            if found.groups and max(found.few, found.many) <= device.shared_memory:
-                return found
+            many, blocks = common + columns * network.units, network.units // width
+            if processors >= blocks and max(few, many) <= shared_memory:
+                return cls(width, blocks, processors // blocks, few, many)
         return None
 
     @property

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.generation.backend import Batch
 from service.generation.cuda.block import Block
-from service.generation.cuda.device import Device
+from service.generation.cuda.device import Gpu
 from service.generation.cuda.layout import STREAMED_SHARED, TILE, CallPointers, Memory, Resident, as_bytes, copy_network
 from service.generation.native import Row, row_table
 from service.generation.quantized import QuantizedNetwork
@@ -26,7 +26,7 @@ TAGS = 1 << 16  # a word of the mail carries one of them
 class CudaNetwork:
     """Only one thread at a time may call it."""
 
-    def __init__(self, device: Device, network: QuantizedNetwork, slots: int) -> None:
+    def __init__(self, device: Gpu, network: QuantizedNetwork, slots: int) -> None:
         """Raises CudaError."""
         device.use()
         self._device, self._network = device, network
@@ -39,7 +39,7 @@ class CudaNetwork:
         self._dropped: list[int] = []
         name = f"advance_{network.cell}"
         self._streamed = device.compile("streamed.cu", {}, {name: STREAMED_SHARED})[name]
-        self.resident = Resident.fit(network, device)
+        self.resident = Resident.fit(network, device.processors, device.shared_memory)
         if self.resident:
             fit = self.resident
             self._few_and_many = device.compile(

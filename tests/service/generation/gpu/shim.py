@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.backend import Batch
-from service.generation.cuda.device import SOURCES
+from service.generation.cuda.device import SOURCES, Gpu
 from service.generation.cuda.network import CudaNetwork
 from service.generation.quantized import QuantizedNetwork
 from trainer.artifact import VersionConfig
@@ -41,8 +41,8 @@ def build(folder: Path, source: str, macros: tuple[tuple[str, int], ...], flags:
     return library
 
 
-class ShimDevice:
-    """See `service.generation.cuda.device.Device`. seed: of the order in which threads run."""
+class ShimDevice(Gpu):
+    """A CPU. seed: of the order in which threads run."""
 
     def __init__(
         self,

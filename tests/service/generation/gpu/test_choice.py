@@ -8,7 +8,7 @@ import pytest
 
 from service.generation import backends
 from service.generation.backends import Unsupported, choose, open_backend
-from service.generation.cuda.device import CudaError, Device, open_gpu
+from service.generation.cuda.device import CudaError, Gpu, open_gpu
 from tests.service.generation.gpu.shim import ShimDevice, compiler, config
 from tests.support import random_tensors
 from trainer.artifact import Version
@@ -44,7 +44,7 @@ def test_a_gpu_is_taken_where_there_is_one(version: Version, gpu: ShimDevice, ca
 def test_a_gpu_that_cannot_be_used_is_left_for_the_cpu_with_a_warning(
     version: Version, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def busy() -> Device:
+    def busy() -> Gpu:
         raise CudaError("the GPU is busy")
 
     monkeypatch.setattr(backends, "open_gpu", busy)

@@ -33,6 +33,7 @@ from trainer.artifact import Architecture
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
 ARCHITECTURE = Architecture(cell="gru", layers=1, units=64, embedding=8, vocabulary=[chr(97 + i) for i in range(33)])
+SHARED = 227 << 10  # bytes of shared memory that a block of an H100 may have
 
 
 # --- streamed.cu: any network, any options
@@ -133,18 +134,18 @@ def test_rows_with_other_options_are_advanced_apart_from_many_plain_ones(folder:
 @pytest.mark.parametrize(
     ("cell", "layers", "units", "vocabulary"), [("lstm", 1, 64, 20), ("gru", 2, 64, 20), ("gru", 1, 65, 20), ("gru", 1, 256, 97)]
 )
-def test_another_network_is_streamed(cell: str, layers: int, units: int, vocabulary: int, tmp_path: Path) -> None:
-    assert Resident.fit(network(cell, layers, units, vocabulary), ShimDevice(tmp_path, processors=132)) is None
+def test_another_network_is_streamed(cell: str, layers: int, units: int, vocabulary: int) -> None:
+    assert Resident.fit(network(cell, layers, units, vocabulary), 132, SHARED) is None
 
 
-def test_a_network_larger_than_the_shared_memory_is_streamed(tmp_path: Path) -> None:
+def test_a_network_larger_than_the_shared_memory_is_streamed() -> None:
     n = network("gru", 1, 1024, 65)
-    fit = Resident.fit(n, ShimDevice(tmp_path, processors=132))
+    fit = Resident.fit(n, 132, SHARED)
     assert (fit and (fit.width, fit.groups)) == (32, 4)
-    assert max(fit.few, fit.many) <= 227 << 10 if fit else False
-    fit = Resident.fit(n, ShimDevice(tmp_path, processors=108, shared_memory=163 << 10))  # an A100
+    assert max(fit.few, fit.many) <= SHARED if fit else False
+    fit = Resident.fit(n, 108, 163 << 10)  # an A100
     assert (fit and (fit.width, fit.groups)) == (16, 1)
-    assert Resident.fit(n, ShimDevice(tmp_path, processors=60, shared_memory=99 << 10)) is None
+    assert Resident.fit(n, 60, 99 << 10) is None
 
 
 def test_the_mail_is_cleared_before_its_tags_are_used_again(folder: Path) -> None:
