@@ -81,21 +81,15 @@ class Gpu:
             device = core.Device(0)
             device.set_current()
             self._stream = device.create_stream()
+            (major, minor), limits, self.name = device.compute_capability, device.properties, device.name
+            self.processors, self.shared_memory = limits.multiprocessor_count, limits.max_shared_memory_per_block_optin
         except Exception as error:  # cuda-core raises several kinds
             raise CudaError(f"the GPU cannot be used: {error}") from error
         self._queue, self._ordinal = driver.CUstream(int(self._stream.handle)), driver.CUdevice(0)
         self._context = self._check(driver.cuCtxGetCurrent())
-        major, minor = self._attribute("COMPUTE_CAPABILITY_MAJOR"), self._attribute("COMPUTE_CAPABILITY_MINOR")
         if (major, minor) < (8, 0):
             raise CudaError(f"the GPU has compute capability {major}.{minor}, and 8.0 is the least")
         self.arch = f"sm_{major}{minor}"
-        self.processors = self._attribute("MULTIPROCESSOR_COUNT")
-        self.shared_memory = self._attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
-        self.name = self._check(driver.cuDeviceGetName(128, self._ordinal)).split(b"\0")[0].decode()
-
-    def _attribute(self, name: str) -> int:
-        attribute = getattr(self._driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
-        return int(self._check(self._driver.cuDeviceGetAttribute(attribute, self._ordinal)))
 
     def _check(self, result: tuple[Any, ...]) -> Any:
         """The value of a driver function's result. Raises CudaError."""
