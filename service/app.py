@@ -29,6 +29,7 @@ from service.fault_plan import HEADER as FAULTS
 from service.fault_plan import Plan, load
 from service.generation.backends import open_backend
 from service.generation.constraints.compiler import Compiler
+from service.generation.core import EngineCore
 from service.generation.engine import Engine
 from service.included import included_models
 from service.metrics import Metrics
@@ -123,16 +124,15 @@ def _open_engine(version: Version, settings: Settings, loop: asyncio.AbstractEve
     """Raises Unsupported."""
     backend = open_backend(version, settings.backend, slots=settings.slots)
     log.info("%s %d uses the %s backend", version.config.name, version.config.version, backend.name)
-    return Engine(
+    core = EngineCore(
         backend,
-        loop,
         queue_limit=settings.queue_limit,
         max_steps=settings.chunk,
         iteration_seconds=settings.call_ms / 1000,
         event_seconds=settings.event_ms / 1000,
         prompt_cache=int(settings.prompt_cache_mb * 1e6),
-        observer=metrics.of(version.config.name),
     )
+    return Engine(core, loop, observer=metrics.of(version.config.name))
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:

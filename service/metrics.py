@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.generation.engine import Engine
+from service.generation.engine import Engine, Observer
 from service.generation.output_queue import FinishReason
 from service.generation.request import Generation
 from service.registry import Registry
@@ -101,8 +101,8 @@ class Metrics:
         return generate_latest(self._metrics)
 
 
-class ModelMetrics:
-    """The metrics of one model's engines; see `service.generation.engine.Observer`."""
+class ModelMetrics(Observer):
+    """The metrics of one model's engines."""
 
     def __init__(self, metrics: Metrics, model_name: str) -> None:
         self._counters = {name: counter.labels(model_name) for name, counter in metrics.counters.items()}

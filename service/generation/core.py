@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from threading import RLock
+from threading import Condition
 
 from service.generation.backend import Backend
 from service.generation.delivery import Delivery
@@ -25,16 +24,14 @@ class EngineCore:
         iteration_seconds: float = 0.014,
         prompt_cache: int = 0,
         event_seconds: float = 0,
-        lock: AbstractContextManager[object] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """queue_limit: generations that may wait for a slot. max_steps, iteration_seconds: see `StepBudget`. prompt_cache: bytes
-        for states of prompts. event_seconds: see `Delivery`. lock: held where generations change hands, not while the backend
-        computes.
+        for states of prompts. event_seconds: see `Delivery`.
         """
         self.backend = backend
         self.prompts = PromptCache(prompt_cache)
-        self.lock = RLock() if lock is None else lock
+        self.changed = Condition()  # guards what `step` shares with other threads; it is not held while the backend computes
         self.decoding = False  # the backend computes
         self.num_iterations = 0
         self._scheduler = Scheduler(backend.slots, queue_limit, self.prompts, clock)
@@ -45,14 +42,14 @@ class EngineCore:
 
     def submit(self, *generations: Generation) -> None:
         """Queues all of them, or none. Raises QueueFull."""
-        with self.lock:
+        with self.changed:
             if not self._scheduler.has_room(len(generations)):
                 raise QueueFull(self._budget.seconds_for(self._scheduler.work))
             self._scheduler.add(*generations)
 
     def cancel(self, generation: Generation) -> bool:
         """Frees its slot. False: it had finished before."""
-        with self.lock:
+        with self.changed:
             if generation.status is Status.FINISHED:
                 return False
             self._remove(generation)
@@ -60,14 +57,14 @@ class EngineCore:
 
     def remove_all(self) -> list[Output]:
         """Removes every generation. Returns what had been held back of each, as its end with an error."""
-        with self.lock:
+        with self.changed:
             self._interrupted = True
             active = [*self._scheduler.running.values(), *self._scheduler.waiting]
             return [Output(generation, self._remove(generation), "error") for generation in active]
 
     def step(self) -> tuple[list[Output], int]:
         """Runs one iteration. Returns (the outputs that are due, the rows that it advanced)."""
-        with self.lock:
+        with self.changed:
             batch = self._scheduler.schedule(self._budget.steps(self._scheduler.expected))
             if batch is None:
                 return [], 0
@@ -75,7 +72,7 @@ class EngineCore:
         start = self._clock()
         decoded = self.backend.decode(batch)
         now, rows = self._clock(), len(batch.slots)
-        with self.lock:
+        with self.changed:
             self.decoding = False
             if not self._interrupted:
                 self._budget.measured(batch.forced.shape, now - start)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from service.generation.backend import Backend
 from service.generation.core import EngineCore
@@ -16,7 +15,7 @@ from service.generation.scheduler import Output
 
 log = logging.getLogger(__name__)
 
-CALL_LIMIT = 60.0  # seconds; an iteration takes some 14 ms, and slow preparations such as compiling come before an engine starts
+ITERATION_TIMEOUT = 60.0  # seconds; an iteration takes about 14 ms, and slow preparations such as compiling come before
 TICKS = 60  # in that time
 
 
@@ -28,8 +27,8 @@ class EngineFailed(EngineStopped):
     """The engine's thread died."""
 
 
-class Observer(Protocol):
-    """Hears, on the event loop, what an engine does."""
+class Observer:
+    """Is told, on the event loop, what an engine does. This one ignores it."""
 
     def looked_up(self, hit: bool) -> None:
         """A prompt was looked up in the prompt cache."""
@@ -40,7 +39,8 @@ class Observer(Protocol):
     def delivered(self, generation: Generation, characters: int, now: float) -> None:
         """New characters, at least one, are in the output. `generation.last_delivery_at` is still the time of those before."""
 
-    def ended(self, generation: Generation, reason: FinishReason) -> None: ...
+    def ended(self, generation: Generation, reason: FinishReason) -> None:
+        """No more characters will come."""
 
 
 class Engine:
@@ -48,34 +48,20 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        core: EngineCore,
         loop: asyncio.AbstractEventLoop,
         *,
-        queue_limit: int,
-        max_steps: int,
-        iteration_seconds: float,
-        prompt_cache: int,
-        event_seconds: float = 0,
         observer: Observer | None = None,
-        call_limit: float = CALL_LIMIT,
+        iteration_timeout: float = ITERATION_TIMEOUT,
     ) -> None:
-        """call_limit: seconds after which an iteration hangs. The others: see `EngineCore`."""
-        self._changed = threading.Condition()  # guards the core and `stopped`
-        self._core = EngineCore(
-            backend,
-            queue_limit=queue_limit,
-            max_steps=max_steps,
-            iteration_seconds=iteration_seconds,
-            prompt_cache=prompt_cache,
-            event_seconds=event_seconds,
-            lock=self._changed,
-        )
-        self.slots, self.queue_limit = backend.slots, queue_limit
-        self._loop, self._observer = loop, observer
+        """iteration_timeout: seconds after which an iteration counts as hung."""
+        self.slots, self.queue_limit = core.backend.slots, core.queue_limit
+        self._core, self._changed, self._loop = core, core.changed, loop  # `_changed` guards `stopped` too
+        self._observer = observer or Observer()
         self.stopped: str | None = None  # why no more work is accepted
         self.failed = False  # the thread died
         self.hung: str | None = None  # why no work is accepted until the iteration under way returns
-        self._tick = call_limit / TICKS
+        self._tick = iteration_timeout / TICKS
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -128,8 +114,7 @@ class Engine:
         """Frees its slot from the next iteration on. Does nothing to one that has finished."""
         if self._core.cancel(generation):
             generation.output.put(Chunk([]), "cancelled")
-            if self._observer:
-                self._observer.ended(generation, "cancelled")
+            self._observer.ended(generation, "cancelled")
 
     def _run(self) -> None:
         try:
@@ -187,22 +172,21 @@ class Engine:
 
         def deliver() -> None:
             for hit in lookups:
-                if self._observer:
-                    self._observer.looked_up(hit)
+                self._observer.looked_up(hit)
             for generation, chunk, reason in outputs:
                 if generation.output.finish_reason is None:  # not cancelled meanwhile
                     generation.output.put(chunk, reason, error)
                     self._observe(generation, len(chunk.characters), reason)
-            if self._observer and rows:
+            if rows:
                 self._observer.iterated(rows)
 
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(deliver)
 
     def _observe(self, generation: Generation, characters: int, reason: FinishReason | None) -> None:
-        if self._observer and characters:
+        if characters:
             now = time.perf_counter()
             self._observer.delivered(generation, characters, now)
             generation.last_delivery_at = now
-        if self._observer and reason:
+        if reason:
             self._observer.ended(generation, reason)

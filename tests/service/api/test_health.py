@@ -65,7 +65,7 @@ def test_while_a_call_does_not_return_it_is_not_alive_and_nobody_waits(
     tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish()
-    monkeypatch.setattr("service.app.Engine", partial(Engine, call_limit=0.3))
+    monkeypatch.setattr("service.app.Engine", partial(Engine, iteration_timeout=0.3))
     body = {"start_string": "a", "num_generate": 5}
     with serving(Settings(models_dir=tmp_path)) as (app, client), ThreadPoolExecutor(2) as pool:
         gate = Gate(app.state.registry.get("tiny").engine.backend, monkeypatch, permits=0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.generation.backend import Batch, Decoded, Precision
-from service.generation.core import StepBudget
+from service.generation.core import EngineCore, StepBudget
 from service.generation.engine import Engine, EngineStopped
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
@@ -54,11 +54,10 @@ def generation(first: int, num_generate: int = 5, prompt: int = 1) -> Generation
 
 
 @asynccontextmanager
-async def running(backend: Counter, queue_limit: int = 100, chunk: int = 4, call_limit: float = 60) -> AsyncIterator[Engine]:
+async def running(backend: Counter, queue_limit: int = 100, chunk: int = 4, iteration_timeout: float = 60) -> AsyncIterator[Engine]:
     loop = asyncio.get_running_loop()
-    engine = Engine(
-        backend, loop, queue_limit=queue_limit, max_steps=chunk, iteration_seconds=60, prompt_cache=1000, call_limit=call_limit
-    )
+    core = EngineCore(backend, queue_limit=queue_limit, max_steps=chunk, iteration_seconds=60, prompt_cache=1000)
+    engine = Engine(core, loop, iteration_timeout=iteration_timeout)
     engine.start()
     try:
         yield engine
@@ -277,7 +276,7 @@ def test_an_engine_that_has_ended_keeps_no_backend() -> None:
 def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         gate = threading.Semaphore(0)
-        async with running(Counter(1, gate), call_limit=0.06) as engine:
+        async with running(Counter(1, gate), iteration_timeout=0.06) as engine:
             one, waiting = generation(0), generation(10)
             engine.submit(one, waiting)
             for hit in (one, waiting):
@@ -301,7 +300,7 @@ def test_the_time_in_which_a_machine_sleeps_is_not_a_calls() -> None:
     async def test() -> None:
         gate, backend = threading.Semaphore(0), Counter(1)
         backend.gate = gate
-        async with running(backend, call_limit=1.2) as engine:
+        async with running(backend, iteration_timeout=1.2) as engine:
             one = generation(0, num_generate=1)
             engine.submit(one)
             await asyncio.to_thread(backend.called.acquire)

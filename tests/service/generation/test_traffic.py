@@ -91,14 +91,14 @@ async def read_all(generation: Generation) -> Got:
 
 async def traffic(rng: random.Random, backend: ExactBackend, single: ExactBackend) -> set[str | None]:
     """Random requests at random times, some with shared prompts, some leaving early; why they ended."""
-    engine = Engine(
+    core = EngineCore(
         backend,
-        asyncio.get_running_loop(),
         queue_limit=1000,
         max_steps=rng.choice([1, 3, 64]),
         iteration_seconds=rng.choice([0.0001, 0.003, 10]),
         prompt_cache=rng.choice([0, 2000, 1_000_000]),
     )
+    engine = Engine(core, asyncio.get_running_loop())
     engine.start()
     reasons: set[str | None] = set()
 
