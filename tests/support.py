@@ -41,6 +41,14 @@ ARCHITECTURE = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabul
 ENDLESS: dict[str, Any] = {"start_string": "a", "num_generate": 10**9, "stream": True}  # at any speed it takes hours
 
 
+def load_weights(model: Any, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Sets a Keras model's weights, by published name."""
+    from trainer import network  # here, because it imports TensorFlow
+
+    for name, variable in network.variables(model).items():
+        variable.assign(weights[name])
+
+
 def random_tensors(architecture: Architecture, seed: int = 0) -> Tensors:
     """Weights large enough that the next character depends on all that came before."""
     rng = np.random.default_rng(seed)

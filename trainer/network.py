@@ -8,9 +8,7 @@ from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from trainer import recurrence
 from trainer.artifact import Architecture
@@ -30,7 +28,7 @@ All results are float32. output_masks: for each layer a mask [batch, units] that
 def build(architecture: Architecture, batch_size: int) -> keras.Model:
     """A stateful Keras model: int32 ids [batch_size, steps] -> logits [batch_size, steps, vocabulary].
 
-    It keeps its state between calls until `reset_state(network)`. By default it is the network of TensorFlow's tutorial 'Text
+    Its recurrent layers keep their states between calls. By default it is the network of TensorFlow's tutorial 'Text
     generation with an RNN': one GRU of 1024 units and an embedding of 256.
     """
     recurrent = LAYERS[architecture.cell]
@@ -47,11 +45,6 @@ def build(architecture: Architecture, batch_size: int) -> keras.Model:
     )
 
 
-def reset_state(network: keras.Model) -> None:
-    for layer in network.layers[1:-1]:
-        layer.reset_state()
-
-
 def variables(network: keras.Model) -> dict[str, Any]:
     """The Keras variables of the network, by published name (see `trainer.artifact`)."""
     embedding, *recurrent, dense = network.layers
@@ -61,12 +54,6 @@ def variables(network: keras.Model) -> dict[str, Any]:
         named[f"rnn.{i}.recurrent_kernel"] = layer.cell.recurrent_kernel
         named[f"rnn.{i}.bias"] = layer.cell.bias
     return named | {"dense.kernel": dense.kernel, "dense.bias": dense.bias}
-
-
-def load(network: keras.Model, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Sets all weights. The batch size does not matter."""
-    for name, variable in variables(network).items():
-        variable.assign(weights[name])
 
 
 def initial_weights(architecture: Architecture) -> dict[str, tf.Variable]:

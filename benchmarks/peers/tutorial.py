@@ -22,17 +22,22 @@ class Tutorial:
     def __init__(self, architecture: Architecture, tensors: Tensors) -> None:
         self._vocabulary = Vocabulary(architecture.vocabulary)
         self._model = network.build(architecture, batch_size=1)
-        network.load(self._model, tensors)
+        for name, variable in network.variables(self._model).items():
+            variable.assign(tensors[name])
 
     def characters(self, start_string: str, temperature: float = 1.0) -> Iterator[int]:
         """Ids, without end. There is one state: another iterator must not run before this one is done with."""
-        network.reset_state(self._model)
+        self._reset()
         inputs = tf.expand_dims(self._vocabulary.encode(start_string), 0)
         while True:
             predictions = tf.squeeze(self._model(inputs), 0) / temperature
             predicted = int(tf.random.categorical(predictions, num_samples=1)[-1, 0].numpy())
             inputs = tf.expand_dims([predicted], 0)
             yield predicted
+
+    def _reset(self) -> None:
+        for layer in self._model.layers[1:-1]:
+            layer.reset_state()
 
     def rate(self, streams: int, seconds: float) -> float:
         if streams != 1:
@@ -46,7 +51,7 @@ class Tutorial:
         return rate_of(call, seconds)
 
     def log_probabilities(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        network.reset_state(self._model)
+        self._reset()
         logits = self._model(tf.expand_dims(ids[:-1], 0))[0].numpy()
         return log_softmax(logits)[np.arange(len(ids) - 1), ids[1:]].astype(np.float32)
 

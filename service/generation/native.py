@@ -65,13 +65,12 @@ class Library:
     def __init__(self, path: Path) -> None:
         """Raises OSError if the library cannot be loaded."""
         self._library = library = ctypes.CDLL(str(path))
-        library.folio_instructions.restype = library.folio_name.restype = c_char_p
+        library.folio_instructions.restype = c_char_p
         library.folio_open.restype = c_void_p
         library.folio_open.argtypes = [*[c_int] * 7, c_char_p, c_void_p, c_void_p, c_void_p, POINTER(KernelPointers)]
         library.folio_advance.argtypes = [c_void_p, POINTER(_Call)]
         library.folio_advance.restype = None
-        for function in (library.folio_close, library.folio_threads, library.folio_name):
-            function.argtypes = [c_void_p]
+        library.folio_close.argtypes = library.folio_threads.argtypes = [c_void_p]
 
     @property
     def instructions(self) -> list[str]:
@@ -113,7 +112,6 @@ class NativeNetwork:
         self._library, self._handle = library, handle
         self._vocabulary, self._state_shape = network.vocabulary, network.state_shape
         self.threads = int(library.folio_threads(handle))
-        self.instructions = library.folio_name(handle).decode()
 
     def __del__(self) -> None:
         self._library.folio_close(self._handle)

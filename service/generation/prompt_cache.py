@@ -17,9 +17,6 @@ class PromptCache:
         self._lookups: list[bool] = []
         self._states: OrderedDict[bytes, State] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._states)
-
     def get(self, prompt: NDArray[np.int32]) -> State | None:
         """The state after all characters of the prompt but the last, or None if it is not cached."""
         key = prompt.tobytes()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support import random_tensors
+from tests.support import load_weights, random_tensors
 from trainer import network, scoring
 from trainer.artifact import Architecture
 from trainer.evaluation import Evaluator
@@ -28,11 +28,12 @@ Nats = Callable[[np.ndarray], np.ndarray]
 def nats() -> Nats:
     """nats(ids): by plain Keras, from a zero state, of each character after the first."""
     model = network.build(SHAPE, batch_size=1)
-    network.load(model, WEIGHTS)
+    load_weights(model, WEIGHTS)
     run = tf.function(model, input_signature=[tf.TensorSpec((1, None), tf.int32)], autograph=False)
 
     def nats(ids: np.ndarray) -> np.ndarray:
-        network.reset_state(model)
+        for layer in model.layers[1:-1]:
+            layer.reset_state()
         logits = run(ids[None, :-1].astype(np.int32)).numpy()[0].astype(np.float64)
         logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
         found: np.ndarray = -logits[np.arange(len(ids) - 1), ids[1:]]

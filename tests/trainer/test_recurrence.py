@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support import load_weights
 from tests.trainer.conftest import tensors
 from trainer import network, recurrence, scan_library
 from trainer.artifact import Architecture
@@ -108,7 +109,7 @@ def test_a_graph_of_unknown_length_gives_what_the_keras_model_gives(cell: str, s
     shape = architecture(cell, layers=2)
     model = network.build(shape, batch_size=4)
     weights = variables(shape)
-    network.load(model, {name: weight.numpy() for name, weight in weights.items()})
+    load_weights(model, {name: weight.numpy() for name, weight in weights.items()})
     characters = tf.TensorSpec((4, None), tf.int32)
     forward = tf.function(
         lambda ids: network.forward(shape)(weights, network.zero_states(shape, 4), ids)[0], [characters], autograph=False
@@ -122,7 +123,7 @@ def test_a_graph_of_unknown_length_gives_what_the_keras_model_gives(cell: str, s
 def test_the_function_gives_what_the_keras_model_gives(cell: str) -> None:
     shape = architecture(cell, layers=2)
     model = network.build(shape, batch_size=4)
-    network.load(model, {name: weight.numpy() for name, weight in variables(shape).items()})
+    load_weights(model, {name: weight.numpy() for name, weight in variables(shape).items()})
     states = network.zero_states(shape, 4)
     for ids in IDS:
         logits, states = network.forward(shape)(variables(shape), states, tf.constant(ids))

@@ -276,7 +276,6 @@ Network *folio_open(int lstm, int layers, int units, int vocabulary, int embeddi
 }
 
 int folio_threads(const Network *n) { return n->threads; }
-const char *folio_name(const Network *n) { return n->instructions->name; }
 
 // Decides whether a row with an automaton samples a character that the network does not know. Changes the uniform number to the one
 // to sample with. See reference.divide.

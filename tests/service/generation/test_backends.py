@@ -20,7 +20,7 @@ from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
 from service.generation.tensorflow_backend import TensorFlowBackend
 from service.models_folder import candidates
-from tests.support import VOCABULARY, random_tensors, reference_logits, run_core
+from tests.support import VOCABULARY, load_weights, random_tensors, reference_logits, run_core
 from trainer import artifact, network
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary
@@ -87,7 +87,7 @@ def made(cell: str, layers: int = 1) -> Architecture:
 def keras_logits(architecture: Architecture, tensors: Tensors, ids: list[int]) -> NDArray[np.float64]:
     """What plain Keras says after each of the ids: [characters, vocabulary]."""
     single = network.build(architecture, batch_size=1)
-    network.load(single, tensors)
+    load_weights(single, tensors)
     return single(np.array([ids], np.int32))[0].numpy().astype(np.float64)  # type: ignore[no-any-return]
 
 
@@ -126,7 +126,7 @@ SAMPLINGS = [
 def by_keras(architecture: Architecture, tensors: Tensors, start: str, characters: int, temperature: float, seed: int) -> str:
     """The tutorial's loop. Character i inverts the distribution's CDF at the i-th uniform number of Philox(seed)."""
     single, vocabulary, text = network.build(architecture, batch_size=1), Vocabulary(architecture.vocabulary), start
-    network.load(single, tensors)
+    load_weights(single, tensors)
     unread = vocabulary.encode(start)
     for uniform in np.random.Generator(np.random.Philox(key=seed)).random(characters, np.float32):
         scaled = single(unread[None])[0, -1].numpy() / np.float32(temperature)

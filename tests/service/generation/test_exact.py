@@ -21,7 +21,7 @@ from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
 from service.models_folder import candidates
 from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, bits, check_boundaries, check_call, network
-from tests.support import random_tensors, run_core
+from tests.support import load_weights, random_tensors, run_core
 from trainer import artifact
 from trainer import network as network_of_trainer
 from trainer.artifact import Architecture, Version
@@ -271,7 +271,7 @@ def test_rounding_to_8_bits_costs_no_quality() -> None:
     )
     found = ExactBackend(version.config, version.tensors, 64, LIBRARY).decode(batch).log_probabilities
     single = network_of_trainer.build(version.config, batch_size=64)
-    network_of_trainer.load(single, version.tensors)
+    load_weights(single, version.tensors)
     logits = single(windows[:, :-1]).numpy().astype(np.float64)
     own = np.take_along_axis(logits, windows[:, 1:, None].astype(np.int64), 2)[..., 0]
     exact = float((np.log(np.exp(logits).sum(2)) - own).mean())
