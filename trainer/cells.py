@@ -21,7 +21,7 @@ class GRU:
     STATE = 1  # parts of a state: h
     KEPT = 4  # values of a step that the backward pass needs besides h: z, r, g_h, c
     X_GATES = (2, 0, 1)  # the gates of the input product in the order of the first values with a bias
-    G_VALUES = 1  # the first value with a bias that gets a part of g
+    FIRST_RECURRENT = 1  # index of the first biased value that the recurrent product is added to
 
     @staticmethod
     def biases(bias: tf.Tensor) -> tf.Tensor:
@@ -53,7 +53,7 @@ class LSTM:
     STATE = 2  # h, c
     KEPT = 6  # i, f, the candidate, o, c, tanh(c')
     X_GATES = (0, 1, 2, 3)
-    G_VALUES = 0
+    FIRST_RECURRENT = 0
 
     @staticmethod
     def biases(bias: tf.Tensor) -> tf.Tensor:

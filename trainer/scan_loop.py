@@ -46,7 +46,7 @@ class LoopScan:
         x, kernel, recurrent_kernel, before, kept = kept
         d, d_state = self._scan_back(recurrent_kernel, before, kept, d_outputs, d_last)
         d, units, operands, order = flat(d), before.shape[0], self._operands, self._cell.X_GATES
-        d_products, d_g = d[: kernel.shape[1]], d[self._cell.G_VALUES * units :]
+        d_products, d_g = d[: kernel.shape[1]], d[self._cell.FIRST_RECURRENT * units :]
         d_x = tf.reshape(tf.matmul(reorder_gates(kernel, order), d_products), tf.shape(x))
         d_kernel = reorder_gates(multiply(flat(x), d_products, operands, transpose_b=True), order, back=True)
         d_recurrent = multiply(flat(before), d_g, operands, transpose_b=True)
@@ -57,7 +57,7 @@ class LoopScan:
         """(gradients of the values with a bias [4 * units, steps, rows], gradients of the first state)."""
         (units, columns), rows = recurrent_kernel.shape, d_last[0].shape[1]
         before, d_outputs = _swap(before), _swap(d_outputs)
-        steps, first = tf.shape(d_outputs)[0], self._cell.G_VALUES * units
+        steps, first = tf.shape(d_outputs)[0], self._cell.FIRST_RECURRENT * units
 
         def body(t: tf.Tensor, through: Columns, direct: Any, d: Any) -> Any:
             d_t, direct = self._step_back([array.read(t) for array in kept], before[t], d_outputs[t], through, direct)

@@ -1,5 +1,9 @@
-// The instruction sets that this processor and the system support.
+// The instruction sets that this processor and the system support, and macros that name what is compiled for each.
 #pragma once
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <stdint.h>

@@ -7,16 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "processor.h"
 #include "tile.h"
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define TEXT_(a) #a
-#define TEXT(a) TEXT_(a)
 
 static inline int gates_of(const Scan *s) { return s->lstm ? 4 : 3; }
-// The first value with a bias that the recurrent product is part of. Only x_h of a GRU comes before it.
-static inline int outside(const Scan *s) { return s->lstm ? 0 : 1; }
+// Index of the first biased value that the recurrent product is added to. Only x_h of a GRU comes before it.
+static inline int first_recurrent(const Scan *s) { return s->lstm ? 0 : 1; }
 
 // ---- the kernel
 
@@ -110,7 +107,7 @@ static void start_gates(const Part *w, int step, int block, int tile) {
     if (unit >= s->units) continue;
     Tile x = {0};
     if (s->lstm || gate < 2) x = load_input(w, value, step, tile);
-    float bias = s->bias[value + outside(s) * s->units];
+    float bias = s->bias[value + first_recurrent(s) * s->units];
     for (int j = 0; j < VECTORS; j++) ((V *)(w->sums + (tile * BLOCK + i) * TILE))[j] = x.part[j] + bias;
   }
 }
@@ -244,7 +241,8 @@ static void retreat_block(const Part *w, int step, int block) {
         gru_back(w, step, t, unit, (V *)d_h, d);
       for (int g = 0; g < 4; g++) {
         store(s->d_values + place(w, g * U + unit, step, t), rows, &d[g]);
-        if (g >= outside(s)) *(Tile *)(w->x[step & 1] + ((size_t)t * depth + (g - outside(s)) * U + unit) * TILE) = d[g];
+        int column = (g - first_recurrent(s)) * U + unit;
+        if (column >= 0) *(Tile *)(w->x[step & 1] + ((size_t)t * depth + column) * TILE) = d[g];
       }
     }
 }
@@ -329,7 +327,7 @@ static int sum_columns(const Scan *s, Packed *kernel, int from, int end) {
     for (int column = from * TILE; column < end * TILE; column += TILE) {
       const float *rows[TILE];
       int columns = least(TILE, all - column);
-      for (int i = 0; i < columns; i++) rows[i] = s->d_values + ((size_t)outside(s) * s->units + column + i) * length + k;
+      for (int i = 0; i < columns; i++) rows[i] = s->d_values + ((size_t)first_recurrent(s) * s->units + column + i) * length + k;
       transpose(d, TILE, rows, columns, depth);
       add_columns(s, states, d, depth, column, columns);
     }
@@ -369,8 +367,8 @@ static int sum_units(const Scan *s, Packed *kernel, int from, int end) {
     }
     for (size_t i = 0; i < length; i++) {  // x_h, the first value of a GRU, is part of its last gate
       int32_t c = s->characters[i];
-      to[0][c] += d[outside(s)][i];
-      to[1][c] += d[1 + outside(s)][i];
+      to[0][c] += d[first_recurrent(s)][i];
+      to[1][c] += d[1 + first_recurrent(s)][i];
       to[2][c] += d[s->lstm ? 2 : 0][i];
       if (s->lstm) to[3][c] += d[3][i];
     }

@@ -7,16 +7,13 @@
 #include <string.h>
 
 #include "network.h"
+#include "processor.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #endif
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define TEXT_(a) #a
-#define TEXT(a) TEXT_(a)
 
 typedef float F __attribute__((vector_size(64)));  // 16 columns; the compiler splits them into the target's registers
 typedef int32_t I __attribute__((vector_size(64)));

@@ -47,6 +47,18 @@ constexpr int WARPS = THREADS / 32, TILE = 16;  // TILE: rows of a product
 constexpr int SPINS = 1 << 24;                  // polls after which a block is lost: an error is better than a hang
 constexpr float EXCLUDED = -3e38f;              // the logit of a character that must not be sampled
 
+// A barrier: each block arrives, and a warp waits until so many have arrived.
+__device__ inline void arrive(unsigned *count) {
+  __syncthreads();
+  if (threadIdx.x == 0) add_release(count);
+}
+__device__ inline void wait(const unsigned *count, unsigned arrivals) {
+  if (threadIdx.x % 32 == 0)
+    for (int spins = 0; load_acquire(count) < arrivals; spins++)
+      if (spins == SPINS) __trap();
+  __syncwarp();
+}
+
 struct Kernel {
   const uint4 *weights;
   const float *scale, *bias;  // [gates][units]
@@ -116,6 +128,9 @@ __device__ inline float exp_(float x) {
   p = p * (r * r) + r + 1.f;
   return __int_as_float(__float_as_int(p) + (int)((unsigned)__float_as_int(m) << 23));
 }
+
+// The bits of floats as integers that are ordered as the floats are. It is its own inverse.
+__device__ inline int ordered(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
 
 // A state as it enters a product: round(127 h), ties to even, as the low byte.
 __device__ inline unsigned quantize(float h) { return (unsigned)__float_as_int(h * 127.f + 12582912.f) & 255; }

@@ -131,9 +131,7 @@ __device__ inline int draw(const int *logit, const float *scale, const float *bi
     }
     top = fmaxf(top, v[n]);
   }
-  int bits = __float_as_int(top);  // ordered as these integers are
-  bits = __reduce_max_sync(~0u, bits ^ (bits >> 31 & 0x7fffffff));
-  top = __int_as_float(bits ^ (bits >> 31 & 0x7fffffff));
+  top = __int_as_float(ordered(__reduce_max_sync(~0u, ordered(__float_as_int(top)))));
 #pragma unroll
   for (int n = 0; n < N; n++) v[n] = n * 32 + lane < V ? weight_of(v[n], top, inverse) : 0.f;
   return invert(v, uniform);

@@ -1,16 +1,5 @@
 // See resident.cu. One launch advances any number of rows.
 
-__device__ inline void arrive(unsigned *count) {
-  __syncthreads();
-  if (threadIdx.x == 0) add_release(count);
-}
-__device__ inline void wait(const unsigned *count, unsigned arrivals) {  // a warp waits
-  if (threadIdx.x % 32 == 0)
-    for (int spins = 0; load_acquire(count) < arrivals; spins++)
-      if (spins == SPINS) __trap();
-  __syncwarp();
-}
-
 // A block's part of a call: its group's rows, and its units of them.
 struct Part {
   const uint4 *w;      // the block's weights

@@ -24,11 +24,10 @@ struct Team {
     v = __reduce_add_sync(~0u, v);
     return size == 32 ? v : over_warps(v, [](int a, int b) { return a + b; });
   }
-  __device__ float largest(float v) const {  // floats are ordered as these integers are
-    int bits = __float_as_int(v);
-    bits = __reduce_max_sync(~0u, bits ^ (bits >> 31 & 0x7fffffff));
-    if (size != 32) bits = over_warps(bits, [](int a, int b) { return a > b ? a : b; });
-    return __int_as_float(bits ^ (bits >> 31 & 0x7fffffff));
+  __device__ float largest(float v) const {
+    int most = __reduce_max_sync(~0u, ordered(__float_as_int(v)));
+    if (size != 32) most = over_warps(most, [](int a, int b) { return a > b ? a : b; });
+    return __int_as_float(ordered(most));
   }
   template <class Join>
   __device__ int over_warps(int v, Join join) const {

@@ -72,16 +72,6 @@ struct Advance {
     return n.states + ((long long)c.slots[row] * n.layers + layer) * VECTORS * n.units;
   }
 
-  __device__ void arrive(unsigned *count) const {
-    __syncthreads();
-    if (threadIdx.x == 0) add_release(count);
-  }
-  __device__ void wait(const unsigned *count, unsigned arrivals) const {  // a warp waits
-    if (lane == 0)
-      for (int spins = 0; load_acquire(count) < arrivals; spins++)
-        if (spins == SPINS) __trap();
-    __syncwarp();
-  }
   __device__ void meet() {  // all blocks wait for all
     arrive(c.arrivals);
     met += blocks;
