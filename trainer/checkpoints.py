@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
 from trainer.artifact import sync, write_synced
-from trainer.errors import StateDamaged
+from trainer.errors import TrainerError
 
 STATE, PROGRESS = "state.safetensors", "progress"
 
@@ -39,7 +39,7 @@ def save_state(folder: Path, state: SavedState) -> None:
 
 
 def load_state(folder: Path) -> SavedState | None:
-    """The state of the unfinished run in `folder`, if there is one. Raises StateDamaged."""
+    """The state of the unfinished run in `folder`, if there is one. Raises TrainerError."""
     with _open_state(folder) as file:
         if file is None:
             return None
@@ -61,7 +61,7 @@ def _open_state(folder: Path) -> Iterator[Any]:
     except FileNotFoundError:
         yield None
     except SafetensorError as error:
-        raise StateDamaged(f"{folder / STATE}: damaged ({error}); start again with --fresh") from error
+        raise TrainerError(f"{folder / STATE}: damaged ({error}); start again with --fresh") from error
 
 
 def delete_state(folder: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 from typing import NamedTuple
 
-from trainer.errors import ClusterError
+from trainer.errors import TrainerError
 
 
 class Rank(NamedTuple):
@@ -18,7 +18,7 @@ ALONE = Rank(1, 0)
 
 
 def read_rank() -> Rank:
-    """Reads TF_CONFIG. Without it, this process trains alone. Raises ClusterError."""
+    """Reads TF_CONFIG. Without it, this process trains alone. Raises TrainerError."""
     if "TF_CONFIG" not in os.environ:
         return ALONE
     try:
@@ -28,7 +28,7 @@ def read_rank() -> Rank:
         if task["type"] != "worker" or not 0 <= index < len(addresses):
             raise ValueError(f"task is {task}, the workers are 0 to {len(addresses) - 1}")
     except (KeyError, TypeError, ValueError) as error:
-        raise ClusterError(
+        raise TrainerError(
             f"TF_CONFIG: {type(error).__name__}: {error}; expected "
             '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
         ) from error

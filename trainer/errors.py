@@ -8,28 +8,12 @@ class TrainerError(Exception):
     when_resumed = ""  # what must be different when the run is resumed
 
 
-class NotInstalled(TrainerError):
-    """Training needs a package that is missing."""
-
-
 class CorpusError(TrainerError):
     """A text can't be used."""
 
 
-class ClusterError(TrainerError):
-    """TF_CONFIG does not describe a cluster of workers."""
-
-
-class TooLarge(TrainerError):
-    """The run does not fit the memory or the disk."""
-
-
 class RunConflict(TrainerError):
     """The options contradict each other or the state on disk."""
-
-
-class StateDamaged(TrainerError):
-    """The saved state can't be read."""
 
 
 class Diverged(TrainerError):

@@ -14,7 +14,7 @@ from trainer.checkpoints import SavedState
 from trainer.cluster import Rank
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
-from trainer.errors import CorpusError, NotInstalled, RunConflict, TooLarge
+from trainer.errors import CorpusError, RunConflict, TrainerError
 from trainer.options import Options
 from trainer.resources import read_memory
 from trainer.scoring import count_rows, count_steps
@@ -25,16 +25,16 @@ RUNTIME = 600 << 20  # bytes that Python takes with TensorFlow imported and a ne
 
 
 def check_packages() -> None:
-    """Raises NotInstalled."""
+    """Raises TrainerError."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if "tensorflow" in missing and PYTHON > NEWEST_PYTHON:
         here, newest = (".".join(map(str, version)) for version in (PYTHON, NEWEST_PYTHON))
-        raise NotInstalled(
+        raise TrainerError(
             f"training needs TensorFlow, which has no release for Python {here}; use Python 3.11 to {newest}, "
             f"as in `make train PYTHON=python{newest}` or `uvx --python {newest} --from 'folio-rnn[trainer]' folio train`"
         )
     if missing:
-        raise NotInstalled(
+        raise TrainerError(
             f"{', '.join(missing)} not installed; install what training needs with `pip install 'folio-rnn[trainer]'`, "
             "or in a clone with `make train TEXT=my.txt NAME=mine`, which also trains"
         )
@@ -49,7 +49,7 @@ def check_writable(model: Path) -> None:
 def check_run(
     options: Options, text: Corpus, worker: Rank, saved: SavedState | None, init: Version | None, teachers: Sequence[Version]
 ) -> None:
-    """Raises RunConflict, CorpusError or TooLarge unless the run can start, or with `saved` resume."""
+    """Raises TrainerError unless the run can start, or with `saved` resume."""
     config, characters = options.config, text.vocabulary.characters
     if saved is not None:
         check_resumable(config, text, saved, worker, teachers)
@@ -130,10 +130,10 @@ def check_length(characters: int, rows: int, seq_length: int) -> None:
 
 
 def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
-    """Raises TooLarge if the run does not fit into memory."""
+    """Raises TrainerError if the run does not fit into memory."""
     needed, available = estimate_memory(config, vocabulary), read_memory()
     if needed > available:
-        raise TooLarge(
+        raise TrainerError(
             f"{config.layers} x {config.units:,} units with batches of {config.batch_size} x {config.seq_length} characters, "
             f"{len(vocabulary):,} distinct, need at least {needed / 2**30:,.1f} GiB of memory; {available / 2**30:,.1f} GiB are "
             "available; use fewer --units or --layers, or a smaller --batch-size or --seq-length"
@@ -141,13 +141,13 @@ def check_memory(config: TrainingConfig, vocabulary: list[str]) -> None:
 
 
 def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
-    """Raises TooLarge if what the run saves does not fit on the disk."""
+    """Raises TrainerError if what the run saves does not fit on the disk."""
     weights = 4 * config.architecture(vocabulary).parameter_count
     state = weights * (3 + (config.averaging > 0))
     needed, free = 2 * state + (config.epochs + 1) * weights, shutil.disk_usage(config.work_dir).free
     free += sum(file.stat().st_size for file in config.work_dir.glob("*.safetensors"))  # these are counted in `needed`
     if needed > free:
-        raise TooLarge(
+        raise TrainerError(
             f"{config.work_dir}: the saved state and {config.epochs} checkpoints need {needed / 2**20:,.0f} MiB, "
             f"{free / 2**20:,.0f} MiB are free; free some space, or use fewer --epochs or another --models-dir"
         )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trainer.cluster import read_rank
-from trainer.errors import ClusterError
+from trainer.errors import TrainerError
 
 
 def test_without_tf_config_a_process_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,5 +18,5 @@ def test_tf_config_gives_a_worker_its_rank(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     assert read_rank() == (3, 1)
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster | {"task": {"type": "worker", "index": 3}}))
-    with pytest.raises(ClusterError, match="the workers are 0 to 2"):
+    with pytest.raises(TrainerError, match="the workers are 0 to 2"):
         read_rank()

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.config import TrainingConfig
-from trainer.errors import CorpusError, TooLarge
+from trainer.errors import CorpusError, TrainerError
 from trainer.preflight import check_length, check_memory, estimate_memory
 
 
@@ -15,7 +15,7 @@ def test_a_text_too_short_for_a_batch_is_refused_with_what_is_missing() -> None:
 
 def test_a_run_too_large_for_the_memory_is_refused_with_what_to_reduce() -> None:
     check_memory(TrainingConfig(units=8), list("ab"))
-    with pytest.raises(TooLarge, match=r"3 x 1,000,000 units .* use fewer --units or --layers, or a smaller --batch-size"):
+    with pytest.raises(TrainerError, match=r"3 x 1,000,000 units .* use fewer --units or --layers, or a smaller --batch-size"):
         check_memory(TrainingConfig(units=1_000_000, layers=3), list("ab"))
 
 
