@@ -9,51 +9,31 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from trainer.artifact import MAX_LAYERS, MAX_UNITS, Architecture, ModelName
 from trainer.corpus import SHAKESPEARE, Newlines
 
-BEST: dict[str, Any] = {
-    "examples": "streams",
-    "seq_length": 64,
-    "epochs": 30,
-    "learning_rate": 0.003,
-    "schedule": "cosine",
-    "warmup": 0.02,
-    "weight_decay": 0.05,
-    "beta_2": 0.99,
-    "clip_norm": 1.0,
-    "weight_drop": 0.3,
-    "output_dropout": 0.3,
-    "embedding_dropout": 0.1,
-    "averaging": 0.998,
-    "held_out": 0.1,
-    "patience": 6,
+RECIPES = ("best", "student", "tutorial")
+RECIPE_VALUES: dict[str, tuple[Any, Any, Any]] = {
+    "examples": ("streams", "streams", "windows"),
+    "seq_length": (64, 64, 100),
+    "epochs": (30, 30, 10),
+    "learning_rate": (0.003, 0.003, 0.001),
+    "schedule": ("cosine", "cosine", "constant"),
+    "warmup": (0.02, 0.02, 0.0),
+    "weight_decay": (0.05, 0.05, 0.0),
+    "beta_2": (0.99, 0.99, 0.999),
+    "clip_norm": (1.0, 1.0, 0.0),
+    # What teachers write is never seen twice, so a student can't learn it by heart, and needs no dropout.
+    "weight_drop": (0.3, 0.0, 0.0),
+    "output_dropout": (0.3, 0.0, 0.0),
+    "embedding_dropout": (0.1, 0.0, 0.0),
+    "averaging": (0.998, 0.998, 0.0),
+    "held_out": (0.1, 0.1, 0.0),
+    "patience": (6, 6, 0),
 }
-RECIPES: dict[str, dict[str, Any]] = {
-    "best": BEST,
-    # What teachers write is never seen twice, so a network can't learn it by heart.
-    "student": BEST | {"weight_drop": 0.0, "output_dropout": 0.0, "embedding_dropout": 0.0},
-    "tutorial": {
-        "examples": "windows",
-        "seq_length": 100,
-        "epochs": 10,
-        "learning_rate": 0.001,
-        "schedule": "constant",
-        "warmup": 0.0,
-        "weight_decay": 0.0,
-        "beta_2": 0.999,
-        "clip_norm": 0.0,
-        "weight_drop": 0.0,
-        "output_dropout": 0.0,
-        "embedding_dropout": 0.0,
-        "averaging": 0.0,
-        "held_out": 0.0,
-        "patience": 0,
-    },
-}
-"""Each recipe's values for options that are not given."""
+"""Each recipe's values, in the order of RECIPES, for options that are not given."""
 
 
 def recipe_values(option: str) -> dict[str, Any]:
     """An option's value by recipe. `student` is left out where it is like `best`. Empty if the option is not a recipe's."""
-    values = {name: recipe[option] for name, recipe in RECIPES.items() if option in recipe}
+    values = dict(zip(RECIPES, RECIPE_VALUES.get(option, ()), strict=False))
     return {name: value for name, value in values.items() if name != "student" or value != values["best"]}
 
 
@@ -137,7 +117,8 @@ class TrainingConfig(BaseSettings):
     @classmethod
     def _fill_in_recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
         recipe = given.get("recipe") or ("student" if given.get("teacher") else "best")
-        return RECIPES.get(str(recipe), BEST) | {"recipe": recipe} | given
+        column = RECIPES.index(recipe) if recipe in RECIPES else 0  # an unknown one is refused by its own field
+        return {option: values[column] for option, values in RECIPE_VALUES.items()} | {"recipe": recipe} | given
 
     @model_validator(mode="after")
     def _check_teachers(self) -> Self:
