@@ -6,8 +6,7 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,27 +38,22 @@ def save_state(folder: Path, state: SavedState) -> None:
 
 
 def load_state(folder: Path) -> SavedState | None:
-    """The state of the unfinished run in `folder`, if there is one. Raises TrainerError."""
-    with _open_state(folder) as file:
-        if file is None:
-            return None
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return SavedState(tensors, json.loads(tensors.pop(PROGRESS).tobytes()))
+    """The state of the unfinished run in `folder`, if there is one. Raises TrainerError if it is damaged."""
+    progress = load_progress(folder)
+    if progress is None:
+        return None
+    tensors = load_file(folder / STATE)
+    del tensors[PROGRESS]
+    return SavedState(tensors, progress)
 
 
 def load_progress(folder: Path) -> dict[str, Any] | None:
     """Like `load_state`, but only the progress."""
-    with _open_state(folder) as file:
-        return None if file is None else dict(json.loads(file.get_tensor(PROGRESS).tobytes()))
-
-
-@contextmanager
-def _open_state(folder: Path) -> Iterator[Any]:
     try:
         with safe_open(folder / STATE, framework="numpy") as file:
-            yield file
+            return dict(json.loads(file.get_tensor(PROGRESS).tobytes()))
     except FileNotFoundError:
-        yield None
+        return None
     except SafetensorError as error:
         raise TrainerError(f"{folder / STATE}: damaged ({error}); start again with --fresh") from error
 
