@@ -15,9 +15,8 @@ from trainer.scan_library import Floats, Ids, RunOptions, ScanLibrary
 class NativeScan:
     """See `trainer.recurrence.Scan`. It runs on all cores, in float32."""
 
-    def __init__(self, cell: Cell, library: ScanLibrary, instructions: str | None = None) -> None:
-        """instructions: an instruction set of the library (None: the fastest of this machine)."""
-        self._cell, self._library, self._options = cell, library, RunOptions(cores(), instructions)
+    def __init__(self, cell: Cell, library: ScanLibrary) -> None:
+        self._cell, self._library, self._options = cell, library, RunOptions(cores())
 
     def forward(self, x: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, state: list[Columns]) -> Any:
         def run(kernel: Floats, bias: Floats, inputs: Floats, state: Floats, characters: Ids | None = None) -> list[Floats]:
