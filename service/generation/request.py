@@ -14,7 +14,6 @@ from service.generation.output_queue import Chunk, FinishReason, OutputQueue, cu
 from service.generation.sampling import History, Sampling
 from service.generation.stop import StopStrings
 
-DRAWN_AHEAD = 128  # uniform numbers
 PER_COUNT = 8  # uniform numbers of a step of Philox's counter: it gives four words of 64 bits
 
 
@@ -96,7 +95,6 @@ class Generation:
         if self.num_sampled_before:
             numbers.advance(self.num_sampled_before // PER_COUNT)
             self._uniforms.random(self.num_sampled_before % PER_COUNT, np.float32)
-        self._drawn_ahead = np.empty(0, np.float32)
         self._stop = StopStrings(self.stop, self.min_tokens)
         self._held = Chunk([])  # sampled, but it may be the beginning of a stop string
         self._snapshot = self.prompt.initial_state  # the network's state before `_inputs_since`
@@ -126,11 +124,7 @@ class Generation:
         """The next `count` uniform numbers, in [0, 1). At temperature 0 zeros, which choose the first of the likeliest."""
         if self.sampling.temperature == 0:
             return np.zeros(count, np.float32)
-        if len(self._drawn_ahead) < count:  # many at a time: a call of the generator costs more than its numbers do
-            more = self._uniforms.random(max(count, DRAWN_AHEAD), np.float32)
-            self._drawn_ahead = np.concatenate([self._drawn_ahead, more])
-        uniforms, self._drawn_ahead = self._drawn_ahead[:count], self._drawn_ahead[count:]
-        return uniforms
+        return self._uniforms.random(count, np.float32)
 
     def begin(self, state: State | None) -> None:
         """It has got a slot and starts from `state` (None: zeros) with its next input."""
