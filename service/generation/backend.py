@@ -36,6 +36,10 @@ class Batch:
     top_logprobs: int | None = None  # number of alternatives reported beside the chosen character; None: no log-probabilities
     histories: Mapping[int, History] = field(default_factory=dict)  # by row, where the sampling needs one; the call updates them
 
+    def history(self, row: int) -> History | None:
+        """The history of a row whose sampling needs one. Raises KeyError if it is missing."""
+        return self.histories[row] if self.sampling[row].needs_history else None
+
     def part(self, rows: NDArray[np.intp]) -> Self:
         """The batch of some of the rows only."""
         places = dict(enumerate(rows.tolist()))

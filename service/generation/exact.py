@@ -42,7 +42,7 @@ class Exact(ABC):
 
     @abstractmethod
     def _advance(self, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-        """Advances the batch's slots. Raises ValueError if a row lacks the history that its sampling needs.
+        """Advances the batch's slots. Raises KeyError if a row lacks the history that its sampling needs.
 
         Returns (chosen ids [K, B], snapshots [B, vectors, units], logits [K, B, vocabulary] if log-probabilities are requested).
         A snapshot is undefined for a row without `snapshot_at`.
@@ -64,7 +64,6 @@ class ExactBackend(Exact):
         self._threads = ThreadCount(self._native.threads if self._native else 1)
 
     def _advance(self, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-        check_histories(batch)
         states = self._states[batch.slots]
         for row, start in batch.starts.items():
             states[row] = 0 if start is None else start
@@ -75,12 +74,6 @@ class ExactBackend(Exact):
                 result = self._native.advance(states, batch, threads)
         self._states[batch.slots] = states
         return result
-
-
-def check_histories(batch: Batch) -> None:
-    """Raises ValueError if a row lacks the history that its sampling needs."""
-    if any(row.needs_history and b not in batch.histories for b, row in enumerate(batch.sampling)):
-        raise ValueError("a row with penalties or an automaton has no history")
 
 
 def log_probabilities(logits: Floats, chosen: NDArray[np.int32], top: int) -> LogProbabilities:

@@ -161,7 +161,7 @@ def row_table(batch: Batch, place: Place, place_constant: Place) -> NDArray[Any]
     table["top_p"], table["snapshot_at"] = 1, batch.snapshot_at
     for b, sampling in enumerate(batch.sampling):
         if not sampling.plain:
-            _fill(Row.from_buffer(table.data, b * ROW.itemsize), sampling, batch.histories.get(b), place, place_constant)
+            _fill(Row.from_buffer(table.data, b * ROW.itemsize), sampling, batch.history(b), place, place_constant)
     return table
 
 

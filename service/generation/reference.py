@@ -194,9 +194,9 @@ def advance(network: QuantizedNetwork, states: Floats, batch: Batch) -> tuple[ND
         states[...], row_logits = step(network, states, inputs, paused)
         logits.append(row_logits)
         for b in np.flatnonzero(samples).tolist():
-            options = uniforms[k, b], batch.sampling[b], histories.get(b)
+            options = uniforms[k, b], batch.sampling[b], batch.history(b)
             chosen[k, b] = draw_unknown(network.vocabulary, *options) if paused[b] else draw(row_logits[b], *options)
-            remember(histories.get(b), batch.sampling[b], chosen[k, b])
+            remember(batch.history(b), batch.sampling[b], chosen[k, b])
         inputs = np.where(paused, inputs, chosen[k])
     return chosen, snapshots, np.stack(logits) if batch.top_logprobs is not None else None
 

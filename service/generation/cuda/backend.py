@@ -11,7 +11,7 @@ from service.generation import reference
 from service.generation.backend import Batch
 from service.generation.cuda.device import CudaError, Gpu
 from service.generation.cuda.network import CudaNetwork
-from service.generation.exact import Exact, Floats, check_histories
+from service.generation.exact import Exact, Floats
 from service.generation.quantized import QuantizedNetwork, quantize
 from service.generation.sampling import History, Sampling
 from trainer.artifact import Architecture, Tensors
@@ -36,7 +36,6 @@ class CudaBackend(Exact):
         log.info("%s: %d multiprocessors, weights %s", device.name, device.processors, where)
 
     def _advance(self, batch: Batch) -> tuple[NDArray[np.int32], Floats, Floats | None]:
-        check_histories(batch)
         for row, start in batch.starts.items():
             self.network.load(int(batch.slots[row]), start)
         return self.network.advance(batch)
