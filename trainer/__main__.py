@@ -136,23 +136,17 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
         from trainer.workers import Workers
 
     workers = Workers(worker)  # a signal during this wait ends the process at once: there is nothing to save yet
-    with _describing_resume(config), _stop_on_signals() as stop:
-        version = train(config, text, stop, saved, workers, init, teachers)
-    print(f"published {version.path}" if version else "trained; worker 0 publishes")
-    if version and (warning := compare(version.config.scores)):
-        print(f"{program('train')}: warning: {warning}", file=sys.stderr)
-
-
-@contextmanager
-def _describing_resume(config: TrainingConfig) -> Iterator[None]:
-    """Adds to an error how to resume the run."""
     try:
-        yield
+        with _stop_on_signals() as stop:
+            version = train(config, text, stop, saved, workers, init, teachers)
     except WorkersDisagree:
         raise
     except (TrainerError, ArtifactError, OSError, KeyboardInterrupt) as error:
         error.add_note(describe_resume(config, getattr(error, "when_resumed", "")))
         raise
+    print(f"published {version.path}" if version else "trained; worker 0 publishes")
+    if version and (warning := compare(version.config.scores)):
+        print(f"{program('train')}: warning: {warning}", file=sys.stderr)
 
 
 @contextmanager

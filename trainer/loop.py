@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from threading import Event
 from typing import Any
@@ -54,7 +53,7 @@ def train(
     """
     workers = workers or Workers()
     version = None
-    with _raising_out_of_memory():
+    try:
         with workers.raising_worker_lost():
             run = Run(config, text, stop, workers, teachers)
             fit(run, saved, init)
@@ -63,6 +62,9 @@ def train(
             version = (find_published(run) if saved is not None else None) or publish(run)
             checkpoints.delete_state(config.work_dir)
         workers.wait_for_chief()
+    except tf.errors.ResourceExhaustedError as error:
+        reason = error.message.partition("\n")[0]
+        raise OutOfMemory(f"the device's memory is too small for this network and batch: {reason}") from error
     return version
 
 
@@ -209,12 +211,3 @@ class Run:
         state.history.append(row)
         state.next_epoch()
         self._last_batch_at = None
-
-
-@contextmanager
-def _raising_out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        reason = error.message.partition("\n")[0]
-        raise OutOfMemory(f"the device's memory is too small for this network and batch: {reason}") from error
