@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from service.generation.backend import MAX_TOP_LOGPROBS, Backend, Batch, Decoded
@@ -127,9 +128,10 @@ def by_keras(architecture: Architecture, tensors: Tensors, start: str, character
     """The tutorial's loop. Character i inverts the distribution's CDF at the i-th uniform number of Philox(seed)."""
     single, vocabulary, text = network.build(architecture, batch_size=1), Vocabulary(architecture.vocabulary), start
     load_weights(single, tensors)
+    run = tf.function(single, input_signature=[tf.TensorSpec((1, None), tf.int32)], autograph=False)  # eagerly it takes minutes
     unread = vocabulary.encode(start)
     for uniform in np.random.Generator(np.random.Philox(key=seed)).random(characters, np.float32):
-        scaled = single(unread[None])[0, -1].numpy() / np.float32(temperature)
+        scaled = run(unread[None])[0, -1].numpy() / np.float32(temperature)
         cdf = np.cumsum(np.exp(scaled - scaled.max()))
         unread = np.array([(cdf <= uniform * cdf[-1]).sum()], np.int32)
         text += vocabulary.decode(unread.tolist())
