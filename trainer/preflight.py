@@ -156,13 +156,13 @@ def check_disk(config: TrainingConfig, vocabulary: list[str]) -> None:
 def estimate_memory(config: TrainingConfig, vocabulary: list[str]) -> int:
     """Bytes that a run needs at least: TensorFlow, the weights, and the largest of a step, a save and scoring.
 
-    Each weight is held with Adam's two moments, its moving average, and a second weight in the cells that draw samples.
+    Each weight is held with Adam's two moments and its moving average.
     """
     weights = config.architecture(vocabulary).parameter_count
     saved = 3 + (config.averaging > 0)  # values per weight in a save, which holds them twice: as arrays and as the file's bytes
     step = 2 * weights + _count_step_values(config, len(vocabulary))  # gradients, and the weights after dropout
     scoring = _count_scoring_values(config, len(vocabulary)) if config.held_out else 0
-    return RUNTIME + 4 * ((saved + 1) * weights + max(step, 2 * saved * weights, scoring))
+    return RUNTIME + 4 * (saved * weights + max(step, 2 * saved * weights, scoring))
 
 
 def _count_step_values(config: TrainingConfig, characters: int) -> int:
