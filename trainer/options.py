@@ -19,7 +19,7 @@ from trainer.program import program
 ARCHITECTURE = ("cell", "layers", "units", "embedding")
 # The options that may change when a run is resumed.
 MAY_CHANGE = {"name", "models_dir", "corpus", "teacher", "epochs", "learning_rate", "patience", "save_every"}
-# What a run did that was started before these options existed.
+# Values of options that are missing from a config saved by an earlier release.
 EARLIER_RELEASES: dict[str, Any] = {"newlines": "keep", "init_from": None, "teacher": []}
 MAX_NAME_LENGTH = 100
 

@@ -121,7 +121,7 @@ def choose_library(rows: int, *, f32: bool) -> ScanLibrary | None:
 
 
 class _Block:
-    """Memory of arrays. When the last of them is deleted, the next array of this size gets it.
+    """A buffer that returns to a free list when the last array on it is deleted.
 
     The pages of new memory are cleared by the system when they are first used, which takes several percent of a training step.
     """

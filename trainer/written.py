@@ -1,7 +1,7 @@
 """Batches of text that teachers write, with the probabilities that they predict. Does not know files or training.
 
-A network learns more from text that its teachers write than from the text that they learnt. They know that text too well, and what
-they write has no end. docs/distillation.md has the figures.
+A network learns more from text that its teachers write than from the text that they learnt. On their own training text their
+predictions are overconfident. Text that they write is new and unlimited. docs/distillation.md has the figures.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """How often a stream gets its characters.
 
 Iterations are short, so that a new request does not wait long for its first character. An event costs the same whatever its size,
-so the output of several iterations is delivered together: on a busy server that leaves more of the processor to the network.
+so the output of several iterations is delivered together. That leaves more CPU time for the model.
 """
 
 from collections.abc import Sequence

@@ -14,10 +14,9 @@ EXCLUDED = np.float32(-3e38)  # the logit of a character that must not be sample
 class Automaton:
     """Restricts which characters may come next. `next[state, character]` is the next state, or -1 if the character is not allowed.
 
-    The first columns are the vocabulary. Further columns are characters that the network does not know. Each of these is as likely
-    as if all allowed characters were equally likely, and the network's distribution divides the rest of the probability among the
-    characters that it knows. At temperature 0 the network chooses if it knows any. The network does not read the characters that
-    it does not know.
+    The first columns are the vocabulary. Further columns are characters that the network does not know. If n characters are
+    allowed, each unknown one has probability 1/n. The network's distribution shares the remainder among the known ones. At
+    temperature 0 the network chooses if it knows any. It does not read unknown characters.
 
     `distance[state]` is the least number of characters after which the text may end. A character is allowed only if its next state
     can end within the characters that are left (`History.num_left`). So a text that could end when it began ends in time.

@@ -60,7 +60,7 @@ class Scheduler:
         self.waiting.extend(generations)
 
     def remove(self, generation: Generation) -> None:
-        """Takes a generation out of the queue or its slot. What the current iteration does for it is dropped."""
+        """Takes a generation out of the queue or its slot. Results of the iteration under way are discarded for it."""
         if generation.status is Status.WAITING:
             self.waiting.remove(generation)
         for slot, running in list(self.running.items()):
