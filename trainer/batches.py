@@ -1,19 +1,19 @@
 """Ids -> batches of inputs and targets. Does not know texts, vocabularies or networks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.cluster import ALONE, Rank
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
 SHUFFLE_BUFFER = 10_000
+
+T = TypeVar("T")
 
 
 def split(ids: NDArray[Any], held_out: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -41,9 +41,13 @@ class Batches(ABC):
     def __len__(self) -> int:
         """Batches in an epoch."""
 
-    @abstractmethod
-    def epoch(self, number: int, start: int = 0) -> "tf.data.Dataset":
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
         """The epoch's batches from number `start`: (inputs, targets), each int32 [batch_size, seq_length]."""
+        return prefetched((rows[:, :-1], rows[:, 1:]) for rows in self._rows(number, start))
+
+    @abstractmethod
+    def _rows(self, number: int, start: int) -> Iterator[NDArray[np.int32]]:
+        """[batch_size, seq_length + 1] for each batch of the epoch."""
 
 
 class ShuffledBatches(Batches):
@@ -60,17 +64,15 @@ class ShuffledBatches(Batches):
     def __len__(self) -> int:
         return self.windows // self.rows
 
-    def epoch(self, number: int, start: int = 0) -> "tf.data.Dataset":
+    def _rows(self, number: int, start: int) -> Iterator[NDArray[np.int32]]:
         import tensorflow as tf
 
+        width, mine = self.seq_length + 1, slice(self.worker.rank * self.batch_size, (self.worker.rank + 1) * self.batch_size)
+        windows = self.ids[: self.windows * width].reshape(self.windows, width)
         # Each epoch has its own seed, so a run can resume at any batch of any epoch.
         order = tf.data.Dataset.range(self.windows).shuffle(SHUFFLE_BUFFER, seed=self.seed + number)
-        return _dataset(order.batch(self.rows, drop_remainder=True).skip(start), self._read)
-
-    def _read(self, windows: NDArray[np.int64]) -> NDArray[np.int32]:
-        width, mine = self.seq_length + 1, windows[self.worker.rank * self.batch_size :][: self.batch_size]
-        rows: NDArray[np.int32] = self.ids[: self.windows * width].reshape(self.windows, width)[mine].astype(np.int32)
-        return rows
+        for batch in order.batch(self.rows, drop_remainder=True).skip(start).as_numpy_iterator():
+            yield windows[batch[mine]].astype(np.int32)
 
 
 class ContiguousBatches(Batches):
@@ -83,30 +85,22 @@ class ContiguousBatches(Batches):
     def __len__(self) -> int:
         return (len(self.ids) - 1) // (self.rows * self.seq_length)
 
-    def epoch(self, number: int, start: int = 0) -> "tf.data.Dataset":
-        import tensorflow as tf
-
+    def _rows(self, number: int, start: int) -> Iterator[NDArray[np.int32]]:
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         offset = int(generator.integers(len(self.ids))) + self.worker.rank * self.batch_size * len(self) * self.seq_length
-
-        def read(batch: NDArray[np.int64]) -> NDArray[np.int32]:
+        for batch in range(start, len(self)):
             starts = offset + (np.arange(self.batch_size) * len(self) + batch) * self.seq_length
             positions = starts[:, None] + np.arange(self.seq_length + 1)
-            rows: NDArray[np.int32] = self.ids[positions % len(self.ids)].astype(np.int32)
-            return rows
-
-        return _dataset(tf.data.Dataset.range(start, len(self)), read)
+            yield self.ids[positions % len(self.ids)].astype(np.int32)
 
 
 BATCHES: dict[str, type[Batches]] = {"streams": ContiguousBatches, "windows": ShuffledBatches}  # by --examples
 
 
-def _dataset(keys: "tf.data.Dataset", read: Callable[[NDArray[np.int64]], NDArray[np.int32]]) -> "tf.data.Dataset":
-    """(inputs, targets) of the rows that `read` returns for each key. A background thread prefetches them."""
-    import tensorflow as tf
-
-    def split_rows(key: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
-        characters = tf.ensure_shape(tf.numpy_function(read, [key], tf.int32), (None, None))
-        return characters[:, :-1], characters[:, 1:]
-
-    return keys.map(split_rows).prefetch(2)
+def prefetched(batches: Iterator[T]) -> Iterator[T]:
+    """The same batches. Another thread makes the next one while one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch

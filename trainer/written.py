@@ -5,13 +5,12 @@ predictions are overconfident. Text that they write is new and unlimited. docs/d
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.batches import ContiguousBatches
+from trainer.batches import ContiguousBatches, prefetched
 from trainer.config import TrainingConfig
 from trainer.teachers import Floats, Teachers, draw
 
@@ -43,13 +42,8 @@ class WrittenBatches:
         return len(self.text)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[WrittenBatch]:
-        """The epoch's batches from number `start`. Another thread writes the next one while one is in use."""
-        batches = self._write(number, start)
-        with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(next, batches, None)
-            while (batch := following.result()) is not None:
-                following = pool.submit(next, batches, None)
-                yield batch
+        """The epoch's batches from number `start`."""
+        return prefetched(self._write(number, start))
 
     def _write(self, number: int, start: int) -> Iterator[WrittenBatch]:
         writer = Writer(self, number)

@@ -22,13 +22,13 @@ def test_targets_are_inputs_moved_by_one_and_no_window_comes_twice() -> None:
     seen = []
     for inputs, targets in ShuffledBatches(IDS, seq_length=4, batch_size=3, seed=0).epoch(1):
         np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
-        seen += inputs[:, 0].numpy().tolist()
+        seen += inputs[:, 0].tolist()
     assert sorted(seen) == list(range(0, 90, 5))
 
 
 def test_contiguous_batches_continue_each_other_and_cover_the_text_once() -> None:
     for epoch in (1, 2, 3):
-        batches = [(x.numpy(), y.numpy()) for x, y in ContiguousBatches(IDS, seq_length=4, batch_size=3, seed=0).epoch(epoch)]
+        batches = list(ContiguousBatches(IDS, seq_length=4, batch_size=3, seed=0).epoch(epoch))
         assert len(batches) == 89 // 12
         rows = np.concatenate([inputs for inputs, _ in batches], 1)
         np.testing.assert_array_equal(np.concatenate([targets for _, targets in batches], 1), (rows + 1) % 90)
@@ -41,7 +41,7 @@ def test_each_epoch_differs_and_a_seed_repeats_it_from_any_batch(order: type[Bat
 
     def epoch(seed: int, number: int, start: int = 0) -> list[Any]:
         batches = order(IDS, seq_length=4, batch_size=3, seed=seed).epoch(number, start)
-        return [inputs.numpy().tolist() for inputs, _ in batches]
+        return [inputs.tolist() for inputs, _ in batches]
 
     first, second = epoch(1, 1), epoch(1, 2)
     assert first != second

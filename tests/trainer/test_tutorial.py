@@ -115,7 +115,8 @@ def test_the_network_compiles_and_fits_as_a_plain_keras_model(text: Corpus) -> N
     model = network.build(options.architecture(text.vocabulary.characters), options.batch_size)
     batches = ShuffledBatches(text.ids[:8_000], seq_length=20, batch_size=8, seed=0).epoch(1)
     model.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    history = model.fit(batches, epochs=2, shuffle=False, verbose=0).history
+    stacked = tuple(np.stack(part) for part in zip(*batches, strict=True))
+    history = model.fit(tf.data.Dataset.from_tensor_slices(stacked), epochs=2, shuffle=False, verbose=0).history
     assert history["loss"][1] < history["loss"][0] < log(65)
 
 
