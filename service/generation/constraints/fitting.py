@@ -14,6 +14,7 @@ from service.generation.constraints.tree import (
     Repetition,
     alternation,
     concatenation,
+    rebuilt,
     repetition,
 )
 
@@ -40,34 +41,21 @@ def lengths(node: Node) -> tuple[int, int]:
 
 def bounded(node: Node, characters: int, groups: int) -> Node:
     """Every repeat without a limit ends `characters` (of one character) or `groups` (of anything else) after its least number."""
-    match node:
-        case Concatenation(parts):
-            return concatenation(bounded(part, characters, groups) for part in parts)
-        case Alternation(options):
-            return alternation(bounded(option, characters, groups) for option in options)
-        case Repetition(part, least, most):
-            more = characters if isinstance(part, Characters) else groups
-            return repetition(bounded(part, characters, groups), least, least + more if most is None else most)
-        case _:
-            return node
+    node = rebuilt(node, lambda part: bounded(part, characters, groups))
+    if isinstance(node, Repetition) and node.most is None:
+        more = characters if isinstance(node.part, Characters) else groups
+        return repetition(node.part, node.least, node.least + more)
+    return node
 
 
 def within(node: Node, allowed: Ranges, preferred: Ranges) -> Node:
     """Only characters of `allowed`. A set that holds more than ASCII is cut to `preferred`, where that leaves any."""
-    match node:
-        case Characters(ranges):
-            kept = charset.intersection(ranges, allowed)
-            if charset.size(kept) > 128:
-                kept = charset.intersection(kept, preferred) or charset.intersection(kept, ((32, 126),)) or kept
-            return Characters(kept)
-        case Concatenation(parts):
-            return concatenation(within(part, allowed, preferred) for part in parts)
-        case Alternation(options):
-            return alternation(within(option, allowed, preferred) for option in options)
-        case Repetition(part, least, most):
-            return repetition(within(part, allowed, preferred), least, most)
-        case Lookaround():
-            return node
+    if not isinstance(node, Characters):
+        return rebuilt(node, lambda part: within(part, allowed, preferred))
+    kept = charset.intersection(node.ranges, allowed)
+    if charset.size(kept) > 128:
+        kept = charset.intersection(kept, preferred) or charset.intersection(kept, ((32, 126),)) or kept
+    return Characters(kept)
 
 
 def fit(node: Node, shortest: int, longest: int) -> Node:

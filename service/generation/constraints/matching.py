@@ -17,9 +17,7 @@ from service.generation.constraints.tree import (
     Lookaround,
     Node,
     Repetition,
-    alternation,
-    concatenation,
-    repetition,
+    rebuilt,
 )
 from service.generation.constraints.unsupported import TooMuchWork, UnsupportedConstraint
 
@@ -119,16 +117,7 @@ class Matcher:
 
 def without_lookaround(node: Node) -> Node:
     """The tree with all lookaround taken as fulfilled."""
-    match node:
-        case Concatenation(parts):
-            return concatenation(without_lookaround(part) for part in parts)
-        case Alternation(options):
-            return alternation(without_lookaround(option) for option in options)
-        case Repetition(part, least, most):
-            return repetition(without_lookaround(part), least, most)
-        case Lookaround():
-            return EMPTY
-    return node
+    return EMPTY if isinstance(node, Lookaround) else rebuilt(node, without_lookaround)
 
 
 def samples(node: Node, count: int) -> Iterator[str]:

@@ -6,6 +6,7 @@ follows it may begin with, or else its freedom to end at several places. What re
 
 from service.generation.constraints import charset
 from service.generation.constraints.charset import Ranges
+from service.generation.constraints.fitting import lengths
 from service.generation.constraints.tree import (
     Alternation,
     Characters,
@@ -27,7 +28,7 @@ def narrowed(node: Node, following: Ranges = ()) -> Node:
             done: list[Node] = []
             for part in reversed(parts):
                 part = narrowed(part, following)
-                following = charset.union(first(part), following if can_be_empty(part) else ())
+                following = charset.union(first(part), () if lengths(part)[0] else following)
                 done.append(part)
             return concatenation(reversed(done))
         case Alternation(options):
@@ -56,7 +57,7 @@ def first(node: Node) -> Ranges:
             found: Ranges = ()
             for part in parts:
                 found = charset.union(found, first(part))
-                if not can_be_empty(part):
+                if lengths(part)[0]:
                     break
             return found
         case Alternation(options):
@@ -64,17 +65,3 @@ def first(node: Node) -> Ranges:
         case Repetition(part, _, _):
             return first(part)
     return ()
-
-
-def can_be_empty(node: Node) -> bool:
-    """Whether the tree matches the empty text."""
-    match node:
-        case Characters():
-            return False
-        case Concatenation(parts):
-            return all(can_be_empty(part) for part in parts)
-        case Alternation(options):
-            return any(can_be_empty(option) for option in options)
-        case Repetition(part, least, _):
-            return not least or can_be_empty(part)
-    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from service.generation.constraints.charset import Ranges, of
@@ -78,6 +78,18 @@ def repetition(part: Node, least: int, most: int | None) -> Node:
     if part in (NOTHING, EMPTY) or most == 0:
         return EMPTY
     return part if least == most == 1 else Repetition(part, least, most)
+
+
+def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The node with its parts changed."""
+    match node:
+        case Concatenation(parts):
+            return concatenation(map(change, parts))
+        case Alternation(options):
+            return alternation(map(change, options))
+        case Repetition(part, least, most):
+            return repetition(change(part), least, most)
+    return node
 
 
 def literal(text: str) -> Node:

@@ -36,9 +36,7 @@ from service.generation.constraints.tree import (
     Concatenation,
     Node,
     Repetition,
-    alternation,
-    concatenation,
-    repetition,
+    rebuilt,
 )
 
 MEMORY = 2**30  # bytes
@@ -88,17 +86,9 @@ def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
 
 def known_only(node: Node, known: Ranges) -> Node:
     """The pattern with only the known characters in sets such as [^a] and `.`, which name none."""
-    match node:
-        case Characters(ranges):
-            return Characters(intersection(ranges, known)) if size(ranges) > MAX_NAMED else node
-        case Concatenation(nodes):
-            return concatenation(known_only(one, known) for one in nodes)
-        case Alternation(nodes):
-            return alternation(known_only(one, known) for one in nodes)
-        case Repetition(part, least, most):
-            return repetition(known_only(part, known), least, most)
-        case _:
-            return node
+    if isinstance(node, Characters):
+        return Characters(intersection(node.ranges, known)) if size(node.ranges) > MAX_NAMED else node
+    return rebuilt(node, lambda part: known_only(part, known))
 
 
 def characters_of(node: Node) -> set[str]:
