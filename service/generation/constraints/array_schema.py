@@ -9,12 +9,14 @@ from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import FAR
 from service.generation.constraints.object_schema import together
 from service.generation.constraints.place import Place
+from service.generation.constraints.tree import EMPTY, Node, concatenation, literal, repetition
 from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.validity import item_schemas
 
-Write = Callable[[Schema, Place], str]
-Attempt = Callable[[Schema, Place], str | None]
+Write = Callable[[Schema, Place], Node]
+Attempt = Callable[[Schema, Place], Node | None]
 
+COMMA = literal(",")
 EXPLICIT = 10  # items beyond the fewest where maxItems allows them
 
 
@@ -27,7 +29,7 @@ class Arrays:
         self.branches = branches
         self.bounds = bounds
 
-    def pattern(self, flat: Flat, place: Place) -> str:
+    def pattern(self, flat: Flat, place: Place) -> Node:
         """The pattern. Raises UnsupportedConstraint."""
         fewest, most = self._numbers(flat, place)
         first = max([self._contained(flat), *(len(item_schemas(part)[0]) for part in flat.arrays)])
@@ -35,12 +37,10 @@ class Arrays:
             return self._unique(flat, fewest, most, place)
         single = [self._item(flat, i, place, i < fewest) for i in range(min(first, most))]
         if None in single:
-            return listed([one for one in single[: single.index(None)] if one is not None], fewest)
+            return array([one for one in single[: single.index(None)] if one is not None], fewest)
         items = [one for one in single if one is not None]
-        if most <= first:
-            return listed(items, fewest)
-        rest = self._item(flat, first, place, first < fewest)
-        return listed(items, fewest) if rest is None else repeated(items, rest, fewest, most)
+        rest = self._item(flat, first, place, first < fewest) if most > first else None
+        return array(items, fewest, rest, most)
 
     def _numbers(self, flat: Flat, place: Place) -> tuple[int, int]:
         """The fewest items that there have to be, and the most that there will be."""
@@ -71,27 +71,27 @@ class Arrays:
                 schemas.append({"not": part["contains"]})
         return False if False in schemas else together(schemas)
 
-    def _item(self, flat: Flat, index: int, place: Place, needed: bool) -> str | None:
+    def _item(self, flat: Flat, index: int, place: Place, needed: bool) -> Node | None:
         inside = place.inside("items", flat.references)
         schema = self._schema(flat, index)
         return self.write(schema, inside) if needed else self.attempt(schema, inside)
 
-    def _apart(self, schemas: list[Schema], slices: list[Schema], place: Place) -> list[str]:
+    def _apart(self, schemas: list[Schema], slices: list[Schema], place: Place) -> list[Node]:
         """Items of the schemas, each within a slice of its own. Stops at the first for which no slice will do."""
-        items: list[str] = []
+        items: list[Node] = []
         unused = list(slices)
         for schema in schemas:
             for own in unused:
-                text = self.attempt(together([schema, own]), place)
-                if text is not None:
-                    items.append(text)
+                item = self.attempt(together([schema, own]), place)
+                if item is not None:
+                    items.append(item)
                     unused.remove(own)
                     break
             else:
                 break
         return items
 
-    def _unique(self, flat: Flat, fewest: int, most: int, place: Place) -> str:
+    def _unique(self, flat: Flat, fewest: int, most: int, place: Place) -> Node:
         """Items that cannot be equal: each position has its own values, lengths or numbers."""
         schemas = [self._schema(flat, i) for i in range(min(most, max(fewest, 3)))]
         inside = place.inside("items", flat.references)
@@ -99,11 +99,11 @@ class Arrays:
         for slices in distinct(flats, len(schemas)):
             items = self._apart(schemas, slices, inside)
             if len(items) >= max(fewest, 2):
-                return listed(items, fewest)
+                return array(items, fewest)
         one = self._item(flat, 0, place, fewest > 0)
         if fewest > 1:
             raise UnsupportedConstraint(f"{place.named('uniqueItems')} with {fewest} items of this schema is not supported")
-        return listed([] if one is None else [one], fewest)
+        return array([] if one is None else [one], fewest)
 
 
 def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
@@ -129,24 +129,12 @@ def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
     yield [{"type": name} for name in ("string", "number", "boolean", "null", "array", "object")]
 
 
-def listed(items: list[str], fewest: int) -> str:
-    """The items one after another. Those beyond the fewest may be left out from the end, but for the first."""
-    fewest = max(fewest, min(1, len(items)))
-    text = ",".join(items[:fewest])
-    optional = "".join(f"(?:,{one}" for one in items[fewest:]) + ")?" * len(items[fewest:])
-    return f"\\[{text}{optional}\\]"
-
-
-def repeated(items: list[str], rest: str, fewest: int, most: int) -> str:
-    """Some items, and then others of one schema, `fewest` to `most` in all."""
-    if not items:
-        more = f"(?:,{rest}){{{max(fewest, 1) - 1},{most - 1}}}" if most > 1 else ""
-        return f"\\[{rest}{more}\\]"
-    after = f"(?:,{rest}){{{max(fewest - len(items), 0)},{most - len(items)}}}"
-    if fewest >= len(items):
-        return f"\\[{','.join(items)}{after}\\]"
-    optional = "".join(f"(?:,{one}" for one in items[1:]) + after + ")?" * len(items[1:])
-    if fewest > 1:
-        optional = "".join(f",{one}" for one in items[1:fewest]) + "".join(f"(?:,{one}" for one in items[fewest:]) + after
-        optional += ")?" * len(items[fewest:])
-    return f"\\[{items[0]}{optional}\\]"
+def array(items: list[Node], fewest: int, rest: Node | None = None, most: int = 0) -> Node:
+    """The items one after another, then `rest` until there are `most`. All beyond the fewest may be left out, but for the first."""
+    after: Node = EMPTY
+    if rest is not None:
+        items = items or [rest]
+        after = repetition(concatenation([COMMA, rest]), max(fewest - len(items), 0), most - len(items))
+    for i in range(len(items) - 1, 0, -1):
+        after = repetition(concatenation([COMMA, items[i], after]), int(i < fewest), 1)
+    return concatenation([literal("["), *items[:1], after, literal("]")])

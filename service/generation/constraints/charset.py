@@ -1,4 +1,4 @@
-"""Sets of characters as sorted ranges of code points, and their text in a pattern."""
+"""Sets of characters as sorted ranges of code points, and their text in a regular expression."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -10,7 +10,7 @@ LAST = ord(START) - 1
 SURROGATES: Ranges = ((0xD800, 0xDFFF),)
 CONTROLS: Ranges = ((0, 0x1F), (0x7F, 0x9F))
 LINE_SEPARATORS: Ranges = ((0x2028, 0x2029),)
-SPECIAL = set("\\.+*?()|[]{}^$#&-~")  # escaped by a backslash, in Python and in Rust, in a class and outside
+SPECIAL = set("\\.+*?()|[]{}^$#&-~")  # escaped by a backslash, in a class and outside
 
 
 def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -62,33 +62,23 @@ def size(ranges: Ranges) -> int:
 
 
 def escaped(code: int) -> str:
-    """A code point in a pattern that Python and Rust read alike."""
+    """A code point as Rust's regex crate reads it."""
     character = chr(code)
     return "\\" + character if character in SPECIAL else character
 
 
-def edge(code: int) -> str:
-    """A code point as an end of a range: escaped where it would not be printed, so that no reader takes it for a literal."""
-    if code > 0xFFFF:
-        return f"\\U{code:08x}"
-    return escaped(code) if chr(code).isprintable() else f"\\u{code:04x}"
-
-
 @lru_cache(maxsize=4096)
 def class_pattern(ranges: Ranges) -> str:
-    """A pattern that matches one character of the set, which is not empty. Open sets are written by what they lack."""
+    """An expression that matches one character of the set, which is not empty. Open sets are written by what they lack."""
     code = single(ranges)
     if code is not None:
         return escaped(code)
     if ranges[-1][1] == LAST:
         lacking = minus(complement(ranges), SURROGATES)
-        return f"[^{spans(lacking)}{edge(ord(START))}{edge(ord(END))}]"
+        return f"[^{spans(lacking)}{escaped(ord(START))}{escaped(ord(END))}]"
     return f"[{spans(minus(ranges, SURROGATES))}]"
 
 
 def spans(ranges: Ranges) -> str:
     """The ranges as the inside of a class."""
-    return "".join(
-        edge(first) if first == last else f"{edge(first)}{edge(last)}" if last == first + 1 else f"{edge(first)}-{edge(last)}"
-        for first, last in ranges
-    )
+    return "".join(escaped(first) if first == last else f"{escaped(first)}-{escaped(last)}" for first, last in ranges)

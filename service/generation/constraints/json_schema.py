@@ -12,12 +12,13 @@ from service.generation.constraints.document import Document, Json, Schema, at
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import number_pattern
 from service.generation.constraints.object_schema import Objects
-from service.generation.constraints.pattern import MAX_PATTERN, checked
+from service.generation.constraints.pattern import checked
 from service.generation.constraints.place import Place
 from service.generation.constraints.string_schema import Strings
+from service.generation.constraints.tree import Node, alternation, literal
 from service.generation.constraints.unsupported import Hopeless, TooLarge, TooMuchWork, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
-from service.generation.constraints.values import json_literal
+from service.generation.constraints.values import json_text
 
 MAX_DEPTH = 30
 MOST_LITERALS = 4_000  # characters of all values of one `enum`
@@ -30,7 +31,7 @@ KINDS = (  # what a schema without a type speaks of, by its limits
 )
 
 
-def json_pattern(schema: Schema, free: str) -> str:
+def json_pattern(schema: Schema, free: str) -> Node:
     """A pattern whose every match is JSON that is valid under the schema, with `,` and `:` as separators.
 
     `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
@@ -39,7 +40,8 @@ def json_pattern(schema: Schema, free: str) -> str:
     while True:
         bounds = tried.pop(0)
         try:
-            return Writer(schema, free, bounds).all()
+            writer = Writer(schema, free, bounds)
+            return writer.schema(writer.document.root, Place())
         except TooLarge as error:
             if not tried:
                 raise
@@ -48,7 +50,7 @@ def json_pattern(schema: Schema, free: str) -> str:
             raise UnsupportedConstraint("the schema is nested too deep") from None
 
 
-def free_json_object(free: str) -> str:
+def free_json_object(free: str) -> Node:
     """A pattern of JSON objects of any content."""
     scalar = {"type": list(SCALARS)}
     value = {"anyOf": [scalar, {"type": "array", "items": scalar}, {"type": "object", "additionalProperties": scalar}]}
@@ -69,11 +71,7 @@ class Writer:
         self.objects = Objects(self.schema, self.attempt, self.branches, self.validity.valid, bounds)
         self.valid = valid
 
-    def all(self) -> str:
-        """The pattern of the whole document."""
-        return checked(self.schema(self.document.root, Place()), self.bounds.positions)
-
-    def attempt(self, schema: Schema, place: Place) -> str | None:
+    def attempt(self, schema: Schema, place: Place) -> Node | None:
         """The pattern, or None where there is none."""
         try:
             return self.schema(schema, place)
@@ -85,20 +83,21 @@ class Writer:
     def possible(self, flat: Flat, place: Place) -> bool:
         """Whether anything can be written for the flat schema."""
         try:
-            return bool(self.flat(flat, place))
+            self.flat(flat, place)
+            return True
         except Hopeless:
             raise
         except UnsupportedConstraint:
             return False
 
-    def schema(self, schema: Schema, place: Place) -> str:
+    def schema(self, schema: Schema, place: Place) -> Node:
         """The pattern of one schema. Raises UnsupportedConstraint."""
         if place.depth > MAX_DEPTH:
             raise UnsupportedConstraint(f"{at(place.path)}values are nested more than {MAX_DEPTH} deep")
         flats = self.branches.of(schema, place)
         if not flats:
             raise UnsupportedConstraint(f"{at(place.path)}the schema allows nothing")
-        literals = (json_literal(value) for value in values_of(flats) if self.validity.valid(value, schema, place.path))
+        literals = (literal(json_text(value)) for value in values_of(flats) if self.validity.valid(value, schema, place.path))
         options = within_size(literals, MOST_LITERALS)
         error = None
         for flat in flats:
@@ -111,12 +110,12 @@ class Writer:
                     error = error or problem
         if not options:
             raise error or UnsupportedConstraint(f"{at(place.path)}no value of enum or const is valid under the schema")
-        return alternatives(options)
+        return checked(alternation(options), self.bounds.positions)
 
-    def flat(self, flat: Flat, place: Place) -> str:
+    def flat(self, flat: Flat, place: Place) -> Node:
         """The pattern of a flat schema. Raises UnsupportedConstraint."""
         if flat.values is not None:
-            return alternatives([json_literal(value) for value in flat.values])
+            return alternation(literal(json_text(value)) for value in flat.values)
         options, errors = [], []
         for types in (flat.types,) if flat.types is not None else (presumed(flat), SCALARS, ("array", "object", "null")):
             for name in types:
@@ -127,10 +126,10 @@ class Writer:
                 except UnsupportedConstraint as error:
                     errors.append(error)
             if options:
-                return alternatives(options)
+                return alternation(options)
         raise errors[0]
 
-    def typed(self, flat: Flat, name: str, place: Place) -> str:
+    def typed(self, flat: Flat, name: str, place: Place) -> Node:
         """The pattern of values of one type."""
         self.document.spend(place.path)
         if name == "null" or name == "boolean":
@@ -138,7 +137,7 @@ class Writer:
             kept = [value for value in values if not any(self.valid(value, schema) for schema in flat.unlike)]
             if not kept:
                 raise UnsupportedConstraint(f"{at(place.path)}no {name} is allowed")
-            return alternatives([json_literal(value) for value in kept])
+            return alternation(literal(json_text(value)) for value in kept)
         if name == "string":
             return self.strings.pattern(flat, place.path)
         if name == "array":
@@ -154,20 +153,11 @@ def presumed(flat: Flat) -> tuple[str, ...]:
     return tuple(name for name, limits in KINDS if named[name] or any(limit in flat.limits for limit in limits))
 
 
-def within_size(texts: Iterable[str], most: int) -> list[str]:
-    """The first texts that have so many characters together, and the first one in any case."""
-    found: list[str] = []
-    for text in texts:
-        if found and sum(map(len, found)) + len(text) > most:
+def within_size(options: Iterable[Node], most: int) -> list[Node]:
+    """The first options that have so many characters together, and the first one in any case."""
+    found: list[Node] = []
+    for one in options:
+        if found and sum(option.size for option in found) + one.size > most:
             break
-        found.append(text)
+        found.append(one)
     return found
-
-
-def alternatives(options: list[str]) -> str:
-    """A choice of patterns, without repeated ones."""
-    distinct = list(dict.fromkeys(options))
-    text = distinct[0] if len(distinct) == 1 else f"(?:{'|'.join(distinct)})"
-    if len(text) > MAX_PATTERN:
-        raise TooLarge("the pattern of the schema is too large")
-    return text

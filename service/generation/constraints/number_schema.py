@@ -7,20 +7,22 @@ from math import ceil, floor, lcm
 from service.generation.constraints.document import Json, at
 from service.generation.constraints.flat import Flat
 from service.generation.constraints.number_ranges import integer_range, number_range
+from service.generation.constraints.parsing import Parser
+from service.generation.constraints.tree import Node, alternation, literal
 from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.validity import is_multiple
-from service.generation.constraints.values import json_literal
+from service.generation.constraints.values import json_text
 
 USUAL = 999  # the largest number where nothing asks for a larger one
 FAR = 2**31 - 1  # a bound as far as this only says how large a machine's integers are
 MOST_DIGITS = 15  # those that a float keeps
 TRIED, MOST_VALUES = 1000, 60  # numbers looked at, and written, where a range does not do
-DECIMAL = r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?"
+DECIMAL = Parser(r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?").parse()
 
 Valid = Callable[[Json, Json], bool]
 
 
-def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
+def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
     """The pattern. `whole`: integers only. `valid`: whether a number is valid under a schema. Raises UnsupportedConstraint."""
     limits = {name: bound for name, bound in flat.limits.items() if name.lower().endswith("imum")}
     if flat.multiples or flat.unlike:
@@ -67,7 +69,7 @@ def inward(bound: Fraction | None, direction: int) -> Fraction | None:
     return bound + direction * abs(bound) / 2**50
 
 
-def decimals(low: Fraction, high: Fraction, limits: dict[str, Fraction], where: str) -> str:
+def decimals(low: Fraction, high: Fraction, limits: dict[str, Fraction], where: str) -> Node:
     """Numbers with up to two decimal places, or with as many as there have to be between the bounds."""
     for places in range(MOST_DIGITS):
         step = Fraction(1, 10**places)
@@ -76,27 +78,27 @@ def decimals(low: Fraction, high: Fraction, limits: dict[str, Fraction], where: 
         digits = len(str(max(abs(first), abs(last))))
         enough = places >= 2 or digits + 2 > MOST_DIGITS
         if (enough and first <= last) or (first == last and low == high):
-            return number_range(first * step, last * step, places) or ""
+            return number_range(first * step, last * step, places)
     raise UnsupportedConstraint(f"{at(where)}no number is found from {shown(low)} to {shown(high)}")
 
 
-def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> str:
+def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
     """Some numbers, one by one: the multiples nearest to the least bound, without those that are valid under another schema."""
     steps = [*flat.multiples, *([Fraction(1)] if whole else [])] or [Fraction(1, 2)]
     step = common_multiple(steps)
     low, high = usual_bounds(flat.limits, where, step)
-    texts = []
+    found = []
     for number in multiples(low, high, step):
         value = int(number) if number.denominator == 1 else float(number)
         excluded = number == flat.limits.get("exclusiveMinimum") or number == flat.limits.get("exclusiveMaximum")
         fits = all(is_multiple(value, plain(step)) for step in flat.multiples)
         if fits and not excluded and not any(valid(value, schema) for schema in flat.unlike):
-            texts.append(json_literal(value))
-        if len(texts) == MOST_VALUES:
+            found.append(value)
+        if len(found) == MOST_VALUES:
             break
-    if not texts:
+    if not found:
         raise UnsupportedConstraint(f"{at(where)}no number is found that fits multipleOf and the bounds")
-    return texts[0] if len(texts) == 1 else f"(?:{'|'.join(texts)})"
+    return alternation(literal(json_text(value)) for value in found)
 
 
 def common_multiple(steps: list[Fraction]) -> Fraction:

@@ -13,23 +13,24 @@ from service.generation.constraints.matching import samples
 from service.generation.constraints.pattern import json_string_pattern
 from service.generation.constraints.place import Place
 from service.generation.constraints.string_schema import Strings
-from service.generation.constraints.tree import Characters, concatenation, repetition
+from service.generation.constraints.tree import EMPTY, Characters, Node, alternation, concatenation, literal, repetition
 from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.validity import member_schemas
-from service.generation.constraints.values import json_literal
+from service.generation.constraints.values import json_text
 
-Write = Callable[[Schema, Place], str]
-Attempt = Callable[[Schema, Place], str | None]
+Write = Callable[[Schema, Place], Node]
+Attempt = Callable[[Schema, Place], Node | None]
 
+COMMA = literal(",")
 FIRSTS = 6  # where no member is required, one of so many is there in any case, so that the pattern stays small
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Member:
-    """A name and a value as a pattern, and whether the object may not lack it."""
+    """The pattern of a name and a value, and whether the object may not lack it."""
 
-    text: str
+    pattern: Node
     required: bool
 
 
@@ -47,7 +48,7 @@ class Objects:
         self.effort = branches.document.effort
         self.names = Strings(LETTERS, 6, valid, self.effort)
 
-    def pattern(self, flat: Flat, place: Place) -> str:
+    def pattern(self, flat: Flat, place: Place) -> Node:
         """The pattern. Raises UnsupportedConstraint."""
         fewest, most = flat.limit("minProperties", 0), flat.limit("maxProperties", 1 << 30)
         required = self._required(flat, place)
@@ -60,7 +61,7 @@ class Objects:
             members += self._others(flat, max(fewest - len(members), 0), most - len(members), place)
         if len(members) < fewest:
             raise UnsupportedConstraint(f"{at(place.path)}no more than {len(members)} members are known, minProperties is {fewest}")
-        return f"\\{{{joined(counted(members, fewest, most))}\\}}"
+        return braced(counted(members, fewest, most))
 
     def _required(self, flat: Flat, place: Place) -> dict[str, None]:
         """The names of required members, and of those that they bring with them."""
@@ -98,13 +99,13 @@ class Objects:
             elif room > 0 and not needs_others and self._allowed(flat, name):
                 inside = place.inside(f"properties.{name}", flat.references)
                 value = self.attempt(together(self._schemas(flat, name)), inside)
-                members += [] if value is None else [Member(f"{json_literal(name)}:{value}", False)]
+                members += [] if value is None else [Member(named(name, value), False)]
                 room -= value is not None
         return members
 
-    def _member(self, flat: Flat, name: str, place: Place) -> str:
+    def _member(self, flat: Flat, name: str, place: Place) -> Node:
         value = self.write(together(self._schemas(flat, name)), place.inside(f"properties.{name}", flat.references))
-        return f"{json_literal(name)}:{value}"
+        return named(name, value)
 
     @staticmethod
     def _open(flat: Flat) -> bool:
@@ -112,25 +113,25 @@ class Objects:
         named = ("properties", "patternProperties", "propertyNames", "required")
         return not any(part.get(keyword) not in (None, {}, [], True) for part in flat.objects for keyword in named)
 
-    def _free(self, flat: Flat, fewest: int, most: int, place: Place) -> str:
+    def _free(self, flat: Flat, fewest: int, most: int, place: Place) -> Node:
         """Members with short names. Each has a first letter of its own, so no two have the same name."""
         schemas = [part.get("additionalProperties", True) for part in flat.objects]
         if False in schemas:
             if fewest > 1 or flat.limit("minProperties", 0):
                 raise UnsupportedConstraint(f"{at(place.path)}no member is allowed, and minProperties is {fewest}")
-            return "\\{\\}"
+            return braced([])
         if most > len(LETTERS):
             raise UnsupportedConstraint(f"{at(place.path)}minProperties is more than {len(LETTERS)}")
         inside = place.inside("additionalProperties", flat.references)
         value = self.write(together(schemas), inside) if flat.limit("minProperties", 0) else self.attempt(together(schemas), inside)
         if value is None:
-            return "\\{\\}"
+            return braced([])
         members = []
         for i in range(most):
             first = charset.of(LETTERS[len(LETTERS) * i // most : len(LETTERS) * (i + 1) // most])
             name = concatenation([Characters(first), repetition(Characters(charset.of(LETTERS)), 0, 7)])
-            members.append(Member(f"{json_string_pattern(name)}:{value}", i < fewest))
-        return f"\\{{{joined(members)}\\}}"
+            members.append(Member(concatenation([json_string_pattern(name), literal(":"), value]), i < fewest))
+        return braced(members)
 
     def _others(self, flat: Flat, needed: int, room: int, place: Place) -> list[Member]:
         """Members with names that the schema does not list but that its patterns and other rules allow."""
@@ -151,7 +152,7 @@ class Objects:
             if value is None:
                 hopeless.add(ids)
             else:
-                members.append(Member(f"{json_literal(name)}:{value}", False))
+                members.append(Member(named(name, value), False))
         return members
 
     def _candidates(self, flat: Flat, wanted: int, place: Place) -> Iterator[str]:
@@ -194,27 +195,36 @@ def counted(members: list[Member], fewest: int, most: int) -> list[Member]:
         if one.required:
             kept.append(one)
         elif room > 0:
-            kept.append(Member(one.text, missing > 0))
+            kept.append(Member(one.pattern, missing > 0))
             missing -= 1
             room -= 1
     return kept
 
 
-def joined(members: Sequence[Member]) -> str:
+def named(name: str, value: Node) -> Node:
+    return concatenation([literal(f"{json_text(name)}:"), value])
+
+
+def braced(members: Sequence[Member]) -> Node:
+    return concatenation([literal("{"), joined(members), literal("}")])
+
+
+def joined(members: Sequence[Member]) -> Node:
     """The members in order with commas between, at least one where there are any."""
     if not members:
-        return ""
+        return EMPTY
     fixed = next((i for i, one in enumerate(members) if one.required), None)
     if fixed is not None:
-        before = "".join(f"(?:{one.text},)?" for one in members[:fixed])
-        return before + members[fixed].text + following(members[fixed + 1 :])
+        before = [repetition(concatenation([one.pattern, COMMA]), 0, 1) for one in members[:fixed]]
+        return concatenation([*before, members[fixed].pattern, following(members[fixed + 1 :])])
     if len(members) == 1:
-        return members[0].text
+        return members[0].pattern
     if len(members) > FIRSTS:
-        return joined(members[:FIRSTS]) + following(members[FIRSTS:])
+        return concatenation([joined(members[:FIRSTS]), following(members[FIRSTS:])])
     half = len(members) // 2
-    return f"(?:{joined(members[:half])}{following(members[half:])}|{joined(members[half:])})"
+    early = concatenation([joined(members[:half]), following(members[half:])])
+    return alternation([early, joined(members[half:])])
 
 
-def following(members: Sequence[Member]) -> str:
-    return "".join(f",{one.text}" if one.required else f"(?:,{one.text})?" for one in members)
+def following(members: Sequence[Member]) -> Node:
+    return concatenation(repetition(concatenation([COMMA, one.pattern]), int(one.required), 1) for one in members)

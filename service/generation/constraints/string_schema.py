@@ -31,10 +31,10 @@ class Strings:
         kept = charset.intersection(charset.of(free), PLAIN_IN_JSON)
         self.free: Ranges = kept if charset.size(kept) >= 10 else ASCII_LETTERS
         self.characters = characters
-        self._known: dict[Hashable, tuple[Flat, str | UnsupportedConstraint]] = {}  # the flat schema is kept for the ids in the key
+        self._known: dict[Hashable, tuple[Flat, Node | UnsupportedConstraint]] = {}  # with the schemas whose ids the key has
         self.valid = valid
 
-    def pattern(self, flat: Flat, where: str) -> str:
+    def pattern(self, flat: Flat, where: str) -> Node:
         """The pattern, quotes included. Raises UnsupportedConstraint."""
         key = flat.patterns, flat.formats, flat.limits.get("minLength"), flat.limits.get("maxLength"), *map(id, flat.unlike)
         if key not in self._known:
@@ -45,9 +45,9 @@ class Strings:
             except UnsupportedConstraint as error:
                 self._known[key] = flat, error
         found = self._known[key][1]
-        if isinstance(found, str):
-            return found
-        raise UnsupportedConstraint(f"{at(where)}{found}")
+        if isinstance(found, UnsupportedConstraint):
+            raise UnsupportedConstraint(f"{at(where)}{found}")
+        return found
 
     def tree(self, flat: Flat) -> Node:
         """The content of the string."""

@@ -1,35 +1,48 @@
-"""A regular expression as a tree of five kinds of node. Whoever builds one calls the functions below, which keep it simple."""
+"""A pattern: what a text must be, as a tree of five kinds of node. The functions below build them and keep them simple.
+
+`size` is the number of characters with every repeat written out, which is what an automaton is made of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from service.generation.constraints.charset import Ranges, of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Characters:
     """One character of a set. The empty set matches nothing."""
 
     ranges: Ranges
+    size = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Concatenation:
     """All parts, one after another."""
 
     parts: tuple[Node, ...]
 
+    @cached_property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Alternation:
     """One of two or more options."""
 
     options: tuple[Node, ...]
 
+    @cached_property
+    def size(self) -> int:
+        return sum(option.size for option in self.options)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Repetition:
     """The part `least` to `most` times. `most` is None where there is no limit."""
 
@@ -37,14 +50,19 @@ class Repetition:
     least: int
     most: int | None
 
+    @cached_property
+    def size(self) -> int:
+        return self.part.size * (self.most or max(self.least, 1))
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Lookaround:
     """Matches the empty text where `part` follows (or precedes), or where it does not. Only `matching` understands it."""
 
     part: Node
     ahead: bool
     negative: bool
+    size = 0
 
 
 Node = Characters | Concatenation | Alternation | Repetition | Lookaround
@@ -94,4 +112,9 @@ def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
 
 def literal(text: str) -> Node:
     """Exactly this text."""
-    return concatenation(Characters(of(character)) for character in text)
+    return concatenation(map(character, text))
+
+
+@lru_cache(maxsize=4096)
+def character(one: str) -> Node:
+    return Characters(of(one))

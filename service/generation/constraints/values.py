@@ -1,11 +1,10 @@
-"""JSON values: their type, when two are equal, and their text in a pattern."""
+"""JSON values: their type, when two are equal, and their text."""
 
 import json
 from collections.abc import Hashable
 from fractions import Fraction
 from typing import Any
 
-from service.generation.constraints import charset
 from service.generation.constraints.pattern import PLAIN_IN_JSON, json_escape
 from service.generation.constraints.unsupported import UnsupportedConstraint
 
@@ -56,11 +55,6 @@ def exact(number: float) -> Fraction:
     if number != number or number in (float("inf"), float("-inf")):
         raise UnsupportedConstraint("a number of the schema is not finite")
     return Fraction(repr(number))
-
-
-def json_literal(value: Any) -> str:
-    """A pattern of exactly this value, compact."""
-    return "".join(charset.escaped(ord(character)) for character in json_text(value))
 
 
 def json_text(value: Any) -> str:

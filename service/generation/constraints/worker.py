@@ -17,18 +17,10 @@ from typing import Any
 from outlines_core import Index
 from outlines_core import Vocabulary as Tokens
 
-from service.generation.constraints.charset import Ranges, class_pattern, intersection, of, size
+from service.generation.constraints import charset
+from service.generation.constraints.charset import END, START, Ranges
 from service.generation.constraints.json_schema import free_json_object, json_pattern
-from service.generation.constraints.parsing import Parser
-from service.generation.constraints.pattern import (
-    END,
-    START,
-    UnsupportedConstraint,
-    choices_pattern,
-    delimited,
-    portable_pattern,
-    written,
-)
+from service.generation.constraints.pattern import choices_pattern, regex_pattern
 from service.generation.constraints.tree import (
     NOTHING,
     Alternation,
@@ -36,8 +28,13 @@ from service.generation.constraints.tree import (
     Concatenation,
     Node,
     Repetition,
+    alternation,
+    concatenation,
+    literal,
     rebuilt,
+    repetition,
 )
+from service.generation.constraints.unsupported import UnsupportedConstraint
 
 MEMORY = 2**30  # bytes
 SECONDS = 10  # after which the process ends itself; a server that still runs has ended it before
@@ -67,11 +64,11 @@ def serve(connection: Connection) -> None:
         _alarm(0)
 
 
-def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
-    """The regular expression of a constraint. Raises UnsupportedConstraint."""
+def pattern_of(kind: str, value: Any, vocabulary: str) -> Node:
+    """The pattern of a constraint. Raises UnsupportedConstraint."""
     match kind:
         case "regex":
-            return portable_pattern(value)
+            return regex_pattern(value)
         case "choices":
             return choices_pattern(value)
         case "json_schema":
@@ -79,15 +76,21 @@ def pattern_of(kind: str, value: Any, vocabulary: str) -> str:
         case "json_object":
             return free_json_object(vocabulary)
         case _:
-            calls = [f"{choices_pattern([name])} {json_pattern(schema, vocabulary)}" for name, schema in value["tools"]]
-            call = f"(?:{'|'.join(calls)})"
-            return call if value["most"] == 1 else f"{call}(?:\n{call}){{0,{value['most'] - 1}}}"
+            return calls_pattern(value["tools"], value["most"], vocabulary)
+
+
+def calls_pattern(tools: Sequence[tuple[str, Any]], most: int, vocabulary: str) -> Node:
+    """One to `most` lines, each the name of a tool, a space and its arguments."""
+    call = alternation(
+        concatenation([choices_pattern([name]), literal(" "), json_pattern(schema, vocabulary)]) for name, schema in tools
+    )
+    return concatenation([call, repetition(concatenation([literal("\n"), call]), 0, most - 1)])
 
 
 def known_only(node: Node, known: Ranges) -> Node:
     """The pattern with only the known characters in sets such as [^a] and `.`, which name none."""
     if isinstance(node, Characters):
-        return Characters(intersection(node.ranges, known)) if size(node.ranges) > MAX_NAMED else node
+        return Characters(charset.intersection(node.ranges, known)) if charset.size(node.ranges) > MAX_NAMED else node
     return rebuilt(node, lambda part: known_only(part, known))
 
 
@@ -104,22 +107,25 @@ def characters_of(node: Node) -> set[str]:
             return set()
 
 
-def automaton(pattern: str, vocabulary: str) -> Compiled:
+def automaton(pattern: Node, vocabulary: str) -> Compiled:
     """Compiles a pattern over the vocabulary and the characters that it names. Raises UnsupportedConstraint.
 
     Returns (the characters beyond the vocabulary, the table [states, characters + 1] and the distances [states] as int32). The
     table's last column is the end of the text, which a state allows if the text may end there. State 0 is the start.
+
+    The expression for Rust stands between two characters of its own. Without END, `a|ab` would never give "ab": Rust prefers the
+    earlier option and stops at its match. Without START, outlines-core takes exponential time and memory for patterns such as
+    `19{9}[0-8]|19{8}[0-8][0-9]|...`: it also builds the automaton that searches a text, where a match may begin anywhere.
     """
-    tree = known_only(Parser(pattern).parse(), of(vocabulary))
-    if tree == NOTHING:
+    pattern = known_only(pattern, charset.of(vocabulary))
+    if pattern == NOTHING:
         raise UnsupportedConstraint(IMPOSSIBLE)
-    more = sorted(characters_of(tree) - {*vocabulary})
+    more = sorted(characters_of(pattern) - {*vocabulary})
     characters = [*vocabulary, *more, END, START]
     end = len(characters) - 2
     try:
-        index = Index(
-            delimited(written(tree, class_pattern)), Tokens(end + 2, {character: [i] for i, character in enumerate(characters)})
-        )
+        tokens = Tokens(end + 2, {character: [i] for i, character in enumerate(characters)})
+        index = Index(f"{START}(?:{written(pattern)}){END}", tokens)
     except ValueError as error:
         raise UnsupportedConstraint(f"this regular expression is not supported: {error}") from None
     transitions, final = index.get_transitions(), set(index.get_final_states())
@@ -135,6 +141,31 @@ def automaton(pattern: str, vocabulary: str) -> Compiled:
             if character < end or after in final:
                 table[row * (end + 1) + character] = last if after in final else numbers[after]
     return more, table.tobytes(), array("i", distances(table, last, end + 1)).tobytes()
+
+
+def written(node: Node, atom: bool = False) -> str:
+    """The pattern as an expression for Rust's regex crate. `atom`: as one that a suffix repeats as a whole."""
+    match node:
+        case Characters(ranges):
+            return charset.class_pattern(ranges)
+        case Concatenation(parts):
+            text = "".join(written(part, isinstance(part, Alternation)) for part in parts)
+        case Alternation(options):
+            text = "|".join(map(written, options))
+        case Repetition(part, least, most):
+            text = written(part, atom=True) + repeats(least, most)
+        case _:
+            raise UnsupportedConstraint("a regular expression may not contain lookaround")
+    return f"(?:{text})" if atom else text
+
+
+def repeats(least: int, most: int | None) -> str:
+    """The suffix that repeats an atom."""
+    if most is None:
+        return {0: "*", 1: "+"}.get(least, f"{{{least},}}")
+    if (least, most) == (0, 1):
+        return "?"
+    return f"{{{least}}}" if least == most else f"{{{least},{most}}}"
 
 
 def distances(table: Sequence[int], last: int, columns: int) -> list[int]:

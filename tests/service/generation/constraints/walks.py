@@ -5,11 +5,13 @@ import string
 from random import Random
 from typing import Any
 
+import numpy as np
 from jsonschema import Draft202012Validator
-from outlines_core import Index, Vocabulary
 
+from service.generation.constraints import worker
+from service.generation.constraints.charset import END
 from service.generation.constraints.json_schema import json_pattern
-from service.generation.constraints.pattern import END, START, delimited
+from service.generation.constraints.tree import Node
 
 SHAKESPEARE = "\n !$&',-.3:;?" + string.ascii_letters
 
@@ -17,32 +19,26 @@ SHAKESPEARE = "\n !$&',-.3:;?" + string.ascii_letters
 class Automaton:
     """A compiled pattern over the model's vocabulary, printable ASCII and the pattern's own characters."""
 
-    def __init__(self, pattern: str, more: str = "") -> None:
+    def __init__(self, pattern: Node, more: str = "") -> None:
         """`more`: further characters that the vocabulary holds."""
-        self.characters = sorted(
-            one for one in {*SHAKESPEARE, *string.printable[:95], *pattern, *more, START, END} if not "\ud800" <= one <= "\udfff"
-        )
-        vocabulary = Vocabulary(len(self.characters), {one: [i] for i, one in enumerate(self.characters)})
-        index = Index(delimited(pattern), vocabulary)
-        self.moves = {
-            state: {self.characters[i]: target for i, target in moves.items() if i < len(self.characters)}
-            for state, moves in index.get_transitions().items()
-        }
-        self.start = self.moves.pop(index.get_initial_state())[START]
+        known = sorted(one for one in {*SHAKESPEARE, *string.printable[:95], *more} if not "\ud800" <= one <= "\udfff")
+        named, table, _ = worker.automaton(pattern, "".join(known))
+        characters = [*known, *named, END]
+        rows = np.frombuffer(table, np.int32).reshape(-1, len(characters))
+        self.moves = [{characters[i]: int(row[i]) for i in np.flatnonzero(row >= 0)} for row in rows]
 
     def matches(self, text: str) -> bool:
         """Whether the pattern matches the whole text."""
-        state = self.start
+        state = 0
         for character in text + END:
-            moves = self.moves.get(state, {})
-            if character not in moves:
+            if character not in self.moves[state]:
                 return False
-            state = moves[character]
+            state = self.moves[state][character]
         return True
 
     def walk(self, random: Random) -> str:
         """A random text of the pattern."""
-        text, state = "", self.start
+        text, state = "", 0
         while True:
             character = random.choice(sorted(self.moves[state]))
             if character == END:
