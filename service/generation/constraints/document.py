@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from service.generation.constraints.matching import Effort
 from service.generation.constraints.unsupported import TooMuchWork, UnsupportedConstraint
 
 MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
@@ -20,7 +19,6 @@ class Document:
     def __init__(self, root: Schema) -> None:
         self.root = root
         self.work = 0
-        self.effort = Effort()
         if isinstance(root, dict):
             check_nesting(root)
         self._anchors: dict[str, Schema] = {}

@@ -9,7 +9,6 @@ from service.generation.constraints.tree import (
     Alternation,
     Characters,
     Concatenation,
-    Lookaround,
     Node,
     Repetition,
     alternation,
@@ -26,8 +25,6 @@ def lengths(node: Node) -> tuple[int, int]:
     match node:
         case Characters():
             return 1, 1
-        case Lookaround():
-            return 0, 0
         case Concatenation(parts):
             both = [lengths(part) for part in parts]
             return sum(least for least, _ in both), sum(most for _, most in both)

@@ -66,7 +66,7 @@ class Writer:
         self.validity = Validity(self.document, formats=True)
         valid = Validity(self.document, formats=False).valid
         self.branches = Branches(self.document, bounds.recursion, self.possible)
-        self.strings = Strings(free, bounds.characters, valid, self.document.effort)
+        self.strings = Strings(free, bounds.characters, valid)
         self.arrays = Arrays(self.schema, self.attempt, self.branches, bounds)
         self.objects = Objects(self.schema, self.attempt, self.branches, self.validity.valid, bounds)
         self.valid = valid

@@ -45,8 +45,7 @@ class Objects:
         self.branches = branches
         self.valid = valid
         self.bounds = bounds
-        self.effort = branches.document.effort
-        self.names = Strings(LETTERS, 6, valid, self.effort)
+        self.names = Strings(LETTERS, 6, valid)
 
     def pattern(self, flat: Flat, place: Place) -> Node:
         """The pattern. Raises UnsupportedConstraint."""
@@ -84,7 +83,7 @@ class Objects:
 
     def _schemas(self, flat: Flat, name: str) -> list[Schema]:
         """All schemas that the member's value has to be valid under."""
-        return [schema for part in flat.objects for schema in member_schemas(part, name, self.effort)]
+        return [schema for part in flat.objects for schema in member_schemas(part, name)]
 
     def _named(self, flat: Flat, required: dict[str, None], place: Place) -> list[Member]:
         """The members that the schema names. One that cannot be written is left out, unless it is required."""

@@ -12,7 +12,6 @@ from service.generation.constraints.charset import Ranges
 from service.generation.constraints.tree import (
     NOTHING,
     Characters,
-    Lookaround,
     Node,
     alternation,
     concatenation,
@@ -45,7 +44,7 @@ OPPOSITES = {
 }
 STARTS = (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
 ENDS = (op.AT_END, op.AT_END_STRING)
-START = Lookaround(Characters(charset.complement(())), False, True)  # not preceded by any character
+WITHOUT_WIDTH = (op.AT, op.ASSERT, op.ASSERT_NOT)
 REFUSED = {  # by what it is called: its text in the expression
     "a back-reference": r"\\[1-9]|\(\?P=",
     "a conditional group": r"\(\?\(",
@@ -59,16 +58,20 @@ REFUSED = {  # by what it is called: its text in the expression
 }
 
 
+ESCAPE = r"\\(?:u\{[0-9a-fA-F]{1,6}\}|c[a-zA-Z]|[\s\S])"
+CLASS = r"\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]"
+
+
 class Parser:
     """Turns one expression into a tree. Afterwards `starts` and `ends` say whether it is anchored on that side.
 
-    `exact`: anchors, word boundaries and lookaround become nodes of the tree, which `matching` understands and no pattern can hold.
-    Otherwise anchors are dropped, for a text matches as a whole, and the rest is refused.
+    Anchors at the ends are dropped, because a text matches as a whole. Other anchors, word boundaries and lookaround are refused.
+    `lenient`: they are dropped too, so the tree may match more texts than the expression.
     """
 
-    def __init__(self, regex: str, exact: bool = False) -> None:
-        self.regex = regex
-        self.exact = exact
+    def __init__(self, regex: str, lenient: bool = False) -> None:
+        self.regex = limited(regex)
+        self.lenient = lenient
         self.starts = self.ends = False
 
     def parse(self) -> Node:
@@ -87,14 +90,13 @@ class Parser:
         """Items one after another. `first`, `last`: an anchor may stand at this end, for nothing is before or after it."""
         if flags & (re.MULTILINE | re.LOCALE):
             raise UnsupportedConstraint(f"the flags m and L are not supported: {shown(self.regex)}")
+        items = [one for one in items if not (self.lenient and one[0] in WITHOUT_WIDTH)]
         begin = next((i for i, one in enumerate(items) if not self.anchors(one, STARTS)), len(items))
         end = next((i for i, one in enumerate(reversed(items)) if not self.anchors(one, ENDS)), len(items))
         parts = []
         for i, (kind, argument) in enumerate(items):
             outer_first, outer_last = first and i <= begin, last and i >= len(items) - 1 - end
-            if kind is op.AT and self.exact:
-                parts.append(edge(argument))
-            elif kind is op.AT:
+            if kind is op.AT:
                 self.anchor(argument, outer_first, outer_last)
             else:
                 parts.append(self.item(kind, argument, flags, outer_first, outer_last))
@@ -128,7 +130,7 @@ class Parser:
             least, most, items = argument
             return self.repeat(least, most, items, flags, first, last)
         if kind in (op.ASSERT, op.ASSERT_NOT):
-            return self.lookaround(argument[0] > 0, kind is op.ASSERT_NOT, list(argument[1]), flags)
+            raise self.refusal("lookahead" if argument[0] > 0 else "lookbehind")
         if kind is op.FAILURE:
             return NOTHING
         names = {op.ATOMIC_GROUP: "an atomic group", op.POSSESSIVE_REPEAT: "a possessive repeat"}
@@ -140,11 +142,6 @@ class Parser:
             raise UnsupportedConstraint(f"a part is repeated at most {MAX_REPEAT} times: {shown(self.regex)}")
         part = self.sequence(list(items), flags, first and single, last and single)
         return repetition(part, least, None if most == op.MAXREPEAT else most)
-
-    def lookaround(self, ahead: bool, negative: bool, items: list[Any], flags: int) -> Node:
-        if not self.exact:
-            raise self.refusal("lookahead" if ahead else "lookbehind")
-        return Lookaround(self.sequence(items, flags, False, False), ahead, negative)
 
     def characters(self, kind: Any, argument: Any, flags: int) -> Ranges:
         if kind is op.ANY:
@@ -180,17 +177,6 @@ def limited(regex: str) -> str:
     return regex
 
 
-def edge(code: Any) -> Node:
-    """An anchor or a word boundary as lookaround. `$` matches at the very end only, as in ECMA."""
-    if code in STARTS + ENDS:
-        return Lookaround(Characters(charset.complement(())), code in ENDS, True)
-    inside = code in (op.AT_NON_BOUNDARY, op.AT_UNI_NON_BOUNDARY)
-    word = Characters(WORD)
-    return alternation(
-        concatenation([Lookaround(word, False, before), Lookaround(word, True, before == inside)]) for before in (False, True)
-    )
-
-
 def folded(ranges: Ranges, flags: int) -> Ranges:
     """With the flag i: the ASCII letters in both cases."""
     if not flags & re.IGNORECASE:
@@ -202,20 +188,20 @@ def folded(ranges: Ranges, flags: int) -> Ranges:
 
 
 def python_dialect(regex: str) -> str:
-    """Three things that ECMA writes otherwise: named groups, code points in braces, control characters."""
+    """Four things that ECMA writes otherwise: named groups, code points in braces, control characters, and `$` for the very end."""
 
     def translated(found: re.Match[str]) -> str:
         text = found[0]
-        if text == "(?<":
-            return "(?P<"
+        if text.startswith("["):
+            return re.sub(ESCAPE, translated, text)
         with contextlib.suppress(ValueError):
             if text.startswith("\\u{"):
                 return f"\\U{int(text[3:-1], 16):08x}"
             if text.startswith("\\c"):
                 return f"\\x{ord(text[2]) % 32:02x}"
-        return text
+        return {"(?<": "(?P<", "$": "\\Z"}.get(text, text)
 
-    return re.sub(r"\(\?<(?![=!])|\\u\{[0-9a-fA-F]{1,6}\}|\\c[a-zA-Z]|\\.", translated, regex, flags=re.DOTALL)
+    return re.sub(rf"{CLASS}|\(\?<(?![=!])|{ESCAPE}|\$", translated, regex)
 
 
 def shown(regex: str) -> str:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from service.generation.constraints import charset
 from service.generation.constraints.charset import Ranges
-from service.generation.constraints.parsing import Parser, limited, shown
+from service.generation.constraints.parsing import Parser, shown
 from service.generation.constraints.tree import (
     NOTHING,
     Characters,
@@ -26,7 +26,7 @@ QUOTE = literal('"')
 
 def regex_pattern(regex: str) -> Node:
     """The pattern of a regular expression. Raises UnsupportedConstraint."""
-    tree = Parser(limited(regex)).parse()
+    tree = Parser(regex).parse()
     if tree == NOTHING:
         raise UnsupportedConstraint(f"no text matches the regular expression {shown(regex)}")
     return checked(tree)

@@ -9,9 +9,9 @@ from service.generation.constraints.document import Json, at
 from service.generation.constraints.fitting import bounded, fit, within
 from service.generation.constraints.flat import Flat
 from service.generation.constraints.formats import FORMATS, is_format
-from service.generation.constraints.matching import Effort, exact_tree, samples, searches, without_lookaround
+from service.generation.constraints.matching import samples, searches
 from service.generation.constraints.narrowing import narrowed
-from service.generation.constraints.parsing import Parser, limited
+from service.generation.constraints.parsing import Parser
 from service.generation.constraints.pattern import PLAIN_IN_JSON, json_string_pattern
 from service.generation.constraints.tree import EMPTY, NOTHING, Characters, Node, alternation, concatenation, literal, repetition
 from service.generation.constraints.unsupported import Hopeless, UnsupportedConstraint
@@ -25,9 +25,8 @@ IN_JSON = charset.minus(charset.complement(()), charset.SURROGATES)
 class Strings:
     """Writes strings. `free`: the characters of those whose content is open."""
 
-    def __init__(self, free: str, characters: int, valid: Callable[[str, Json], bool], effort: Effort) -> None:
+    def __init__(self, free: str, characters: int, valid: Callable[[str, Json], bool]) -> None:
         """`characters`: how many more than the fewest an open string may have; `valid`: whether a text is valid under a schema."""
-        self.effort = effort
         kept = charset.intersection(charset.of(free), PLAIN_IN_JSON)
         self.free: Ranges = kept if charset.size(kept) >= 10 else ASCII_LETTERS
         self.characters = characters
@@ -78,11 +77,11 @@ class Strings:
 
     def _searched(self, regex: str, shortest: int, longest: int) -> Node | None:
         """What the expression matches, and free characters around it only where the text would be too short otherwise."""
-        parser = Parser(limited(regex))
+        parser = Parser(regex)
         try:
             tree = self._limited(parser.parse())
         except UnsupportedConstraint:
-            exact_tree(regex)  # raises for what is no expression at all
+            Parser(regex, lenient=True).parse()  # raises for what is no expression at all
             return None
         fitted = fit(tree, shortest, longest)
         if fitted != NOTHING:
@@ -102,7 +101,7 @@ class Strings:
 
     def _sources(self, flat: Flat, formats: list[str], shortest: int, longest: int) -> list[Node]:
         trees = [Parser(FORMATS[name]).parse() for name in formats]
-        trees += [self._limited(without_lookaround(exact_tree(regex))) for regex in flat.patterns]
+        trees += [self._limited(Parser(regex, lenient=True).parse()) for regex in flat.patterns]
         if not trees:
             trees = [self._open(shortest, longest)]
         if len(trees) > 1:
@@ -112,7 +111,7 @@ class Strings:
 
     def _fits(self, text: str, flat: Flat, formats: list[str]) -> bool:
         return (
-            all(searches(regex, text, self.effort) for regex in flat.patterns)
+            all(searches(regex, text) for regex in flat.patterns)
             and all(is_format(text, name) for name in formats)
             and not any(self.valid(text, schema) for schema in flat.unlike)
         )

@@ -1,4 +1,4 @@
-"""A pattern: what a text must be, as a tree of five kinds of node. The functions below build them and keep them simple.
+"""A pattern: what a text must be, as a tree of four kinds of node. The functions below build them and keep them simple.
 
 `size` is the number of characters with every repeat written out, which is what an automaton is made of.
 """
@@ -55,17 +55,7 @@ class Repetition:
         return self.part.size * (self.most or max(self.least, 1))
 
 
-@dataclass(frozen=True)
-class Lookaround:
-    """Matches the empty text where `part` follows (or precedes), or where it does not. Only `matching` understands it."""
-
-    part: Node
-    ahead: bool
-    negative: bool
-    size = 0
-
-
-Node = Characters | Concatenation | Alternation | Repetition | Lookaround
+Node = Characters | Concatenation | Alternation | Repetition
 
 NOTHING = Characters(())
 EMPTY = Concatenation(())

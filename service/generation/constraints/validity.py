@@ -7,7 +7,7 @@ from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Schema, at
 from service.generation.constraints.flat import types
 from service.generation.constraints.formats import is_format
-from service.generation.constraints.matching import Effort, searches
+from service.generation.constraints.matching import searches
 from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.values import exact, identity, is_number, is_type
 
@@ -78,7 +78,7 @@ class Validity:
             return True
         return (
             schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", inf)
-            and ("pattern" not in schema or searches(schema["pattern"], value, self.document.effort))
+            and ("pattern" not in schema or searches(schema["pattern"], value))
             and (not self.formats or "format" not in schema or is_format(value, schema["format"]))
         )
 
@@ -107,7 +107,7 @@ class Validity:
                 return False
         return all(
             self.valid(name, schema.get("propertyNames", True), where)
-            and all(self.valid(member, one, f"{where}.{name}") for one in member_schemas(schema, name, self.document.effort))
+            and all(self.valid(member, one, f"{where}.{name}") for one in member_schemas(schema, name))
             for name, member in value.items()
         )
 
@@ -144,8 +144,8 @@ def item_schemas(schema: Mapping[str, Json]) -> tuple[list[Schema], Schema]:
     return list(schema.get("prefixItems", [])), items
 
 
-def member_schemas(schema: Mapping[str, Json], name: str, effort: Effort) -> list[Schema]:
+def member_schemas(schema: Mapping[str, Json], name: str) -> list[Schema]:
     """All schemas that the member of this name is valid under."""
     found = [schema["properties"][name]] if name in schema.get("properties", {}) else []
-    found += [one for pattern, one in schema.get("patternProperties", {}).items() if searches(pattern, name, effort)]
+    found += [one for pattern, one in schema.get("patternProperties", {}).items() if searches(pattern, name)]
     return found or [schema.get("additionalProperties", True)]

@@ -154,8 +154,6 @@ def written(node: Node, atom: bool = False) -> str:
             text = "|".join(map(written, options))
         case Repetition(part, least, most):
             text = written(part, atom=True) + repeats(least, most)
-        case _:
-            raise UnsupportedConstraint("a regular expression may not contain lookaround")
     return f"(?:{text})" if atom else text
 
 

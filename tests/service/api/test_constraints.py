@@ -203,12 +203,21 @@ def test_openais_and_vllms_fields_of_a_constraint(client: httpx.Client) -> None:
 # --- the compiler
 
 
-def test_a_constraint_that_needs_too_much_is_refused_and_the_next_one_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "slow",
+    [
+        Constraint("regex", "[ab]*a[ab]{40}"),
+        Constraint("json_schema", {"enum": ["a" * 40 + "!"], "pattern": "^(a+)+$"}),  # exponential for a matcher that backtracks
+    ],
+)
+def test_a_constraint_that_needs_too_much_is_refused_and_the_next_one_compiles(
+    slow: Constraint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiler, "SECONDS", 0.5)
     found, vocabulary = Compiler(), Vocabulary("ab")
     assert found.compile(Constraint("regex", "a1"), vocabulary).shortest == 2
     with pytest.raises(UnsupportedConstraint, match="simpler"):
-        found.compile(Constraint("regex", "[ab]*a[ab]{40}"), vocabulary)
+        found.compile(slow, vocabulary)
     assert found.compile(Constraint("regex", "b22"), vocabulary).shortest == 3
     assert found.cached(Constraint("regex", "a1"), vocabulary) is not None
     found.close()

@@ -27,6 +27,8 @@ from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, c
         ({"type": "string", "pattern": "^(?!a)[ab]$"}, ['"b"'], ['"a"']),
         ({"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}, [], ['"-."', '""']),
         ({"type": "string", "pattern": r"\bfoo\b"}, ['"foo"'], ['"fool"']),
+        ({"enum": ["a", "a\n", "$", "[("], "pattern": r"^[a-z]$|[$]|[(?<]"}, ['"a"', '"$"', '"[("'], [r'"a\n"']),
+        ({"enum": ["é", "e", "1"], "pattern": r"^(\w)(?<!\d)$"}, ['"e"'], ['"é"', '"1"']),
         ({"type": "string", "format": "date"}, ['"2026-11-27"'], ['"2026-13-01"', '"2026-02-30"']),
         ({"type": "string", "format": "uuid", "pattern": "^[0-9a-f]{8}-"}, [], ['"00000000"']),
         ({"type": "string", "format": "unheard-of"}, ['"a"'], []),
