@@ -51,11 +51,6 @@ def intersection(left: Ranges, right: Ranges) -> Ranges:
     return minus(left, complement(right))
 
 
-def single(ranges: Ranges) -> int | None:
-    """The only code point of the set, or None where it holds none or several."""
-    return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
-
-
 def size(ranges: Ranges) -> int:
     """Number of code points."""
     return sum(last - first + 1 for first, last in ranges)
@@ -70,9 +65,8 @@ def escaped(code: int) -> str:
 @lru_cache(maxsize=4096)
 def class_pattern(ranges: Ranges) -> str:
     """An expression that matches one character of the set, which is not empty. Open sets are written by what they lack."""
-    code = single(ranges)
-    if code is not None:
-        return escaped(code)
+    if size(ranges) == 1:
+        return escaped(ranges[0][0])
     if ranges[-1][1] == LAST:
         lacking = minus(complement(ranges), SURROGATES)
         return f"[^{spans(lacking)}{escaped(ord(START))}{escaped(ord(END))}]"

@@ -1,14 +1,15 @@
 """JSON values: their type, when two are equal, and their text."""
 
 import json
+import re
 from collections.abc import Hashable
 from fractions import Fraction
 from typing import Any
 
-from service.generation.constraints.pattern import PLAIN_IN_JSON, json_escape
+from service.generation.constraints.pattern import json_escape
 from service.generation.constraints.unsupported import UnsupportedConstraint
 
-TYPES = ("object", "array", "string", "number", "boolean", "null")  # `integer` is a part of `number`
+ESCAPED = "[\x7f-\x9f\u2028\u2029\ud800-\udfff\U0010fffe\U0010ffff]"  # what json.dumps leaves raw, and a pattern does not
 
 
 def is_number(value: Any) -> bool:
@@ -58,18 +59,6 @@ def exact(number: float) -> Fraction:
 
 
 def json_text(value: Any) -> str:
-    """The value as compact JSON. Characters are written raw but for controls, line separators and halves of pairs."""
-    if isinstance(value, str):
-        return f'"{"".join(one if raw(ord(one)) else json_escape(ord(one)) for one in value)}"'
-    if isinstance(value, list):
-        return f"[{','.join(json_text(one) for one in value)}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{json_text(name)}:{json_text(one)}' for name, one in value.items())}}}"
-    if isinstance(value, float):
-        exact(value)
-    return json.dumps(value)
-
-
-def raw(code: int) -> bool:
-    """Whether the character stands for itself in a JSON string."""
-    return any(first <= code <= last for first, last in PLAIN_IN_JSON)
+    """The value as compact JSON. Characters are written raw except for controls, line separators, surrogates and noncharacters."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return re.sub(ESCAPED, lambda found: json_escape(ord(found[0])), text)
