@@ -13,7 +13,7 @@ from service.api.disconnect import cancel_on_disconnect
 from service.api.errors import ApiError, invalid_field
 from service.api.fields import OnUnknown, SamplingFields
 from service.generation.constraints.compiler import Compiler, Constrained, Constraint
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import History, Sampling
 from service.notes import note_unknown_characters
 from service.registry import Model

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
-from service.generation.constraints.bounds import Bounds
 from service.generation.constraints.branches import Branches
-from service.generation.constraints.document import Schema, at
+from service.generation.constraints.document import Bounds, Place, Schema, at
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import FAR
 from service.generation.constraints.object_schema import together
-from service.generation.constraints.place import Place
+from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.tree import EMPTY, Node, concatenation, literal, repetition
-from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.validity import item_schemas
 
 Write = Callable[[Schema, Place], Node]

@@ -6,11 +6,10 @@ from functools import partial
 from itertools import islice
 
 from service.generation.constraints import keywords
-from service.generation.constraints.document import Document, Json, Schema, at
+from service.generation.constraints.document import Document, Json, Place, Schema, at
 from service.generation.constraints.excluding import ADDED, apart, unlike
 from service.generation.constraints.flat import Flat, flat
-from service.generation.constraints.place import Place
-from service.generation.constraints.unsupported import Hopeless, TooLarge, UnsupportedConstraint
+from service.generation.constraints.pattern import Hopeless, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 
 MAX_BRANCHES = 400

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import Automaton
 from trainer.vocabulary import Vocabulary
 

@@ -1,16 +1,58 @@
 """A schema as a whole: finds what its references name, and bounds the work that it causes."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from service.generation.constraints.unsupported import TooMuchWork, UnsupportedConstraint
+from service.generation.constraints.pattern import MAX_POSITIONS, TooMuchWork, UnsupportedConstraint
 
 MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
 MAX_NESTING = 100
 
 Json = Any
 Schema = Any  # a dict or a bool, until it is looked at
+
+
+@dataclass(frozen=True)
+class Place:
+    """`path` as an error message shows it, such as `properties.age`; `references` followed so far; containers around the value."""
+
+    path: str = ""
+    references: tuple[str, ...] = ()
+    depth: int = 0
+
+    def inside(self, step: str, references: Iterable[str]) -> Place:
+        """One container further in."""
+        path = f"{self.path}.{step}" if self.path else step
+        return Place(path, self.references + tuple(references), self.depth + 1)
+
+    def named(self, step: str) -> str:
+        """The path of a keyword here."""
+        return f"{self.path}.{step}" if self.path else step
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Additions to what the schema asks for at least."""
+
+    characters: int  # of a string
+    items: int  # of an array
+    members: int  # of an object that names none
+    recursion: int  # references to a schema within itself
+    optional: int  # members of an object that it need not have
+    positions: int  # of the pattern in all
+
+
+TRIED = (  # the first that gives a pattern small enough is used
+    Bounds(40, 3, 3, 2, 1_000, 5_000),
+    Bounds(20, 1, 2, 2, 1_000, 5_000),
+    Bounds(8, 1, 1, 1, 1_000, MAX_POSITIONS),
+    Bounds(8, 1, 1, 1, 3, MAX_POSITIONS),
+    Bounds(8, 0, 1, 1, 0, MAX_POSITIONS),
+)
 
 
 class Document:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from service.generation.constraints.document import Json, at
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.values import exact, identity
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")

@@ -6,17 +6,14 @@ Not every valid value matches. A model of characters does not know when to end, 
 from collections.abc import Iterable
 
 from service.generation.constraints.array_schema import Arrays
-from service.generation.constraints.bounds import TRIED, Bounds
 from service.generation.constraints.branches import Branches
-from service.generation.constraints.document import Document, Json, Schema, at
+from service.generation.constraints.document import TRIED, Bounds, Document, Json, Place, Schema, at
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import number_pattern
 from service.generation.constraints.object_schema import Objects
-from service.generation.constraints.pattern import checked
-from service.generation.constraints.place import Place
+from service.generation.constraints.pattern import Hopeless, TooLarge, TooMuchWork, UnsupportedConstraint, checked
 from service.generation.constraints.string_schema import Strings
 from service.generation.constraints.tree import Node, alternation, literal
-from service.generation.constraints.unsupported import Hopeless, TooLarge, TooMuchWork, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 from service.generation.constraints.values import json_text
 

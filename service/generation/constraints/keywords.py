@@ -1,7 +1,7 @@
 """The shape of each keyword's value, and the keywords that are refused."""
 
 from service.generation.constraints.document import Json, at
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.values import is_integer, is_number
 
 SCHEMAS = (

@@ -5,18 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from service.generation.constraints import charset
-from service.generation.constraints.bounds import Bounds
 from service.generation.constraints.branches import Branches
-from service.generation.constraints.document import Json, Schema, at
+from service.generation.constraints.document import Bounds, Json, Place, Schema, at
 from service.generation.constraints.flat import Flat
-from service.generation.constraints.matching import samples
-from service.generation.constraints.pattern import json_string_pattern
-from service.generation.constraints.place import Place
-from service.generation.constraints.string_schema import Strings
+from service.generation.constraints.pattern import UnsupportedConstraint
+from service.generation.constraints.string_schema import Strings, samples
 from service.generation.constraints.tree import EMPTY, Characters, Node, alternation, concatenation, literal, repetition
-from service.generation.constraints.unsupported import UnsupportedConstraint
 from service.generation.constraints.validity import member_schemas
-from service.generation.constraints.values import json_text
+from service.generation.constraints.values import json_string_pattern, json_text
 
 Write = Callable[[Schema, Place], Node]
 Attempt = Callable[[Schema, Place], Node | None]

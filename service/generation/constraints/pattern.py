@@ -1,27 +1,77 @@
-"""Patterns of regular expressions, of choices and of JSON strings."""
+"""Patterns of regular expressions and of choices.
 
+Regular expressions are read in Python's dialect, or in ECMA's where they agree.
+"""
+
+import contextlib
+import re
+import warnings
 from collections.abc import Iterable
 from functools import lru_cache
+from re import _constants as op
+from re import _parser
+from typing import Any
 
 from service.generation.constraints import charset
 from service.generation.constraints.charset import Ranges
-from service.generation.constraints.parsing import Parser, shown
-from service.generation.constraints.tree import (
-    NOTHING,
-    Characters,
-    Node,
-    alternation,
-    concatenation,
-    literal,
-    rebuilt,
-)
-from service.generation.constraints.unsupported import TooLarge, UnsupportedConstraint
+from service.generation.constraints.tree import NOTHING, Characters, Node, alternation, concatenation, literal, repetition
 
 MAX_POSITIONS = 15_000  # the largest size of a pattern
-SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
-ESCAPED_IN_JSON = charset.union(charset.CONTROLS, charset.LINE_SEPARATORS, charset.SURROGATES, charset.of('"\\'))
-PLAIN_IN_JSON = charset.complement(ESCAPED_IN_JSON)
-QUOTE = literal('"')
+MAX_REGEX = 10_000
+MAX_REPEAT = 10_000
+
+DIGITS: Ranges = ((48, 57),)
+WORD: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
+SPACE: Ranges = ((9, 13), (32, 32))
+# Python and ECMA disagree about non-ASCII digits, letters and spaces. So a class holds only what both take for one, and its
+# opposite only what neither does.
+ASCII: Ranges = ((0, 127),)
+PUNCTUATION: Ranges = ((0x2010, 0x2027), (0x2030, 0x203E), (0x3001, 0x3003), (0x3008, 0x3020))
+WIDE_SPACE: Ranges = ((9, 13), (28, 32), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
+                      (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF))  # fmt: skip
+WITHOUT_DIGITS: Ranges = ((0, 0x65F), (0x2000, 0xA61F), (0xAC00, 0xD7A3), (0x1F300, 0x1FAFF))
+CATEGORIES: dict[Any, tuple[Ranges, Ranges]] = {  # by category: what it surely holds, and what it surely lacks
+    op.CATEGORY_DIGIT: (DIGITS, charset.minus(WITHOUT_DIGITS, DIGITS)),
+    op.CATEGORY_WORD: (WORD, charset.union(charset.minus(ASCII, WORD), PUNCTUATION)),
+    op.CATEGORY_SPACE: (SPACE, charset.complement(WIDE_SPACE)),
+}
+OPPOSITES = {
+    op.CATEGORY_NOT_DIGIT: op.CATEGORY_DIGIT,
+    op.CATEGORY_NOT_WORD: op.CATEGORY_WORD,
+    op.CATEGORY_NOT_SPACE: op.CATEGORY_SPACE,
+}
+STARTS = (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
+ENDS = (op.AT_END, op.AT_END_STRING)
+WITHOUT_WIDTH = (op.AT, op.ASSERT, op.ASSERT_NOT)
+REFUSED = {  # by what it is called: its text in the expression
+    "a back-reference": r"\\[1-9]|\(\?P=",
+    "a conditional group": r"\(\?\(",
+    "a word boundary": r"\\[bB]",
+    "an atomic group": r"\(\?>",
+    "a possessive repeat": r"[*+?}]\+",
+    "lookahead": r"\(\?[=!]",
+    "lookbehind": r"\(\?<[=!]",
+    "^ after other characters": r"\^|\\A",
+    "$ before other characters": r"\$|\\Z",
+}
+ESCAPE = r"\\(?:u\{[0-9a-fA-F]{1,6}\}|c[a-zA-Z]|[\s\S])"
+CLASS = r"\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]"
+
+
+class UnsupportedConstraint(ValueError):
+    """A regular expression or a JSON Schema that cannot be turned into a pattern. The message says what and where."""
+
+
+class Hopeless(UnsupportedConstraint):
+    """What no other alternative of the schema can make up for."""
+
+
+class TooLarge(Hopeless):
+    """The pattern is too large. One with tighter bounds may not be."""
+
+
+class TooMuchWork(TooLarge):
+    """Finding the pattern takes too long. With the tightest bounds it may not."""
 
 
 def regex_pattern(regex: str) -> Node:
@@ -49,25 +99,167 @@ def checked(pattern: Node, most: int = MAX_POSITIONS) -> Node:
     return pattern
 
 
-def json_string_pattern(content: Node) -> Node:
-    """The pattern of JSON strings, quotes included, whose content matches."""
-    return concatenation([QUOTE, in_json(content), QUOTE])
+def searches(regex: str, text: str) -> bool:
+    """Whether the expression matches somewhere in the text. Raises UnsupportedConstraint for what `Parser` refuses.
+
+    Some pairs of an expression and a text take exponential time. They end with the process that compiles constraints.
+    """
+    return compiled(regex).search(text) is not None
 
 
-def in_json(node: Node) -> Node:
-    return json_character(node.ranges) if isinstance(node, Characters) else rebuilt(node, in_json)
+@lru_cache(maxsize=64)
+def compiled(regex: str) -> re.Pattern[str]:
+    Parser(regex, lenient=True).parse()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in Parser
+            return re.compile(python_dialect(regex), re.ASCII)
+    except (re.error, ValueError) as error:  # such as a lookbehind of several widths
+        raise UnsupportedConstraint(f"this regular expression is not supported: {error} in {shown(regex)}") from None
 
 
-@lru_cache(maxsize=4096)
-def json_character(ranges: Ranges) -> Node:
-    """One character of the set as JSON text. Characters that need an escape are kept only where the set has no others."""
-    plain = charset.intersection(ranges, PLAIN_IN_JSON)
-    if plain:
-        return Characters(plain)
-    return alternation(literal(json_escape(code)) for first, last in ranges for code in range(first, last + 1))
+class Parser:
+    """Turns one expression into a tree. Afterwards `starts` and `ends` say whether it is anchored on that side.
+
+    Anchors at the ends are dropped, because a text matches as a whole. Other anchors, word boundaries and lookaround are refused.
+    `lenient`: they are dropped too, so the tree may match more texts than the expression.
+    """
+
+    def __init__(self, regex: str, lenient: bool = False) -> None:
+        self.regex = limited(regex)
+        self.lenient = lenient
+        self.starts = self.ends = False
+
+    def parse(self) -> Node:
+        """The tree. Raises UnsupportedConstraint for what is no regular expression, or more than one."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the parser warns of `[[` and the like, which stay as they are
+                parsed = _parser.parse(python_dialect(self.regex))
+            return self.sequence(list(parsed), parsed.state.flags, True, True)
+        except re.error as error:
+            raise UnsupportedConstraint(f"not a regular expression: {error} in {shown(self.regex)}") from None
+        except (RecursionError, OverflowError):
+            raise UnsupportedConstraint(f"the regular expression is nested too deep: {shown(self.regex)}") from None
+
+    def sequence(self, items: list[Any], flags: int, first: bool, last: bool) -> Node:
+        """Items one after another. `first`, `last`: an anchor may stand at this end, for nothing is before or after it."""
+        if flags & (re.MULTILINE | re.LOCALE):
+            raise UnsupportedConstraint(f"the flags m and L are not supported: {shown(self.regex)}")
+        items = [one for one in items if not (self.lenient and one[0] in WITHOUT_WIDTH)]
+        begin = next((i for i, one in enumerate(items) if not self.anchors(one, STARTS)), len(items))
+        end = next((i for i, one in enumerate(reversed(items)) if not self.anchors(one, ENDS)), len(items))
+        parts = []
+        for i, (kind, argument) in enumerate(items):
+            outer_first, outer_last = first and i <= begin, last and i >= len(items) - 1 - end
+            if kind is op.AT:
+                self.anchor(argument, outer_first, outer_last)
+            else:
+                parts.append(self.item(kind, argument, flags, outer_first, outer_last))
+        return concatenation(parts)
+
+    @staticmethod
+    def anchors(item: tuple[Any, Any], codes: tuple[Any, ...]) -> bool:
+        """Whether the item is such an anchor, or a lookaround, which takes no room either."""
+        return item[0] in (op.ASSERT, op.ASSERT_NOT) or (item[0] is op.AT and item[1] in codes)
+
+    def anchor(self, code: Any, first: bool, last: bool) -> None:
+        if code in STARTS and first:
+            self.starts = True
+        elif code in ENDS and last:
+            self.ends = True
+        elif code in STARTS:
+            raise self.refusal("^ after other characters")
+        elif code in ENDS:
+            raise self.refusal("$ before other characters")
+        else:
+            raise self.refusal("a word boundary")
+
+    def item(self, kind: Any, argument: Any, flags: int, first: bool, last: bool) -> Node:
+        if kind in (op.LITERAL, op.NOT_LITERAL, op.IN, op.ANY):
+            return Characters(charset.minus(self.characters(kind, argument, flags), charset.SURROGATES))
+        if kind is op.BRANCH:
+            return alternation([self.sequence(list(one), flags, first, last) for one in argument[1]])
+        if kind is op.SUBPATTERN:
+            return self.sequence(list(argument[3]), (flags | argument[1]) & ~argument[2], first, last)
+        if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
+            least, most, items = argument
+            return self.repeat(least, most, items, flags, first, last)
+        if kind in (op.ASSERT, op.ASSERT_NOT):
+            raise self.refusal("lookahead" if argument[0] > 0 else "lookbehind")
+        if kind is op.FAILURE:
+            return NOTHING
+        names = {op.ATOMIC_GROUP: "an atomic group", op.POSSESSIVE_REPEAT: "a possessive repeat"}
+        raise self.refusal(names.get(kind, "a conditional group" if kind is op.GROUPREF_EXISTS else "a back-reference"))
+
+    def repeat(self, least: int, most: int, items: Any, flags: int, first: bool, last: bool) -> Node:
+        single = most == 1
+        if max(least, 0 if most == op.MAXREPEAT else most) > MAX_REPEAT:
+            raise UnsupportedConstraint(f"a part is repeated at most {MAX_REPEAT} times: {shown(self.regex)}")
+        part = self.sequence(list(items), flags, first and single, last and single)
+        return repetition(part, least, None if most == op.MAXREPEAT else most)
+
+    def characters(self, kind: Any, argument: Any, flags: int) -> Ranges:
+        if kind is op.ANY:
+            return charset.complement(() if flags & re.DOTALL else charset.union(((10, 10), (13, 13)), charset.LINE_SEPARATORS))
+        if kind is op.LITERAL:
+            return folded(((argument, argument),), flags)
+        if kind is op.NOT_LITERAL:
+            return charset.complement(folded(((argument, argument),), flags))
+        negative = argument[0][0] is op.NEGATE
+        members = charset.union(*(self.member(kind, member, flags, negative) for kind, member in argument[negative:]))
+        return charset.complement(members) if negative else members
+
+    @staticmethod
+    def member(kind: Any, argument: Any, flags: int, wide: bool) -> Ranges:
+        """One member of a class. `wide`: all that it may hold in either dialect, rather than what it surely does."""
+        if kind is op.CATEGORY:
+            opposite = argument in OPPOSITES
+            holds, lacks = CATEGORIES[OPPOSITES.get(argument, argument)]
+            sure, other = (lacks, holds) if opposite else (holds, lacks)
+            return charset.complement(other) if wide else sure
+        return folded(((argument, argument),) if kind is op.LITERAL else (argument,), flags)
+
+    def refusal(self, what: str) -> UnsupportedConstraint:
+        found = re.search(rf"(?:[^\\]|\\.)*?({REFUSED[what]})", self.regex, re.DOTALL)
+        where = f" at character {found.start(1)}" if found else ""
+        return UnsupportedConstraint(f"a regular expression may not contain {what}{where}: {shown(self.regex)}")
 
 
-def json_escape(code: int) -> str:
-    """The escape of a code point in JSON text: beyond 16 bits those of two surrogates."""
-    units = chr(code).encode("utf-16-be", "surrogatepass").hex()
-    return SHORT_ESCAPES.get(code) or "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+def limited(regex: str) -> str:
+    """The expression, unless it is longer than a request may bring. Raises UnsupportedConstraint."""
+    if len(regex) > MAX_REGEX:
+        raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(regex)}")
+    return regex
+
+
+def folded(ranges: Ranges, flags: int) -> Ranges:
+    """With the flag i: the ASCII letters in both cases."""
+    if not flags & re.IGNORECASE:
+        return ranges
+    lower = charset.intersection(ranges, ((97, 122),))
+    upper = charset.intersection(ranges, ((65, 90),))
+    both = (tuple((a + shift, b + shift) for a, b in some) for some, shift in ((lower, -32), (upper, 32)))
+    return charset.union(ranges, *both)
+
+
+def python_dialect(regex: str) -> str:
+    """Four things that ECMA writes otherwise: named groups, code points in braces, control characters, and `$` for the very end."""
+
+    def translated(found: re.Match[str]) -> str:
+        text = found[0]
+        if text.startswith("["):
+            return re.sub(ESCAPE, translated, text)
+        with contextlib.suppress(ValueError):
+            if text.startswith("\\u{"):
+                return f"\\U{int(text[3:-1], 16):08x}"
+            if text.startswith("\\c"):
+                return f"\\x{ord(text[2]) % 32:02x}"
+        return {"(?<": "(?P<", "$": "\\Z"}.get(text, text)
+
+    return re.sub(rf"{CLASS}|\(\?<(?![=!])|{ESCAPE}|\$", translated, regex)
+
+
+def shown(regex: str) -> str:
+    """The expression as an error message quotes it."""
+    return repr(regex if len(regex) <= 100 else regex[:99] + "…")

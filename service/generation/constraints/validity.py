@@ -6,9 +6,8 @@ from math import inf
 from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Schema, at
 from service.generation.constraints.flat import types
-from service.generation.constraints.formats import is_format
-from service.generation.constraints.matching import searches
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint, searches
+from service.generation.constraints.string_schema import is_format
 from service.generation.constraints.values import exact, identity, is_number, is_type
 
 MAX_NESTING = 60

@@ -1,15 +1,23 @@
-"""JSON values: their type, when two are equal, and their text."""
+"""JSON values: their type, when two are equal, and their text in a pattern."""
 
 import json
 import re
 from collections.abc import Hashable
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
-from service.generation.constraints.pattern import json_escape
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints import charset
+from service.generation.constraints.charset import Ranges
+from service.generation.constraints.pattern import UnsupportedConstraint
+from service.generation.constraints.tree import Characters, Node, alternation, concatenation, literal, rebuilt
 
-ESCAPED = "[\x7f-\x9f\u2028\u2029\ud800-\udfff\U0010fffe\U0010ffff]"  # what json.dumps leaves raw, and a pattern does not
+SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
+PLAIN_IN_JSON = charset.minus(
+    charset.complement(()), charset.CONTROLS, charset.LINE_SEPARATORS, charset.SURROGATES, charset.of('"\\')
+)
+QUOTE = literal('"')
+ESCAPED = "[\x7f-\x9f\u2028\u2029\ud800-\udfff\U0010fffe\U0010ffff]"  # outside PLAIN_IN_JSON, though json.dumps leaves it raw
 
 
 def is_number(value: Any) -> bool:
@@ -62,3 +70,27 @@ def json_text(value: Any) -> str:
     """The value as compact JSON. Characters are written raw except for controls, line separators, surrogates and noncharacters."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return re.sub(ESCAPED, lambda found: json_escape(ord(found[0])), text)
+
+
+def json_string_pattern(content: Node) -> Node:
+    """The pattern of JSON strings, quotes included, whose content matches."""
+    return concatenation([QUOTE, in_json(content), QUOTE])
+
+
+def in_json(node: Node) -> Node:
+    return json_character(node.ranges) if isinstance(node, Characters) else rebuilt(node, in_json)
+
+
+@lru_cache(maxsize=4096)
+def json_character(ranges: Ranges) -> Node:
+    """One character of the set as JSON text. Characters that need an escape are kept only where the set has no others."""
+    plain = charset.intersection(ranges, PLAIN_IN_JSON)
+    if plain:
+        return Characters(plain)
+    return alternation(literal(json_escape(code)) for first, last in ranges for code in range(first, last + 1))
+
+
+def json_escape(code: int) -> str:
+    """The escape of a code point in JSON text: beyond 16 bits those of two surrogates."""
+    units = chr(code).encode("utf-16-be", "surrogatepass").hex()
+    return SHORT_ESCAPES.get(code) or "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -20,7 +20,7 @@ from outlines_core import Vocabulary as Tokens
 from service.generation.constraints import charset
 from service.generation.constraints.charset import END, START, Ranges
 from service.generation.constraints.json_schema import free_json_object, json_pattern
-from service.generation.constraints.pattern import choices_pattern, regex_pattern
+from service.generation.constraints.pattern import UnsupportedConstraint, choices_pattern, regex_pattern
 from service.generation.constraints.tree import (
     NOTHING,
     Alternation,
@@ -34,7 +34,6 @@ from service.generation.constraints.tree import (
     rebuilt,
     repetition,
 )
-from service.generation.constraints.unsupported import UnsupportedConstraint
 
 MEMORY = 2**30  # bytes
 SECONDS = 10  # after which the process ends itself; a server that still runs has ended it before

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from service.generation.constraints import compiler
 from service.generation.constraints.compiler import Compiler, Constraint
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.sse import events
 from tests.support import VOCABULARY, at_once, stream
 from trainer.vocabulary import Vocabulary

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from service.generation.constraints.json_schema import free_json_object, json_pattern
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, check, compiled, texts, whole
 
 

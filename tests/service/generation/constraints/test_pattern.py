@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from service.generation.constraints.parsing import Parser
-from service.generation.constraints.pattern import choices_pattern, json_string_pattern, regex_pattern
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint, choices_pattern, regex_pattern
+from service.generation.constraints.values import json_string_pattern
 from tests.service.generation.constraints.walks import Automaton
 
 
@@ -87,7 +86,7 @@ def test_choices_match_exactly_themselves() -> None:
     ],
 )
 def test_a_regular_expression_as_the_inside_of_a_json_string(regex: str, contents: list[str], other: list[str]) -> None:
-    automaton = Automaton(json_string_pattern(Parser(regex).parse()))
+    automaton = Automaton(json_string_pattern(regex_pattern(regex)))
     assert all(automaton.matches(json.dumps(one)) for one in contents)
     assert not any(automaton.matches(json.dumps(one)) or automaton.matches(f'"{one}"') for one in other)
 

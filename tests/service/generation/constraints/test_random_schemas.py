@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import Draft202012Validator
 
 from service.generation.constraints.json_schema import json_pattern
-from service.generation.constraints.unsupported import UnsupportedConstraint
+from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.service.generation.constraints.schemas import schemas
 from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton
 
