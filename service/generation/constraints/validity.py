@@ -11,7 +11,7 @@ from service.generation.constraints.string_schema import is_format
 from service.generation.constraints.values import exact, identity, is_number, is_type
 
 MAX_NESTING = 60
-REFUSED = ("unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef")
+UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 
 
 class Validity:
@@ -29,7 +29,7 @@ class Validity:
         if isinstance(schema, bool):
             return schema
         self.document.spend(where)
-        for keyword in REFUSED:
+        for keyword in UNEVALUATED:
             if keyword in schema:
                 raise UnsupportedConstraint(f"{at(where)}{keyword} is not supported")
         if self.nesting > MAX_NESTING:
