@@ -10,7 +10,6 @@ from urllib.parse import unquote
 from service.generation.constraints.pattern import MAX_POSITIONS, TooMuchWork, UnsupportedConstraint
 
 MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
-MAX_NESTING = 100
 
 Json = Any
 Schema = Any  # a dict or a bool, until it is looked at
@@ -61,8 +60,6 @@ class Document:
     def __init__(self, root: Schema) -> None:
         self.root = root
         self.work = 0
-        if isinstance(root, dict):
-            check_nesting(root)
         self._anchors: dict[str, Schema] = {}
         for part in subschemas(root):
             for keyword in ("$anchor", "$dynamicAnchor"):
@@ -115,21 +112,6 @@ def subschemas(root: Json) -> Iterator[dict[str, Json]]:
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-
-
-def check_nesting(root: Json) -> None:
-    """Raises UnsupportedConstraint for a schema nested so deep that recursion over it might not end well."""
-    level, depth = [root], 0
-    while level:
-        depth += 1
-        if depth > MAX_NESTING:
-            raise UnsupportedConstraint(f"a schema is nested at most {MAX_NESTING} levels deep")
-        level = [
-            child
-            for part in level
-            if isinstance(part, dict | list)
-            for child in (part.values() if isinstance(part, dict) else part)
-        ]
 
 
 def at(where: str) -> str:

@@ -44,7 +44,7 @@ def json_pattern(schema: Schema, free: str) -> Node:
                 raise
             tried = tried[-1:] if isinstance(error, TooMuchWork) else tried
         except RecursionError:
-            raise UnsupportedConstraint("the schema is nested too deep") from None
+            raise UnsupportedConstraint("the schema is nested too deep, or refers to itself without end") from None
 
 
 def free_json_object(free: str) -> Node:

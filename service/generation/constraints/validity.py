@@ -10,7 +10,6 @@ from service.generation.constraints.pattern import UnsupportedConstraint, search
 from service.generation.constraints.string_schema import is_format
 from service.generation.constraints.values import exact, identity, is_number, is_type
 
-MAX_NESTING = 60
 UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 
 
@@ -20,7 +19,6 @@ class Validity:
     def __init__(self, document: Document, formats: bool) -> None:
         self.document = document
         self.formats = formats
-        self.nesting = 0
         self._known: dict[int, tuple[list[Json], set[Hashable]]] = {}  # by a list's id; the list is kept
 
     def valid(self, value: Json, schema: Schema, where: str = "") -> bool:
@@ -32,20 +30,14 @@ class Validity:
         for keyword in UNEVALUATED:
             if keyword in schema:
                 raise UnsupportedConstraint(f"{at(where)}{keyword} is not supported")
-        if self.nesting > MAX_NESTING:
-            raise UnsupportedConstraint(f"{at(where)}the schema refers to itself without end")
-        self.nesting += 1
-        try:
-            return (
-                self._itself(value, schema, where)
-                and self._number(value, schema)
-                and self._string(value, schema)
-                and (not isinstance(value, list) or self._array(value, schema, where))
-                and (not isinstance(value, dict) or self._object(value, schema, where))
-                and self._combined(value, schema, where)
-            )
-        finally:
-            self.nesting -= 1
+        return (
+            self._itself(value, schema, where)
+            and self._number(value, schema)
+            and self._string(value, schema)
+            and (not isinstance(value, list) or self._array(value, schema, where))
+            and (not isinstance(value, dict) or self._object(value, schema, where))
+            and self._combined(value, schema, where)
+        )
 
     def _itself(self, value: Json, schema: Mapping[str, Json], where: str) -> bool:
         named = types(schema, where)
