@@ -1,9 +1,13 @@
 """The pattern of an array under its schema."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
 
-from service.generation.constraints.branches import Branches
-from service.generation.constraints.document import Bounds, Place, Schema, at
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from service.generation.constraints.document import Place, Schema, at
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import FAR
 from service.generation.constraints.object_schema import together
@@ -11,56 +15,61 @@ from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.tree import EMPTY, Node, concatenation, literal, repetition
 from service.generation.constraints.validity import item_schemas
 
-Write = Callable[[Schema, Place], Node]
-Attempt = Callable[[Schema, Place], Node | None]
+if TYPE_CHECKING:
+    from service.generation.constraints.json_schema import Writer
 
 COMMA = literal(",")
 EXPLICIT = 10  # items beyond the fewest where maxItems allows them
 
 
-class Arrays:
-    """Writes arrays. `write` raises UnsupportedConstraint for a schema that has no pattern, `attempt` returns None."""
+@dataclass(frozen=True)
+class Array:
+    """An array under a flat schema."""
 
-    def __init__(self, write: Write, attempt: Attempt, branches: Branches, bounds: Bounds) -> None:
-        self.write = write
-        self.attempt = attempt
-        self.branches = branches
-        self.bounds = bounds
+    writer: Writer
+    flat: Flat
+    place: Place
 
-    def pattern(self, flat: Flat, place: Place) -> Node:
-        """The pattern. Raises UnsupportedConstraint."""
-        fewest, most = self._numbers(flat, place)
-        first = max([self._contained(flat), *(len(item_schemas(part)[0]) for part in flat.arrays)])
-        if most > 1 and any(part.get("uniqueItems") for part in flat.arrays):
-            return self._unique(flat, fewest, most, place)
-        single = [self._item(flat, i, place, i < fewest) for i in range(min(first, most))]
-        if None in single:
-            return array([one for one in single[: single.index(None)] if one is not None], fewest)
-        items = [one for one in single if one is not None]
-        rest = self._item(flat, first, place, first < fewest) if most > first else None
-        return array(items, fewest, rest, most)
+    @cached_property
+    def inside(self) -> Place:
+        return self.place.inside("items", self.flat.references)
 
-    def _numbers(self, flat: Flat, place: Place) -> tuple[int, int]:
+    def pattern(self) -> Node:
+        """Raises UnsupportedConstraint."""
+        fewest, most = self._numbers()
+        first = max([self._contained(), *(len(item_schemas(part)[0]) for part in self.flat.arrays)])
+        if most > 1 and any(part.get("uniqueItems") for part in self.flat.arrays):
+            return self._unique(fewest, most)
+        items: list[Node] = []
+        for i in range(min(first, most)):
+            item = self._item(i, i < fewest)
+            if item is None:
+                return listed(items, fewest)
+            items.append(item)
+        rest = self._item(first, first < fewest) if most > first else None
+        return listed(items, fewest, rest, most)
+
+    def _numbers(self) -> tuple[int, int]:
         """The fewest items that there have to be, and the most that there will be."""
-        fewest, most = flat.limit("minItems", 0), flat.limit("maxItems", 1 << 30)
-        fewest = max([fewest, self._contained(flat)])
+        flat, bounds = self.flat, self.writer.bounds
+        contained = self._contained()
+        fewest = max(flat.limit("minItems", 0), contained)
         found = [int(part["maxContains"]) for part in flat.arrays if "contains" in part and "maxContains" in part]
-        most = min([most, *(count for count in found if count or self._contained(flat))])
+        most = min([flat.limit("maxItems", 1 << 30), *(count for count in found if count or contained)])
         if fewest > most:
-            raise UnsupportedConstraint(f"{at(place.path)}no array has at least {fewest} and at most {most} items")
+            raise UnsupportedConstraint(f"{at(self.place.path)}no array has at least {fewest} and at most {most} items")
         lists = [len(item_schemas(part)[0]) for part in flat.arrays]
-        explicit = EXPLICIT if self.bounds.items > 1 else self.bounds.items
-        usual = max([fewest, 1]) + self.bounds.items - (not fewest)
+        explicit = EXPLICIT if bounds.items > 1 else bounds.items
+        usual = max(fewest, 1) + bounds.items - (not fewest)
         return fewest, min(most, max([usual, *lists]) if "maxItems" not in flat.limits else fewest + explicit)
 
-    @staticmethod
-    def _contained(flat: Flat) -> int:
+    def _contained(self) -> int:
         """The number of items at the beginning that `contains` speaks of."""
-        return max((int(part.get("minContains", 1)) for part in flat.arrays if "contains" in part), default=0)
+        return max((int(part.get("minContains", 1)) for part in self.flat.arrays if "contains" in part), default=0)
 
-    def _schema(self, flat: Flat, index: int) -> Schema:
+    def _schema(self, index: int) -> Schema:
         schemas = []
-        for part in flat.arrays:
+        for part in self.flat.arrays:
             prefix, rest = item_schemas(part)
             schemas.append(prefix[index] if index < len(prefix) else rest)
             if "contains" in part and index < part.get("minContains", 1):
@@ -69,18 +78,31 @@ class Arrays:
                 schemas.append({"not": part["contains"]})
         return False if False in schemas else together(schemas)
 
-    def _item(self, flat: Flat, index: int, place: Place, needed: bool) -> Node | None:
-        inside = place.inside("items", flat.references)
-        schema = self._schema(flat, index)
-        return self.write(schema, inside) if needed else self.attempt(schema, inside)
+    def _item(self, index: int, needed: bool) -> Node | None:
+        """None where the item cannot be written and is not needed."""
+        write = self.writer.schema if needed else self.writer.attempt
+        return write(self._schema(index), self.inside)
 
-    def _apart(self, schemas: list[Schema], slices: list[Schema], place: Place) -> list[Node]:
+    def _unique(self, fewest: int, most: int) -> Node:
+        """Items that cannot be equal: each position has its own values, lengths or numbers."""
+        schemas = [self._schema(i) for i in range(min(most, max(fewest, 3)))]
+        flats = [] if self.writer.attempt(schemas[-1], self.inside) is None else self.writer.branches.of(schemas[-1], self.inside)
+        for slices in distinct(flats, len(schemas)):
+            items = self._apart(schemas, slices)
+            if len(items) >= max(fewest, 2):
+                return listed(items, fewest)
+        one = self._item(0, fewest > 0)
+        if fewest > 1:
+            raise UnsupportedConstraint(f"{self.place.named('uniqueItems')} with {fewest} items of this schema is not supported")
+        return listed([] if one is None else [one], fewest)
+
+    def _apart(self, schemas: list[Schema], slices: list[Schema]) -> list[Node]:
         """Items of the schemas, each within a slice of its own. Stops at the first for which no slice will do."""
         items: list[Node] = []
         unused = list(slices)
         for schema in schemas:
             for own in unused:
-                item = self.attempt(together([schema, own]), place)
+                item = self.writer.attempt(together([schema, own]), self.inside)
                 if item is not None:
                     items.append(item)
                     unused.remove(own)
@@ -88,20 +110,6 @@ class Arrays:
             else:
                 break
         return items
-
-    def _unique(self, flat: Flat, fewest: int, most: int, place: Place) -> Node:
-        """Items that cannot be equal: each position has its own values, lengths or numbers."""
-        schemas = [self._schema(flat, i) for i in range(min(most, max(fewest, 3)))]
-        inside = place.inside("items", flat.references)
-        flats = [] if self.attempt(schemas[-1], inside) is None else self.branches.of(schemas[-1], inside)
-        for slices in distinct(flats, len(schemas)):
-            items = self._apart(schemas, slices, inside)
-            if len(items) >= max(fewest, 2):
-                return array(items, fewest)
-        one = self._item(flat, 0, place, fewest > 0)
-        if fewest > 1:
-            raise UnsupportedConstraint(f"{place.named('uniqueItems')} with {fewest} items of this schema is not supported")
-        return array([] if one is None else [one], fewest)
 
 
 def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
@@ -127,7 +135,7 @@ def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
     yield [{"type": name} for name in ("string", "number", "boolean", "null", "array", "object")]
 
 
-def array(items: list[Node], fewest: int, rest: Node | None = None, most: int = 0) -> Node:
+def listed(items: list[Node], fewest: int, rest: Node | None = None, most: int = 0) -> Node:
     """The items one after another, then `rest` until there are `most`. All beyond the fewest may be left out, but for the first."""
     after: Node = EMPTY
     if rest is not None:

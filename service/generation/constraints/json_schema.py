@@ -5,12 +5,12 @@ Not every valid value matches. A model of characters does not know when to end, 
 
 from collections.abc import Iterable
 
-from service.generation.constraints.array_schema import Arrays
+from service.generation.constraints.array_schema import Array
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import TRIED, Bounds, Document, Json, Place, Schema, at
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import number_pattern
-from service.generation.constraints.object_schema import Objects
+from service.generation.constraints.object_schema import Object
 from service.generation.constraints.pattern import Hopeless, TooLarge, TooMuchWork, UnsupportedConstraint, checked
 from service.generation.constraints.string_schema import Strings
 from service.generation.constraints.tree import Node, alternation, literal
@@ -64,8 +64,6 @@ class Writer:
         valid = Validity(self.document, formats=False).valid
         self.branches = Branches(self.document, bounds.recursion, self.possible)
         self.strings = Strings(free, bounds.characters, valid)
-        self.arrays = Arrays(self.schema, self.attempt, self.branches, bounds)
-        self.objects = Objects(self.schema, self.attempt, self.branches, self.validity.valid, bounds)
         self.valid = valid
 
     def attempt(self, schema: Schema, place: Place) -> Node | None:
@@ -138,9 +136,9 @@ class Writer:
         if name == "string":
             return self.strings.pattern(flat, place.path)
         if name == "array":
-            return self.arrays.pattern(flat, place)
+            return Array(self, flat, place).pattern()
         if name == "object":
-            return self.objects.pattern(flat, place)
+            return Object(self, flat, place).pattern()
         return number_pattern(flat, name == "integer", self.valid, place.path)
 
 

@@ -1,12 +1,15 @@
 """The pattern of an object under its schema: its members in the schema's order, optional ones left out or not."""
 
-from collections.abc import Callable, Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from service.generation.constraints import charset
-from service.generation.constraints.branches import Branches
-from service.generation.constraints.document import Bounds, Json, Place, Schema, at
+from service.generation.constraints.document import Place, Schema, at
 from service.generation.constraints.flat import Flat
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.string_schema import Strings, samples
@@ -14,8 +17,8 @@ from service.generation.constraints.tree import EMPTY, Characters, Node, alterna
 from service.generation.constraints.validity import member_schemas
 from service.generation.constraints.values import json_string_pattern, json_text
 
-Write = Callable[[Schema, Place], Node]
-Attempt = Callable[[Schema, Place], Node | None]
+if TYPE_CHECKING:
+    from service.generation.constraints.json_schema import Writer
 
 COMMA = literal(",")
 FIRSTS = 6  # where no member is required, one of so many is there in any case, so that the pattern stays small
@@ -30,95 +33,93 @@ class Member:
     required: bool
 
 
-class Objects:
-    """Writes objects. `write` raises UnsupportedConstraint for a schema that has no pattern, `attempt` returns None."""
+@dataclass(frozen=True)
+class Object:
+    """An object under a flat schema."""
 
-    def __init__(
-        self, write: Write, attempt: Attempt, branches: Branches, valid: Callable[[Json, Schema], bool], bounds: Bounds
-    ) -> None:
-        self.write = write
-        self.attempt = attempt
-        self.branches = branches
-        self.valid = valid
-        self.bounds = bounds
-        self.names = Strings(LETTERS, 6, valid)
+    writer: Writer
+    flat: Flat
+    place: Place
 
-    def pattern(self, flat: Flat, place: Place) -> Node:
+    def pattern(self) -> Node:
         """The pattern. Raises UnsupportedConstraint."""
-        fewest, most = flat.limit("minProperties", 0), flat.limit("maxProperties", 1 << 30)
-        required = self._required(flat, place)
+        fewest, most = self.flat.limit("minProperties", 0), self.flat.limit("maxProperties", 1 << 30)
+        required = self._required()
         if max(fewest, len(required)) > most:
-            raise UnsupportedConstraint(f"{at(place.path)}more members are required than maxProperties {most}")
-        members = self._named(flat, required, place)
-        if len(members) < fewest or (not members and not any(part.get("properties") for part in flat.objects)):
-            if most and self._open(flat):
-                return self._free(flat, max(fewest, 1), min(most, max(fewest, self.bounds.members)), place)
-            members += self._others(flat, max(fewest - len(members), 0), most - len(members), place)
+            raise UnsupportedConstraint(f"{at(self.place.path)}more members are required than maxProperties {most}")
+        members = self._named(required)
+        if len(members) < fewest or (not members and not any(part.get("properties") for part in self.flat.objects)):
+            if most and self._open():
+                return self._free(max(fewest, 1), min(most, max(fewest, self.writer.bounds.members)))
+            members += self._others(max(fewest - len(members), 0), most - len(members))
         if len(members) < fewest:
-            raise UnsupportedConstraint(f"{at(place.path)}no more than {len(members)} members are known, minProperties is {fewest}")
+            known = f"no more than {len(members)} members are known"
+            raise UnsupportedConstraint(f"{at(self.place.path)}{known}, minProperties is {fewest}")
         return braced(counted(members, fewest, most))
 
-    def _required(self, flat: Flat, place: Place) -> dict[str, None]:
+    def _required(self) -> dict[str, None]:
         """The names of required members, and of those that they bring with them."""
-        required = dict.fromkeys(name for part in flat.objects for name in part.get("required", []))
-        dependent = dependencies(flat)
-        waiting = list(required)
-        while waiting:
-            for name in dependent.get(waiting.pop(), ()):
-                if name not in required:
-                    required[name] = None
-                    waiting.append(name)
+        required = [name for part in self.flat.objects for name in part.get("required", [])]
+        for name in required:  # the list grows
+            required += [one for one in self.dependent.get(name, ()) if one not in required]
         for name in required:
-            if not self._allowed(flat, name):
-                raise UnsupportedConstraint(f"{at(place.path)}the required member {name!r} is not allowed")
-        return required
+            if not self._allowed(name):
+                raise UnsupportedConstraint(f"{at(self.place.path)}the required member {name!r} is not allowed")
+        return dict.fromkeys(required)
 
-    def _allowed(self, flat: Flat, name: str) -> bool:
-        named = all(self.valid(name, part["propertyNames"]) for part in flat.objects if "propertyNames" in part)
-        return named and False not in self._schemas(flat, name)
+    @cached_property
+    def dependent(self) -> dict[str, list[str]]:
+        """By name: the members without which it may not be there."""
+        found: dict[str, list[str]] = {}
+        for part in self.flat.objects:
+            for keyword in ("dependentRequired", "dependencies"):
+                for name, needed in part.get(keyword, {}).items():
+                    found.setdefault(name, []).extend(needed if isinstance(needed, list) else [])
+        return found
 
-    def _schemas(self, flat: Flat, name: str) -> list[Schema]:
+    def _allowed(self, name: str) -> bool:
+        valid = self.writer.validity.valid
+        rules = [part["propertyNames"] for part in self.flat.objects if "propertyNames" in part]
+        return all(valid(name, rule) for rule in rules) and False not in self._schemas(name)
+
+    def _schemas(self, name: str) -> list[Schema]:
         """All schemas that the member's value has to be valid under."""
-        return [schema for part in flat.objects for schema in member_schemas(part, name)]
+        return [schema for part in self.flat.objects for schema in member_schemas(part, name)]
 
-    def _named(self, flat: Flat, required: dict[str, None], place: Place) -> list[Member]:
+    def _named(self, required: dict[str, None]) -> list[Member]:
         """The members that the schema names. One that cannot be written is left out, unless it is required."""
-        names = dict.fromkeys(name for part in flat.objects for name in part.get("properties", {}))
-        dependent = dependencies(flat)
+        names = dict.fromkeys(name for part in self.flat.objects for name in part.get("properties", {}))
         members: list[Member] = []
-        room = max(self.bounds.optional, flat.limit("minProperties", 0) - len(required))
-        for name in [*names, *(name for name in required if name not in names)]:
-            needs_others = any(one not in required for one in dependent.get(name, ()))
-            if name in required:
-                members.append(Member(self._member(flat, name, place), True))
-            elif room > 0 and not needs_others and self._allowed(flat, name):
-                inside = place.inside(f"properties.{name}", flat.references)
-                value = self.attempt(together(self._schemas(flat, name)), inside)
-                members += [] if value is None else [Member(named(name, value), False)]
-                room -= value is not None
+        room = max(self.writer.bounds.optional, self.flat.limit("minProperties", 0) - len(required))
+        for name in names | required:
+            needed = name in required
+            if needed or (room > 0 and required.keys() >= {*self.dependent.get(name, ())} and self._allowed(name)):
+                value = self._value(self._schemas(name), f"properties.{name}", needed)
+                if value is not None:
+                    members.append(Member(named(name, value), needed))
+                    room -= not needed
         return members
 
-    def _member(self, flat: Flat, name: str, place: Place) -> Node:
-        value = self.write(together(self._schemas(flat, name)), place.inside(f"properties.{name}", flat.references))
-        return named(name, value)
+    def _value(self, schemas: list[Schema], step: str, needed: bool) -> Node | None:
+        """The pattern of a member's value under all schemas. None where there is none and the member is not needed."""
+        write = self.writer.schema if needed else self.writer.attempt
+        return write(together(schemas), self.place.inside(step, self.flat.references))
 
-    @staticmethod
-    def _open(flat: Flat) -> bool:
+    def _open(self) -> bool:
         """Whether any name will do, for members of which the schema names none."""
         named = ("properties", "patternProperties", "propertyNames", "required")
-        return not any(part.get(keyword) not in (None, {}, [], True) for part in flat.objects for keyword in named)
+        return not any(part.get(keyword) not in (None, {}, [], True) for part in self.flat.objects for keyword in named)
 
-    def _free(self, flat: Flat, fewest: int, most: int, place: Place) -> Node:
+    def _free(self, fewest: int, most: int) -> Node:
         """Members with short names. Each has a first letter of its own, so no two have the same name."""
-        schemas = [part.get("additionalProperties", True) for part in flat.objects]
+        schemas = [part.get("additionalProperties", True) for part in self.flat.objects]
         if False in schemas:
-            if fewest > 1 or flat.limit("minProperties", 0):
-                raise UnsupportedConstraint(f"{at(place.path)}no member is allowed, and minProperties is {fewest}")
+            if fewest > 1 or self.flat.limit("minProperties", 0):
+                raise UnsupportedConstraint(f"{at(self.place.path)}no member is allowed, and minProperties is {fewest}")
             return braced([])
         if most > len(LETTERS):
-            raise UnsupportedConstraint(f"{at(place.path)}minProperties is more than {len(LETTERS)}")
-        inside = place.inside("additionalProperties", flat.references)
-        value = self.write(together(schemas), inside) if flat.limit("minProperties", 0) else self.attempt(together(schemas), inside)
+            raise UnsupportedConstraint(f"{at(self.place.path)}minProperties is more than {len(LETTERS)}")
+        value = self._value(schemas, "additionalProperties", self.flat.limit("minProperties", 0) > 0)
         if value is None:
             return braced([])
         members = []
@@ -128,49 +129,39 @@ class Objects:
             members.append(Member(concatenation([json_string_pattern(name), literal(":"), value]), i < fewest))
         return braced(members)
 
-    def _others(self, flat: Flat, needed: int, room: int, place: Place) -> list[Member]:
+    def _others(self, needed: int, room: int) -> list[Member]:
         """Members with names that the schema does not list but that its patterns and other rules allow."""
-        wanted = min(max(needed, self.bounds.members), room)
+        wanted = min(max(needed, self.writer.bounds.members), room)
         members: list[Member] = []
-        known = {name for part in flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
-        inside = place.inside("additionalProperties", flat.references)
+        known = {name for part in self.flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
         hopeless = set()  # schemas, by their ids, for which there is no pattern
-        for name in self._candidates(flat, wanted, place):
+        for name in self._candidates(wanted):
             if len(members) >= wanted:
                 break
-            schemas = self._schemas(flat, name)
+            schemas = self._schemas(name)
             ids = tuple(map(id, schemas))
-            if name in known or ids in hopeless or not self._allowed(flat, name):
+            if name in known or ids in hopeless or not self._allowed(name):
                 continue
             known.add(name)
-            value = self.attempt(together(schemas), inside)
+            value = self._value(schemas, "additionalProperties", False)
             if value is None:
                 hopeless.add(ids)
             else:
                 members.append(Member(named(name, value), False))
         return members
 
-    def _candidates(self, flat: Flat, wanted: int, place: Place) -> Iterator[str]:
+    def _candidates(self, wanted: int) -> Iterator[str]:
         """Names to try: those that rules of names describe, then short ones."""
-        for part in flat.objects:
+        names = Strings(LETTERS, 6, self.writer.validity.valid)
+        for part in self.flat.objects:
             rules = [{"pattern": regex, "minLength": length} for regex in part.get("patternProperties", {}) for length in (6, 1)]
             for rule in [*rules, part.get("propertyNames", True)]:
-                for one in [] if isinstance(rule, bool) else self.branches.of(rule, place):
+                for one in [] if isinstance(rule, bool) else self.writer.branches.of(rule, self.place):
                     yield from (value for value in one.values or () if isinstance(value, str))
                     with suppress(UnsupportedConstraint):
-                        yield from samples(self.names.tree(one), 40) if one.values is None else ()
+                        yield from samples(names.tree(one), 40) if one.values is None else ()
         for length in range(1, 3 + wanted // len(LETTERS)):
             yield from (letter * length for letter in LETTERS)
-
-
-def dependencies(flat: Flat) -> dict[str, list[str]]:
-    """By name: the members without which it may not be there."""
-    found: dict[str, list[str]] = {}
-    for part in flat.objects:
-        for keyword in ("dependentRequired", "dependencies"):
-            for name, needed in part.get(keyword, {}).items():
-                found.setdefault(name, []).extend(needed if isinstance(needed, list) else [])
-    return found
 
 
 def together(schemas: Sequence[Schema]) -> Schema:
