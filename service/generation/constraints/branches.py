@@ -1,6 +1,6 @@
 """Replaces references and combinations by a list of flat schemas, of which a value has to fit one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -13,6 +13,9 @@ from service.generation.constraints.pattern import Hopeless, TooLarge, Unsupport
 from service.generation.constraints.validity import Validity
 
 MAX_BRANCHES = 400
+UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
+
+Way = tuple[Schema, list[Schema]]  # a schema to hold, and schemas not to hold
 
 
 class Branches:
@@ -30,47 +33,45 @@ class Branches:
         self.validity = Validity(document, formats=False)
         self._loose: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
 
-    def of(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
-        """The flat schemas. `opened`: references followed on the way here from the same value."""
+    def of(self, schema: Schema, place: Place, found: list[Flat] | None = None, opened: tuple[str, ...] = ()) -> list[Flat]:
+        """The flat schemas. `found`: those that hold as well; `opened`: references followed on the way here from the same value."""
         self.document.spend(place.path)
         keywords.check(schema, place.path)
         if isinstance(schema, bool):
-            return [Flat()] if schema else []
-        found = [flat(schema, place.path)]
-        if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
-            # Pydantic chooses a model by this member, though its schema does not always require it.
-            found = self._both(found, [Flat(objects=({"required": [tag["propertyName"]]},))])
+            return self._both(found, [Flat()] if schema else [])
+        if rest := {one: schema[one] for one in UNEVALUATED if one in schema}:  # about what this schema alone has evaluated
+            own = self.of({one: schema[one] for one in schema if one not in rest}, place, opened=opened)
+            return self._both(found, [closed(one, rest) for one in own])
+        found = self._both(found, [flat(schema, place.path)])
         if "$ref" in schema:
-            found = self._both(found, self._referred(schema["$ref"], place, opened))
+            found = self._referred(schema["$ref"], place, found, opened)
         for part in schema.get("allOf", []):
-            found = self._both(found, self.of(part, place, opened))
-        if "anyOf" in schema:
-            found = self._both(found, self._any([partial(self.of, part, place, opened) for part in preferred(schema["anyOf"])]))
-        if "oneOf" in schema:
-            found = self._one(found, schema["oneOf"], place, opened)
-        if "if" in schema:
-            found = self._conditional(found, schema, place, opened)
-        found = self._dependent(found, schema, place, opened)
-        if isinstance(denied := schema.get("not"), dict) and denied.keys() == {"not"}:
-            found = self._both(found, self.of(denied["not"], place, opened))
-        elif "not" in schema:
-            found = self._excluded(found, schema["not"], place.named("not"), place)
-        if "unevaluatedProperties" in schema:
-            found = [closed(one, schema["unevaluatedProperties"]) for one in found]
-        if "unevaluatedItems" in schema:
-            found = [closed_items(one, schema["unevaluatedItems"]) for one in found]
+            found = self.of(part, place, found, opened)
+        for keyword, ways in combinations(schema):
+            found = self._any([partial(self._way, found, place, opened, place.named(keyword), *way) for way in ways])
         return found
 
-    def _referred(self, reference: Json, place: Place, opened: tuple[str, ...]) -> list[Flat]:
+    def _way(
+        self, found: list[Flat], place: Place, opened: tuple[str, ...], keyword: str, part: Schema, others: list[Schema]
+    ) -> list[Flat]:
+        """With the schema `part`, and without the values of the other schemas."""
+        found = self.of(part, place, found, opened)
+        for other in others:
+            found = self._excluded(found, other, keyword, place)
+        return found
+
+    def _referred(self, reference: Json, place: Place, found: list[Flat], opened: tuple[str, ...]) -> list[Flat]:
         target = self.document.resolve(reference, place.path)
         if reference in opened:
             raise Hopeless(f"{at(place.path)}$ref {reference!r} refers to itself without end")
         if place.references.count(reference) >= self.recursion:
             raise UnsupportedConstraint(f"{at(place.path)}$ref {reference!r} never ends")
-        found = self.of(target, place, (*opened, reference))
+        found = self.of(target, place, found, (*opened, reference))
         return [replace(one, references=one.references | {reference}) for one in found]
 
-    def _both(self, left: list[Flat], right: list[Flat]) -> list[Flat]:
+    def _both(self, left: list[Flat] | None, right: list[Flat]) -> list[Flat]:
+        if left is None:
+            return right
         if len(left) * len(right) > MAX_BRANCHES:
             raise TooLarge(f"a schema has more than {MAX_BRANCHES} combinations of alternatives")
         return [both for one in left for other in right if (both := one.but(other)) is not None]
@@ -89,47 +90,6 @@ class Branches:
                 errors.append(error)
         if errors and not found:
             raise errors[0]
-        return found
-
-    def _one(self, found: list[Flat], options: list[Schema], place: Place, opened: tuple[str, ...]) -> list[Flat]:
-        """With each option, without the values of all others."""
-
-        def only(chosen: int) -> list[Flat]:
-            both = self._both(found, self.of(options[chosen], place, opened))
-            for i, other in enumerate(options):
-                if i != chosen:
-                    both = self._excluded(both, other, place.named("oneOf"), place)
-            return both
-
-        return self._any([partial(only, i) for i in range(len(options))])
-
-    def _conditional(self, found: list[Flat], schema: Mapping[str, Json], place: Place, opened: tuple[str, ...]) -> list[Flat]:
-        """Values under `if` and `then`, and those under `else` and not under `if`."""
-
-        def fulfilled() -> list[Flat]:
-            both = self._both(found, self.of(schema["if"], place, opened))
-            return self._both(both, self.of(schema.get("then", True), place, opened))
-
-        def otherwise() -> list[Flat]:
-            both = self._both(found, self.of(schema.get("else", True), place, opened))
-            return self._excluded(both, schema["if"], place.named("if"), place)
-
-        return self._any([fulfilled, otherwise])
-
-    def _dependent(self, found: list[Flat], schema: Mapping[str, Json], place: Place, opened: tuple[str, ...]) -> list[Flat]:
-        """A member that brings its own schema: either that schema holds, or the member is absent."""
-        dependent = {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}
-        for name, part in dependent.items():
-            if isinstance(part, list):
-                continue
-
-            def holds(part: Schema = part, found: list[Flat] = found) -> list[Flat]:
-                return self._both(found, self.of(part, place, opened))
-
-            def absent(name: str = name, found: list[Flat] = found) -> list[Flat]:
-                return self._both(found, [Flat(objects=({"properties": {name: False}},))])
-
-            found = self._any([holds, absent])
         return found
 
     def _excluded(self, found: list[Flat], schema: Schema, keyword: str, place: Place) -> list[Flat]:
@@ -187,26 +147,44 @@ class Branches:
         return found
 
 
+def combinations(schema: Mapping[str, Json]) -> Iterator[tuple[str, list[Way]]]:
+    """By keyword: the ways to fulfil it."""
+    if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
+        # Pydantic chooses a model by this member, though its schema does not always require it.
+        yield "discriminator", [({"required": [tag["propertyName"]]}, [])]
+    if "anyOf" in schema:
+        yield "anyOf", [(part, []) for part in preferred(schema["anyOf"])]
+    if "oneOf" in schema:
+        options = schema["oneOf"]
+        yield "oneOf", [(part, options[:i] + options[i + 1 :]) for i, part in enumerate(options)]
+    if "if" in schema:
+        yield "if", [({"allOf": [schema["if"], schema.get("then", True)]}, []), (schema.get("else", True), [schema["if"]])]
+    for name, part in {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}.items():
+        if not isinstance(part, list):
+            yield "dependentSchemas", [(part, []), ({"properties": {name: False}}, [])]
+    if isinstance(denied := schema.get("not"), dict) and denied.keys() == {"not"}:
+        yield "not", [(denied["not"], [])]
+    elif "not" in schema:
+        yield "not", [(True, [schema["not"]])]
+
+
 def preferred(options: list[Schema]) -> list[Schema]:
     """The options without the string of number or string: pydantic writes so for a Decimal, and accepts few strings for it."""
     plain = {"type": "string"}
     return [one for one in options if one != plain] if plain in options and {"type": "number"} in options else options
 
 
-def closed(one: Flat, rest: Schema) -> Flat:
-    """With `unevaluatedProperties`: a member that no part of the flat schema names is valid under `rest`."""
-    if any("additionalProperties" in part for part in one.objects):
-        return one
-    parts = [part for part in one.objects if ADDED not in part]
-    known = {
-        keyword: {name: True for part in parts for name in part.get(keyword, {})} for keyword in ("properties", "patternProperties")
-    }
-    return replace(one, objects=(*one.objects, {**known, "additionalProperties": rest}))
-
-
-def closed_items(one: Flat, rest: Schema) -> Flat:
-    """With `unevaluatedItems`: an item that no part of the flat schema speaks of is valid under `rest`."""
-    if any("items" in part for part in one.arrays):
-        return one
-    known = max((len(part.get("prefixItems", [])) for part in one.arrays), default=0)
-    return replace(one, arrays=(*one.arrays, {"prefixItems": [True] * known, "items": rest}))
+def closed(one: Flat, rest: Mapping[str, Schema]) -> Flat:
+    """With `unevaluatedProperties` and `unevaluatedItems`: what no part of the flat schema speaks of is valid under these."""
+    objects, arrays = one.objects, one.arrays
+    if "unevaluatedProperties" in rest and not any("additionalProperties" in part for part in objects):
+        parts = [part for part in objects if ADDED not in part]
+        known = {
+            keyword: {name: True for part in parts for name in part.get(keyword, {})}
+            for keyword in ("properties", "patternProperties")
+        }
+        objects = (*objects, {**known, "additionalProperties": rest["unevaluatedProperties"]})
+    if "unevaluatedItems" in rest and not any("items" in part for part in arrays):
+        first = max((len(part.get("prefixItems", [])) for part in arrays), default=0)
+        arrays = (*arrays, {"prefixItems": [True] * first, "items": rest["unevaluatedItems"]})
+    return replace(one, objects=objects, arrays=arrays)
