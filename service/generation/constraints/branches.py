@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 
 from service.generation.constraints import keywords
-from service.generation.constraints.document import Document, Json, Place, Schema, at
+from service.generation.constraints.document import Document, Json, Place, Schema, at, attempts
 from service.generation.constraints.excluding import ADDED, apart, unlike
 from service.generation.constraints.flat import Flat, flat
 from service.generation.constraints.pattern import Hopeless, TooLarge, UnsupportedConstraint
@@ -79,15 +79,8 @@ class Branches:
     @staticmethod
     def _any(ways: list[Callable[[], list[Flat]]]) -> list[Flat]:
         """What any of the ways gives. Raises what the first one raised where no way gives anything."""
-        found: list[Flat] = []
-        errors = []
-        for way in ways:
-            try:
-                found += way()
-            except Hopeless:
-                raise
-            except UnsupportedConstraint as error:
-                errors.append(error)
+        lists, errors = attempts(ways)
+        found = [one for flats in lists for one in flats]
         if errors and not found:
             raise errors[0]
         return found

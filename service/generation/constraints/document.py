@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from service.generation.constraints.pattern import MAX_POSITIONS, TooMuchWork, UnsupportedConstraint
+from service.generation.constraints.pattern import MAX_POSITIONS, Hopeless, TooMuchWork, UnsupportedConstraint
 
 MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
 
+T = TypeVar("T")
 Json = Any
 Schema = Any  # a dict or a bool, until it is looked at
 
@@ -112,6 +113,19 @@ def subschemas(root: Json) -> Iterator[dict[str, Json]]:
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
+
+
+def attempts(ways: Iterable[Callable[[], T]]) -> tuple[list[T], list[UnsupportedConstraint]]:
+    """What the ways give, and the errors of those that give nothing."""
+    found, errors = [], []
+    for way in ways:
+        try:
+            found.append(way())
+        except Hopeless:
+            raise
+        except UnsupportedConstraint as error:
+            errors.append(error)
+    return found, errors
 
 
 def at(where: str) -> str:

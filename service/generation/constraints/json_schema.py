@@ -4,14 +4,15 @@ Not every valid value matches. A model of characters does not know when to end, 
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 from service.generation.constraints.array_schema import Array
 from service.generation.constraints.branches import Branches
-from service.generation.constraints.document import TRIED, Bounds, Document, Json, Place, Schema, at
+from service.generation.constraints.document import TRIED, Bounds, Document, Json, Place, Schema, at, attempts
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import number_pattern
 from service.generation.constraints.object_schema import Object
-from service.generation.constraints.pattern import Hopeless, TooLarge, TooMuchWork, UnsupportedConstraint, checked
+from service.generation.constraints.pattern import TooLarge, TooMuchWork, UnsupportedConstraint, checked
 from service.generation.constraints.string_schema import Strings
 from service.generation.constraints.tree import Node, alternation, literal
 from service.generation.constraints.validity import Validity
@@ -68,22 +69,12 @@ class Writer:
 
     def attempt(self, schema: Schema, place: Place) -> Node | None:
         """The pattern, or None where there is none."""
-        try:
-            return self.schema(schema, place)
-        except Hopeless:
-            raise
-        except UnsupportedConstraint:
-            return None
+        found, _ = attempts([partial(self.schema, schema, place)])
+        return found[0] if found else None
 
     def possible(self, flat: Flat, place: Place) -> bool:
         """Whether anything can be written for the flat schema."""
-        try:
-            self.flat(flat, place)
-            return True
-        except Hopeless:
-            raise
-        except UnsupportedConstraint:
-            return False
+        return bool(attempts([partial(self.flat, flat, place)])[0])
 
     def schema(self, schema: Schema, place: Place) -> Node:
         """The pattern of one schema. Raises UnsupportedConstraint."""
@@ -94,34 +85,22 @@ class Writer:
             raise UnsupportedConstraint(f"{at(place.path)}the schema allows nothing")
         literals = (literal(json_text(value)) for value in values_of(flats) if self.validity.valid(value, schema, place.path))
         options = within_size(literals, MOST_LITERALS)
-        error = None
-        for flat in flats:
-            if flat.values is None:
-                try:
-                    options.append(self.flat(flat, place))
-                except Hopeless:
-                    raise
-                except UnsupportedConstraint as problem:
-                    error = error or problem
+        found, errors = attempts(partial(self.flat, one, place) for one in flats if one.values is None)
+        options += found
         if not options:
-            raise error or UnsupportedConstraint(f"{at(place.path)}no value of enum or const is valid under the schema")
+            raise [*errors, UnsupportedConstraint(f"{at(place.path)}no value of enum or const is valid under the schema")][0]
         return checked(alternation(options), self.bounds.positions)
 
     def flat(self, flat: Flat, place: Place) -> Node:
         """The pattern of a flat schema. Raises UnsupportedConstraint."""
         if flat.values is not None:
             return alternation(literal(json_text(value)) for value in flat.values)
-        options, errors = [], []
+        errors = []
         for types in (flat.types,) if flat.types is not None else (presumed(flat), SCALARS, ("array", "object", "null")):
-            for name in types:
-                try:
-                    options.append(self.typed(flat, name, place))
-                except Hopeless:
-                    raise
-                except UnsupportedConstraint as error:
-                    errors.append(error)
+            options, found = attempts(partial(self.typed, flat, name, place) for name in types)
             if options:
                 return alternation(options)
+            errors += found
         raise errors[0]
 
     def typed(self, flat: Flat, name: str, place: Place) -> Node:
