@@ -110,7 +110,7 @@ class Branches:
                     following.append(each)
                     continue
                 for options in unlike(each, other, schema, lambda part: self.loosely(part, place)):
-                    following += islice((option for option in options if self.possible(option, place)), 1)
+                    following += islice((one for one in options if one is not None and self.possible(one, place)), 1)
             kept = following
         return kept
 

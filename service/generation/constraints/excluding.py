@@ -10,6 +10,8 @@ from service.generation.constraints.values import exact, identity, is_number
 
 Flatten = Callable[[Schema], list[Flat]]
 
+Options = Iterator[Flat | None]  # None for one that contradicts itself
+
 ADDED = "added"  # a keyword of members that are there only in order to violate another schema
 COUNTS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems"), "object": ("minProperties", "maxProperties")}
 
@@ -30,10 +32,7 @@ def apart(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
             return True
     if kinds != {"object"} or nesting > 2:
         return False
-    names = sorted(left.required | right.required)
-    if any(name in left.tags and name in right.tags and not left.tags[name] & right.tags[name] for name in names):
-        return True
-    return any(apart_at(name, left, right, flatten, nesting) for name in names)
+    return any(apart_at(name, left, right, flatten, nesting) for name in sorted(left.required | right.required))
 
 
 def apart_at(name: str, left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
@@ -59,7 +58,7 @@ def most(one: Flat) -> Fraction | float:
     return min((one.limits[name] for name in ("maximum", "exclusiveMaximum") if name in one.limits), default=float("inf"))
 
 
-def unlike(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator[Iterator[Flat]]:
+def unlike(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator[Options]:
     """Flat schemas of values of `one` that are not valid under `other`, which is a part of `schema`.
 
     They come as options for each type, of which the first possible one will do.
@@ -73,7 +72,7 @@ def unlike(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator
         yield options_of_type(one.of_type(name), other, schema, flatten)
 
 
-def options_of_type(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator[Flat]:
+def options_of_type(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Options:
     kind = (one.types or ("",))[0]
     if kind in ("boolean", "null"):
         values: tuple[Json, ...] = (True, False) if kind == "boolean" else (None,)
@@ -93,20 +92,18 @@ def options_of_type(one: Flat, other: Flat, schema: Schema, flatten: Flatten) ->
             yield from object_options(one, other, flatten)
 
 
-def limited(one: Flat, keyword: str, bound: Fraction) -> Iterator[Flat]:
-    narrowed = one.but(Flat(limits={keyword: bound}))
-    if narrowed:
-        yield narrowed
+def limit(keyword: str, bound: Fraction | int) -> Flat:
+    return Flat(limits={keyword: Fraction(bound)})
 
 
-def count_options(one: Flat, other: Flat, least_count: str, most_count: str) -> Iterator[Flat]:
+def count_options(one: Flat, other: Flat, least_count: str, most_count: str) -> Options:
     if most_count in other.limits:
-        yield from limited(one, least_count, other.limits[most_count] + 1)
+        yield one.but(limit(least_count, other.limits[most_count] + 1))
     if other.limits.get(least_count, 0) > 0:
-        yield from limited(one, most_count, other.limits[least_count] - 1)
+        yield one.but(limit(most_count, other.limits[least_count] - 1))
 
 
-def number_options(one: Flat, other: Flat, schema: Schema) -> Iterator[Flat]:
+def number_options(one: Flat, other: Flat, schema: Schema) -> Options:
     for keyword, opposite in (
         ("maximum", "exclusiveMinimum"),
         ("exclusiveMaximum", "minimum"),
@@ -114,60 +111,53 @@ def number_options(one: Flat, other: Flat, schema: Schema) -> Iterator[Flat]:
         ("exclusiveMinimum", "maximum"),
     ):
         if keyword in other.limits:
-            yield from limited(one, opposite, other.limits[keyword])
+            yield one.but(limit(opposite, other.limits[keyword]))
     known = [exact(value) for value in other.values or () if is_number(value)]
     if other.values is not None:
-        yield from limited(one, "minimum", max(known, default=Fraction(-1)) + 1)
-        yield from limited(one, "maximum", min(known, default=Fraction(1)) - 1)
+        yield one.but(limit("minimum", max(known, default=-1) + 1))
+        yield one.but(limit("maximum", min(known, default=1) - 1))
     yield replace(one, unlike=(*one.unlike, schema))
 
 
-def string_options(one: Flat, other: Flat, schema: Schema) -> Iterator[Flat]:
+def string_options(one: Flat, other: Flat, schema: Schema) -> Options:
     if other.values is not None and not one.patterns and not one.formats:
         known = [len(value) for value in other.values if isinstance(value, str)]
-        yield from limited(one, "minLength", Fraction(max(known, default=-1) + 1))
-        yield from limited(one, "maxLength", Fraction(min(known, default=1) - 1))
+        yield one.but(limit("minLength", max(known, default=-1) + 1))
+        yield one.but(limit("maxLength", min(known, default=1) - 1))
     yield replace(one, unlike=(*one.unlike, schema))
 
 
-def array_options(one: Flat, other: Flat) -> Iterator[Flat]:
+def array_options(one: Flat, other: Flat) -> Options:
     known = [len(value) for value in other.values or () if isinstance(value, list)]
     if other.values is not None:
-        yield from limited(one, "minItems", Fraction(max(known, default=-1) + 1))
+        yield one.but(limit("minItems", max(known, default=-1) + 1))
     for part in other.arrays:
         if isinstance(part.get("items"), dict | bool) and "prefixItems" not in part:
-            yield from both(one, Flat(limits={"minItems": Fraction(1)}, arrays=({"items": {"not": part["items"]}},)))
+            yield one.but(Flat(limits={"minItems": Fraction(1)}, arrays=({"items": {"not": part["items"]}},)))
         if part.get("prefixItems"):
-            yield from both(
-                one, Flat(limits={"minItems": Fraction(1)}, arrays=({"prefixItems": [{"not": part["prefixItems"][0]}]},))
-            )
+            first = {"prefixItems": [{"not": part["prefixItems"][0]}]}
+            yield one.but(Flat(limits={"minItems": Fraction(1)}, arrays=(first,)))
 
 
-def object_options(one: Flat, other: Flat, flatten: Flatten) -> Iterator[Flat]:
+def object_options(one: Flat, other: Flat, flatten: Flatten) -> Options:
     known = [len(value) for value in other.values or () if isinstance(value, dict)]
     if other.values is not None:
-        yield from limited(one, "minProperties", Fraction(max(known, default=-1) + 1))
+        yield one.but(limit("minProperties", max(known, default=-1) + 1))
     ours = list(dict.fromkeys(name for part in one.objects for name in part.get("properties", {})))
     for name in ours:  # a discriminating member that is not required: it will be
         if apart_at(name, one, other, flatten):
             yield replace(one, objects=(*one.objects, {"required": [name]}))
     for part in other.objects:
         for name in part.get("required", []):
-            yield from both(one, Flat(objects=({"properties": {name: False}},)))
+            yield one.but(Flat(objects=({"properties": {name: False}},)))
         if "additionalProperties" in part and "patternProperties" not in part:
             for name in (name for name in ours if name not in part.get("properties", {})):
-                yield from with_member(one, name, part["additionalProperties"])
+                yield with_member(one, name, part["additionalProperties"])
     for part in other.objects:
         for name, schema in part.get("properties", {}).items():
-            yield from with_member(one, name, schema)
+            yield with_member(one, name, schema)
 
 
-def with_member(one: Flat, name: str, schema: Schema) -> Iterator[Flat]:
+def with_member(one: Flat, name: str, schema: Schema) -> Flat | None:
     """With a member of this name that is not valid under the schema."""
-    yield from both(one, Flat(objects=({"properties": {name: {"not": schema}}, "required": [name], ADDED: True},)))
-
-
-def both(one: Flat, other: Flat) -> Iterator[Flat]:
-    joined = one.but(other)
-    if joined:
-        yield joined
+    return one.but(Flat(objects=({"properties": {name: {"not": schema}}, "required": [name], ADDED: True},)))

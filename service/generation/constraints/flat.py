@@ -41,17 +41,6 @@ class Flat:
         """The names of members that may not be absent."""
         return frozenset(name for part in self.objects for name in part.get("required", ()))
 
-    @cached_property
-    def tags(self) -> dict[str, frozenset[Hashable]]:
-        """By name of a member: the identities of its only values, for those whose schema lists them."""
-        found = {}
-        for part in self.objects:
-            for name, schema in part.get("properties", {}).items():
-                if isinstance(schema, dict) and ("const" in schema or "enum" in schema):
-                    values = [schema["const"]] if "const" in schema else schema["enum"]
-                    found[name] = frozenset(identity(value) for value in values)
-        return found
-
     def limit(self, keyword: str, default: int) -> int:
         """A count such as minItems."""
         return int(self.limits.get(keyword, default))
