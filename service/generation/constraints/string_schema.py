@@ -46,38 +46,30 @@ TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 WORD = "[a-z]{1,12}"
 HOST = rf"{WORD}\.(?:com|org|net)"
+UUID = "[0-9a-f]{{8}}-[0-9a-f]{{4}}-{}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}"
 
-FORMATS = {  # some texts of each format, that every checker accepts
+EXPRESSIONS = {  # by formats: some texts of them, which every checker accepts
     "date-time": f"{DATE}T{TIME}Z",
     "date": DATE,
     "time": f"{TIME}Z",
     "duration": "P(?:[1-9][0-9]?D|T[1-9][0-9]?[HMS])",
-    "email": rf"{WORD}@{HOST}",
-    "idn-email": rf"{WORD}@{HOST}",
-    "hostname": HOST,
-    "idn-hostname": HOST,
-    "uri": rf"https://{HOST}/{WORD}",
-    "uri-reference": rf"https://{HOST}/{WORD}",
-    "url": rf"https://{HOST}/{WORD}",
-    "iri": rf"https://{HOST}/{WORD}",
-    "iri-reference": rf"https://{HOST}/{WORD}",
-    "uri-template": rf"https://{HOST}/{WORD}",
-    "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-    **{f"uuid{i}": f"[0-9a-f]{{8}}-[0-9a-f]{{4}}-{i}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}" for i in range(1, 9)},
-    "ipvanyaddress": rf"{BYTE}(?:\.{BYTE}){{3}}",
+    "email idn-email": rf"{WORD}@{HOST}",
+    "hostname idn-hostname": HOST,
+    "uri uri-reference url iri iri-reference uri-template multi-host-uri": rf"https://{HOST}/{WORD}",
+    "uuid uuid4": UUID.format(4),
+    **{f"uuid{version}": UUID.format(version) for version in (1, 2, 3, 5, 6, 7, 8)},
+    "ipv4 ipvanyaddress": rf"{BYTE}(?:\.{BYTE}){{3}}",
     "ipv4network": rf"10\.{BYTE}\.{BYTE}\.0/24",
-    "multi-host-uri": rf"https://{HOST}/{WORD}",
-    "ipv4": rf"{BYTE}(?:\.{BYTE}){{3}}",
     "ipv6": "[1-9a-f][0-9a-f]{3}(?::[1-9a-f][0-9a-f]{3}){7}",
     "json-pointer": rf"/{WORD}",
     "relative-json-pointer": rf"[1-9]/{WORD}",
     "regex": WORD,
-    "byte": "(?:[A-Za-z0-9+/]{4}){1,5}",
-    "base64": "(?:[A-Za-z0-9+/]{4}){1,5}",
+    "byte base64": "(?:[A-Za-z0-9+/]{4}){1,5}",
     "base64url": "(?:[A-Za-z0-9_-]{4}){1,5}",
     "color": "#[0-9a-f]{6}",
     "json-string": "[1-9][0-9]?",
 }
+FORMATS = {name: expression for names, expression in EXPRESSIONS.items() for name in names.split()}
 
 CHECKS: dict[str, Callable[[str], object]] = {  # raises ValueError for, or returns falsy at, a text that is none
     "date-time": lambda text: re.fullmatch(r"\d{4}-\d\d-\d\d[Tt].*(?:[Zz]|[+-]\d\d:\d\d)", text) and datetime.fromisoformat(text),
