@@ -40,19 +40,14 @@ OPPOSITES = {
     op.CATEGORY_NOT_WORD: op.CATEGORY_WORD,
     op.CATEGORY_NOT_SPACE: op.CATEGORY_SPACE,
 }
-STARTS = (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
-ENDS = (op.AT_END, op.AT_END_STRING)
+STARTS = ((op.AT, op.AT_BEGINNING), (op.AT, op.AT_BEGINNING_STRING))
+ENDS = ((op.AT, op.AT_END), (op.AT, op.AT_END_STRING))
 WITHOUT_WIDTH = (op.AT, op.ASSERT, op.ASSERT_NOT)
-REFUSED = {  # by what it is called: its text in the expression
-    "a back-reference": r"\\[1-9]|\(\?P=",
-    "a conditional group": r"\(\?\(",
-    "a word boundary": r"\\[bB]",
-    "an atomic group": r"\(\?>",
-    "a possessive repeat": r"[*+?}]\+",
-    "lookahead": r"\(\?[=!]",
-    "lookbehind": r"\(\?<[=!]",
-    "^ after other characters": r"\^|\\A",
-    "$ before other characters": r"\$|\\Z",
+REFUSED = {
+    op.ATOMIC_GROUP: "an atomic group",
+    op.POSSESSIVE_REPEAT: "a possessive repeat",
+    op.GROUPREF: "a back-reference",
+    op.GROUPREF_EXISTS: "a conditional group",
 }
 ESCAPE = r"\\(?:u\{[0-9a-fA-F]{1,6}\}|c[a-zA-Z]|[\s\S])"
 CLASS = r"\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]"
@@ -126,12 +121,14 @@ class Parser:
     """
 
     def __init__(self, regex: str, lenient: bool = False) -> None:
-        self.regex = limited(regex)
+        self.regex = regex
         self.lenient = lenient
         self.starts = self.ends = False
 
     def parse(self) -> Node:
         """The tree. Raises UnsupportedConstraint for what is no regular expression, or more than one."""
+        if len(self.regex) > MAX_REGEX:
+            raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(self.regex)}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the parser warns of `[[` and the like, which stay as they are
@@ -147,33 +144,18 @@ class Parser:
         if flags & (re.MULTILINE | re.LOCALE):
             raise UnsupportedConstraint(f"the flags m and L are not supported: {shown(self.regex)}")
         items = [one for one in items if not (self.lenient and one[0] in WITHOUT_WIDTH)]
-        begin = next((i for i, one in enumerate(items) if not self.anchors(one, STARTS)), len(items))
-        end = next((i for i, one in enumerate(reversed(items)) if not self.anchors(one, ENDS)), len(items))
+        begin = next((i for i, one in enumerate(items) if one not in STARTS), len(items))
+        end = next((i for i, one in enumerate(reversed(items)) if one not in ENDS), len(items))
         parts = []
-        for i, (kind, argument) in enumerate(items):
+        for i, one in enumerate(items):
             outer_first, outer_last = first and i <= begin, last and i >= len(items) - 1 - end
-            if kind is op.AT:
-                self.anchor(argument, outer_first, outer_last)
+            if one in STARTS and outer_first:
+                self.starts = True
+            elif one in ENDS and outer_last:
+                self.ends = True
             else:
-                parts.append(self.item(kind, argument, flags, outer_first, outer_last))
+                parts.append(self.item(one[0], one[1], flags, outer_first, outer_last))
         return concatenation(parts)
-
-    @staticmethod
-    def anchors(item: tuple[Any, Any], codes: tuple[Any, ...]) -> bool:
-        """Whether the item is such an anchor, or a lookaround, which takes no room either."""
-        return item[0] in (op.ASSERT, op.ASSERT_NOT) or (item[0] is op.AT and item[1] in codes)
-
-    def anchor(self, code: Any, first: bool, last: bool) -> None:
-        if code in STARTS and first:
-            self.starts = True
-        elif code in ENDS and last:
-            self.ends = True
-        elif code in STARTS:
-            raise self.refusal("^ after other characters")
-        elif code in ENDS:
-            raise self.refusal("$ before other characters")
-        else:
-            raise self.refusal("a word boundary")
 
     def item(self, kind: Any, argument: Any, flags: int, first: bool, last: bool) -> Node:
         if kind in (op.LITERAL, op.NOT_LITERAL, op.IN, op.ANY):
@@ -185,12 +167,9 @@ class Parser:
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
             least, most, items = argument
             return self.repeat(least, most, items, flags, first, last)
-        if kind in (op.ASSERT, op.ASSERT_NOT):
-            raise self.refusal("lookahead" if argument[0] > 0 else "lookbehind")
         if kind is op.FAILURE:
             return NOTHING
-        names = {op.ATOMIC_GROUP: "an atomic group", op.POSSESSIVE_REPEAT: "a possessive repeat"}
-        raise self.refusal(names.get(kind, "a conditional group" if kind is op.GROUPREF_EXISTS else "a back-reference"))
+        raise UnsupportedConstraint(f"a regular expression may not contain {refused(kind, argument)}: {shown(self.regex)}")
 
     def repeat(self, least: int, most: int, items: Any, flags: int, first: bool, last: bool) -> Node:
         single = most == 1
@@ -220,17 +199,15 @@ class Parser:
             return charset.complement(other) if wide else sure
         return folded(((argument, argument),) if kind is op.LITERAL else (argument,), flags)
 
-    def refusal(self, what: str) -> UnsupportedConstraint:
-        found = re.search(rf"(?:[^\\]|\\.)*?({REFUSED[what]})", self.regex, re.DOTALL)
-        where = f" at character {found.start(1)}" if found else ""
-        return UnsupportedConstraint(f"a regular expression may not contain {what}{where}: {shown(self.regex)}")
 
-
-def limited(regex: str) -> str:
-    """The expression, unless it is longer than a request may bring. Raises UnsupportedConstraint."""
-    if len(regex) > MAX_REGEX:
-        raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(regex)}")
-    return regex
+def refused(kind: Any, argument: Any) -> str:
+    """What it is that no automaton can hold."""
+    if kind is op.AT:
+        one = kind, argument
+        return "^ after other characters" if one in STARTS else "$ before other characters" if one in ENDS else "a word boundary"
+    if kind in (op.ASSERT, op.ASSERT_NOT):
+        return "lookahead" if argument[0] > 0 else "lookbehind"
+    return REFUSED[kind]
 
 
 def folded(ranges: Ranges, flags: int) -> Ranges:

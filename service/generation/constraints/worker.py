@@ -5,6 +5,7 @@ It imports little, so that it starts quickly, and limits its own memory.
 
 import contextlib
 import json
+import resource
 import signal
 import sys
 import traceback
@@ -50,7 +51,7 @@ def serve(connection: Connection) -> None:
     connection.send("ready")
     while True:
         constraint, vocabulary = connection.recv()
-        _alarm(SECONDS)
+        signal.alarm(SECONDS)  # also ends a compilation that nobody waits for because the server was killed
         try:
             kind, value = json.loads(constraint)
             connection.send(automaton(pattern_of(kind, value, vocabulary), vocabulary))
@@ -60,7 +61,7 @@ def serve(connection: Connection) -> None:
             connection.send(UnsupportedConstraint("it is nested too deeply"))
         except Exception:
             connection.send(RuntimeError(traceback.format_exc()))
-        _alarm(0)
+        signal.alarm(0)
 
 
 def pattern_of(kind: str, value: Any, vocabulary: str) -> Node:
@@ -187,17 +188,9 @@ def distances(table: Sequence[int], last: int, columns: int) -> list[int]:
     return found
 
 
-def _alarm(seconds: int) -> None:
-    """Ends the process after that time, also within a compilation that nobody waits for because the server was killed."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(seconds)
-
-
 def _limit() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends this process
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system has such limits
-        import resource
-
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses this limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
