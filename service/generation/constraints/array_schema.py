@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from service.generation.constraints.document import Place, Schema, at
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import FAR
-from service.generation.constraints.object_schema import together
+from service.generation.constraints.object_schema import all_of
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.tree import EMPTY, Node, concatenation, literal, repetition
 from service.generation.constraints.validity import item_schemas
@@ -76,11 +76,11 @@ class Array:
                 schemas.append(part["contains"])
             elif "contains" in part and part.get("maxContains") == 0:
                 schemas.append({"not": part["contains"]})
-        return False if False in schemas else together(schemas)
+        return False if False in schemas else all_of(schemas)
 
     def _item(self, index: int, needed: bool) -> Node | None:
         """None where the item cannot be written and is not needed."""
-        write = self.writer.schema if needed else self.writer.attempt
+        write = self.writer.write if needed else self.writer.attempt
         return write(self._schema(index), self.inside)
 
     def _unique(self, fewest: int, most: int) -> Node:
@@ -88,7 +88,7 @@ class Array:
         schemas = [self._schema(i) for i in range(min(most, max(fewest, 3)))]
         flats = [] if self.writer.attempt(schemas[-1], self.inside) is None else self.writer.branches.of(schemas[-1], self.inside)
         for slices in distinct(flats, len(schemas)):
-            items = self._apart(schemas, slices)
+            items = self._distinct_items(schemas, slices)
             if len(items) >= max(fewest, 2):
                 return listed(items, fewest)
         one = self._item(0, fewest > 0)
@@ -96,13 +96,13 @@ class Array:
             raise UnsupportedConstraint(f"{self.place.named('uniqueItems')} with {fewest} items of this schema is not supported")
         return listed([] if one is None else [one], fewest)
 
-    def _apart(self, schemas: list[Schema], slices: list[Schema]) -> list[Node]:
+    def _distinct_items(self, schemas: list[Schema], slices: list[Schema]) -> list[Node]:
         """Items of the schemas, each within a slice of its own. Stops at the first for which no slice will do."""
         items: list[Node] = []
         unused = list(slices)
         for schema in schemas:
             for own in unused:
-                item = self.writer.attempt(together([schema, own]), self.inside)
+                item = self.writer.attempt(all_of([schema, own]), self.inside)
                 if item is not None:
                     items.append(item)
                     unused.remove(own)

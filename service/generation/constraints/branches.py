@@ -7,9 +7,9 @@ from itertools import islice
 
 from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Place, Schema, at, attempts
-from service.generation.constraints.excluding import ADDED, apart, unlike
-from service.generation.constraints.flat import Flat, flat
-from service.generation.constraints.pattern import Hopeless, TooLarge, UnsupportedConstraint
+from service.generation.constraints.excluding import ADDED, difference, disjoint
+from service.generation.constraints.flat import Flat, own_keywords
+from service.generation.constraints.pattern import Fatal, TooLarge, UnsupportedConstraint
 from service.generation.constraints.validity import Validity
 
 MAX_BRANCHES = 400
@@ -31,7 +31,7 @@ class Branches:
         self.recursion = recursion
         self.possible = possible
         self.validity = Validity(document, formats=False)
-        self._loose: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
+        self._supersets: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
 
     def of(self, schema: Schema, place: Place, found: list[Flat] | None = None, opened: tuple[str, ...] = ()) -> list[Flat]:
         """The flat schemas. `found`: those that hold as well; `opened`: references followed on the way here from the same value."""
@@ -42,7 +42,7 @@ class Branches:
         if rest := {one: schema[one] for one in UNEVALUATED if one in schema}:  # about what this schema alone has evaluated
             own = self.of({one: schema[one] for one in schema if one not in rest}, place, opened=opened)
             return self._both(found, [closed(one, rest) for one in own])
-        found = self._both(found, [flat(schema, place.path)])
+        found = self._both(found, [own_keywords(schema, place.path)])
         if "$ref" in schema:
             found = self._referred(schema["$ref"], place, found, opened)
         for part in schema.get("allOf", []):
@@ -63,7 +63,7 @@ class Branches:
     def _referred(self, reference: Json, place: Place, found: list[Flat], opened: tuple[str, ...]) -> list[Flat]:
         target = self.document.resolve(reference, place.path)
         if reference in opened:
-            raise Hopeless(f"{at(place.path)}$ref {reference!r} refers to itself without end")
+            raise Fatal(f"{at(place.path)}$ref {reference!r} refers to itself without end")
         if place.references.count(reference) >= self.recursion:
             raise UnsupportedConstraint(f"{at(place.path)}$ref {reference!r} never ends")
         found = self.of(target, place, found, (*opened, reference))
@@ -74,7 +74,7 @@ class Branches:
             return right
         if len(left) * len(right) > MAX_BRANCHES:
             raise TooLarge(f"a schema has more than {MAX_BRANCHES} combinations of alternatives")
-        return [both for one in left for other in right if (both := one.but(other)) is not None]
+        return [both for one in left for other in right if (both := one.merged_with(other)) is not None]
 
     @staticmethod
     def _any(ways: list[Callable[[], list[Flat]]]) -> list[Flat]:
@@ -88,7 +88,7 @@ class Branches:
     def _excluded(self, found: list[Flat], schema: Schema, keyword: str, place: Place) -> list[Flat]:
         """Values of the flat schemas that are surely not valid under `schema`."""
         keywords.check(schema, keyword)
-        others = self.loosely(schema, place)
+        others = self.superset(schema, place)
         kept: list[Flat] = []
         for one in found:
             if one.values is not None:
@@ -106,29 +106,29 @@ class Branches:
             following: list[Flat] = []
             for each in kept:
                 self.document.spend(place.path)
-                if apart(each, other, lambda part: self.loosely(part, place)):
+                if disjoint(each, other, lambda part: self.superset(part, place)):
                     following.append(each)
                     continue
-                for options in unlike(each, other, schema, lambda part: self.loosely(part, place)):
+                for options in difference(each, other, schema, lambda part: self.superset(part, place)):
                     following += islice((one for one in options if one is not None and self.possible(one, place)), 1)
             kept = following
         return kept
 
-    def loosely(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
+    def superset(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
         """Flat schemas that together hold every value of the schema, and maybe others."""
-        if not opened and id(schema) in self._loose:
-            return self._loose[id(schema)][1]
-        found = self._loosely(schema, place, opened)
+        if not opened and id(schema) in self._supersets:
+            return self._supersets[id(schema)][1]
+        found = self._superset(schema, place, opened)
         if not opened:
-            self._loose[id(schema)] = schema, found
+            self._supersets[id(schema)] = schema, found
         return found
 
-    def _loosely(self, schema: Schema, place: Place, opened: tuple[str, ...]) -> list[Flat]:
+    def _superset(self, schema: Schema, place: Place, opened: tuple[str, ...]) -> list[Flat]:
         self.document.spend(place.path)
         keywords.check(schema, place.path)
         if isinstance(schema, bool):
             return [Flat()] if schema else []
-        found = [flat(schema, place.path)]
+        found = [own_keywords(schema, place.path)]
         parts = [[part] for part in schema.get("allOf", [])]
         parts += [schema[keyword] for keyword in ("anyOf", "oneOf") if keyword in schema]
         reference = schema.get("$ref")
@@ -136,7 +136,7 @@ class Branches:
             parts.append([self.document.resolve(reference, place.path)])
             opened = (*opened, reference)
         for options in parts:
-            found = self._both(found, [one for option in options for one in self.loosely(option, place, opened)])
+            found = self._both(found, [one for option in options for one in self.superset(option, place, opened)])
         return found
 
 

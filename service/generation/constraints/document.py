@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from service.generation.constraints.pattern import MAX_POSITIONS, Hopeless, TooMuchWork, UnsupportedConstraint
+from service.generation.constraints.pattern import MAX_POSITIONS, Fatal, TooMuchWork, UnsupportedConstraint
 
 MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
 
@@ -46,7 +46,7 @@ class Bounds:
     positions: int  # of the pattern in all
 
 
-TRIED = (  # the first that gives a pattern small enough is used
+BOUNDS = (  # the first that gives a pattern small enough is used
     Bounds(40, 3, 3, 2, 1_000, 5_000),
     Bounds(20, 1, 2, 2, 1_000, 5_000),
     Bounds(8, 1, 1, 1, 1_000, MAX_POSITIONS),
@@ -121,7 +121,7 @@ def attempts(ways: Iterable[Callable[[], T]]) -> tuple[list[T], list[Unsupported
     for way in ways:
         try:
             found.append(way())
-        except Hopeless:
+        except Fatal:
             raise
         except UnsupportedConstraint as error:
             errors.append(error)

@@ -16,7 +16,7 @@ ADDED = "added"  # a keyword of members that are there only in order to violate 
 COUNTS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems"), "object": ("minProperties", "maxProperties")}
 
 
-def apart(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
+def disjoint(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
     """Whether no value fits both, as far as it is clear: by type, by values, by bounds, or by a required member."""
     types = common_types(left.types, right.types)
     if types == ():
@@ -27,15 +27,15 @@ def apart(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
     if kinds == {"number"}:
         return least(left) > most(right) or least(right) > most(left)
     if len(kinds) == 1 and (bounds := COUNTS.get(*kinds)):
-        both = left.but(right)
+        both = left.merged_with(right)
         if both and both.limit(bounds[0], 0) > both.limit(bounds[1], 1 << 60):
             return True
     if kinds != {"object"} or nesting > 2:
         return False
-    return any(apart_at(name, left, right, flatten, nesting) for name in sorted(left.required | right.required))
+    return any(disjoint_at(name, left, right, flatten, nesting) for name in sorted(left.required | right.required))
 
 
-def apart_at(name: str, left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
+def disjoint_at(name: str, left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
     """Whether no member of this name fits both."""
     here, there = (
         [part["properties"][name] for part in one.objects if name in part.get("properties", {})] for one in (left, right)
@@ -43,7 +43,7 @@ def apart_at(name: str, left: Flat, right: Flat, flatten: Flatten, nesting: int 
     if not here or not there:
         return False
     return any(
-        all(apart(one, other, flatten, nesting + 1) for one in flatten(ours) for other in flatten(theirs))
+        all(disjoint(one, other, flatten, nesting + 1) for one in flatten(ours) for other in flatten(theirs))
         for ours in here
         for theirs in there
     )
@@ -58,7 +58,7 @@ def most(one: Flat) -> Fraction | float:
     return min((one.limits[name] for name in ("maximum", "exclusiveMaximum") if name in one.limits), default=float("inf"))
 
 
-def unlike(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator[Options]:
+def difference(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iterator[Options]:
     """Flat schemas of values of `one` that are not valid under `other`, which is a part of `schema`.
 
     They come as options for each type, of which the first possible one will do.
@@ -98,9 +98,9 @@ def limit(keyword: str, bound: Fraction | int) -> Flat:
 
 def count_options(one: Flat, other: Flat, least_count: str, most_count: str) -> Options:
     if most_count in other.limits:
-        yield one.but(limit(least_count, other.limits[most_count] + 1))
+        yield one.merged_with(limit(least_count, other.limits[most_count] + 1))
     if other.limits.get(least_count, 0) > 0:
-        yield one.but(limit(most_count, other.limits[least_count] - 1))
+        yield one.merged_with(limit(most_count, other.limits[least_count] - 1))
 
 
 def number_options(one: Flat, other: Flat, schema: Schema) -> Options:
@@ -111,45 +111,45 @@ def number_options(one: Flat, other: Flat, schema: Schema) -> Options:
         ("exclusiveMinimum", "maximum"),
     ):
         if keyword in other.limits:
-            yield one.but(limit(opposite, other.limits[keyword]))
+            yield one.merged_with(limit(opposite, other.limits[keyword]))
     known = [exact(value) for value in other.values or () if is_number(value)]
     if other.values is not None:
-        yield one.but(limit("minimum", max(known, default=-1) + 1))
-        yield one.but(limit("maximum", min(known, default=1) - 1))
-    yield replace(one, unlike=(*one.unlike, schema))
+        yield one.merged_with(limit("minimum", max(known, default=-1) + 1))
+        yield one.merged_with(limit("maximum", min(known, default=1) - 1))
+    yield replace(one, excluded=(*one.excluded, schema))
 
 
 def string_options(one: Flat, other: Flat, schema: Schema) -> Options:
     if other.values is not None and not one.patterns and not one.formats:
         known = [len(value) for value in other.values if isinstance(value, str)]
-        yield one.but(limit("minLength", max(known, default=-1) + 1))
-        yield one.but(limit("maxLength", min(known, default=1) - 1))
-    yield replace(one, unlike=(*one.unlike, schema))
+        yield one.merged_with(limit("minLength", max(known, default=-1) + 1))
+        yield one.merged_with(limit("maxLength", min(known, default=1) - 1))
+    yield replace(one, excluded=(*one.excluded, schema))
 
 
 def array_options(one: Flat, other: Flat) -> Options:
     known = [len(value) for value in other.values or () if isinstance(value, list)]
     if other.values is not None:
-        yield one.but(limit("minItems", max(known, default=-1) + 1))
+        yield one.merged_with(limit("minItems", max(known, default=-1) + 1))
     for part in other.arrays:
         if isinstance(part.get("items"), dict | bool) and "prefixItems" not in part:
-            yield one.but(Flat(limits={"minItems": Fraction(1)}, arrays=({"items": {"not": part["items"]}},)))
+            yield one.merged_with(Flat(limits={"minItems": Fraction(1)}, arrays=({"items": {"not": part["items"]}},)))
         if part.get("prefixItems"):
             first = {"prefixItems": [{"not": part["prefixItems"][0]}]}
-            yield one.but(Flat(limits={"minItems": Fraction(1)}, arrays=(first,)))
+            yield one.merged_with(Flat(limits={"minItems": Fraction(1)}, arrays=(first,)))
 
 
 def object_options(one: Flat, other: Flat, flatten: Flatten) -> Options:
     known = [len(value) for value in other.values or () if isinstance(value, dict)]
     if other.values is not None:
-        yield one.but(limit("minProperties", max(known, default=-1) + 1))
+        yield one.merged_with(limit("minProperties", max(known, default=-1) + 1))
     ours = list(dict.fromkeys(name for part in one.objects for name in part.get("properties", {})))
     for name in ours:  # a discriminating member that is not required: it will be
-        if apart_at(name, one, other, flatten):
+        if disjoint_at(name, one, other, flatten):
             yield replace(one, objects=(*one.objects, {"required": [name]}))
     for part in other.objects:
         for name in part.get("required", []):
-            yield one.but(Flat(objects=({"properties": {name: False}},)))
+            yield one.merged_with(Flat(objects=({"properties": {name: False}},)))
         if "additionalProperties" in part and "patternProperties" not in part:
             for name in (name for name in ours if name not in part.get("properties", {})):
                 yield with_member(one, name, part["additionalProperties"])
@@ -160,4 +160,4 @@ def object_options(one: Flat, other: Flat, flatten: Flatten) -> Options:
 
 def with_member(one: Flat, name: str, schema: Schema) -> Flat | None:
     """With a member of this name that is not valid under the schema."""
-    return one.but(Flat(objects=({"properties": {name: {"not": schema}}, "required": [name], ADDED: True},)))
+    return one.merged_with(Flat(objects=({"properties": {name: {"not": schema}}, "required": [name], ADDED: True},)))

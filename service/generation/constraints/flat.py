@@ -33,7 +33,7 @@ class Flat:
     multiples: tuple[Fraction, ...] = ()
     objects: tuple[Mapping[str, Json], ...] = ()
     arrays: tuple[Mapping[str, Json], ...] = ()
-    unlike: tuple[Json, ...] = ()  # schemas under which the value may not be valid
+    excluded: tuple[Json, ...] = ()  # schemas under which the value may not be valid
     references: frozenset[str] = frozenset()  # those followed to get here
 
     @cached_property
@@ -45,7 +45,7 @@ class Flat:
         """A count such as minItems."""
         return int(self.limits.get(keyword, default))
 
-    def but(self, other: Flat) -> Flat | None:
+    def merged_with(self, other: Flat) -> Flat | None:
         """Both together. None where they contradict each other at first sight."""
         types = common_types(self.types, other.types)
         values = common_values(self.values, other.values)
@@ -64,7 +64,7 @@ class Flat:
             self.multiples + other.multiples,
             self.objects + other.objects,
             self.arrays + other.arrays,
-            self.unlike + other.unlike,
+            self.excluded + other.excluded,
             self.references | other.references,
         )
 
@@ -81,15 +81,15 @@ def values_of(flats: Iterable[Flat]) -> list[Json]:
     return list(found.values())
 
 
-def flat(schema: Mapping[str, Json], where: str) -> Flat:
+def own_keywords(schema: Mapping[str, Json], where: str) -> Flat:
     """The keywords of one schema itself, which `keywords.check` has passed. Raises UnsupportedConstraint for an unknown type."""
     values = schema.get("enum")
     if "const" in schema:
         values = [one for one in values or [schema["const"]] if identity(one) == identity(schema["const"])]
     return Flat(
-        types(schema, where),
+        named_types(schema, where),
         None if values is None else tuple(values),
-        limits(schema),
+        limits_of(schema),
         patterns=tuple([schema["pattern"]] if "pattern" in schema else ()),
         formats=tuple([schema["format"]] if "format" in schema else ()),
         multiples=tuple([exact(schema["multipleOf"])] if "multipleOf" in schema else ()),
@@ -98,7 +98,7 @@ def flat(schema: Mapping[str, Json], where: str) -> Flat:
     )
 
 
-def types(schema: Mapping[str, Json], where: str) -> tuple[str, ...] | None:
+def named_types(schema: Mapping[str, Json], where: str) -> tuple[str, ...] | None:
     """The types that `type` names. None where it is absent."""
     if "type" not in schema:
         return None
@@ -111,7 +111,7 @@ def types(schema: Mapping[str, Json], where: str) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(name for name in named if name != "integer" or "number" not in named))
 
 
-def limits(schema: Mapping[str, Json]) -> dict[str, Fraction]:
+def limits_of(schema: Mapping[str, Json]) -> dict[str, Fraction]:
     """The bounds of numbers, lengths and counts, by keyword."""
     found = {}
     for keyword in LOWER + UPPER:

@@ -8,7 +8,7 @@ from functools import partial
 
 from service.generation.constraints.array_schema import Array
 from service.generation.constraints.branches import Branches
-from service.generation.constraints.document import TRIED, Bounds, Document, Json, Place, Schema, at, attempts
+from service.generation.constraints.document import BOUNDS, Bounds, Document, Json, Place, Schema, at, attempts
 from service.generation.constraints.flat import Flat, values_of
 from service.generation.constraints.number_schema import number_pattern
 from service.generation.constraints.object_schema import Object
@@ -21,7 +21,7 @@ from service.generation.constraints.values import json_text
 MAX_DEPTH = 30
 MOST_LITERALS = 4_000  # characters of all values of one `enum`
 SCALARS = ("string", "number", "boolean")  # what an item or a member is where the schema does not say
-KINDS = (  # what a schema without a type speaks of, by its limits
+IMPLIED = (  # types implied by keywords where `type` is absent
     ("string", ("minLength", "maxLength")),
     ("number", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")),
     ("array", ("minItems", "maxItems")),
@@ -34,12 +34,12 @@ def json_pattern(schema: Schema, free: str) -> Node:
 
     `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
     """
-    tried = list(TRIED)
+    tried = list(BOUNDS)
     while True:
         bounds = tried.pop(0)
         try:
             writer = Writer(schema, free, bounds)
-            return writer.schema(writer.document.root, Place())
+            return writer.write(writer.document.root, Place())
         except TooLarge as error:
             if not tried:
                 raise
@@ -69,14 +69,14 @@ class Writer:
 
     def attempt(self, schema: Schema, place: Place) -> Node | None:
         """The pattern, or None where there is none."""
-        found, _ = attempts([partial(self.schema, schema, place)])
+        found, _ = attempts([partial(self.write, schema, place)])
         return found[0] if found else None
 
     def possible(self, flat: Flat, place: Place) -> bool:
         """Whether anything can be written for the flat schema."""
-        return bool(attempts([partial(self.flat, flat, place)])[0])
+        return bool(attempts([partial(self.write_flat, flat, place)])[0])
 
-    def schema(self, schema: Schema, place: Place) -> Node:
+    def write(self, schema: Schema, place: Place) -> Node:
         """The pattern of one schema. Raises UnsupportedConstraint."""
         if place.depth > MAX_DEPTH:
             raise UnsupportedConstraint(f"{at(place.path)}values are nested more than {MAX_DEPTH} deep")
@@ -85,30 +85,30 @@ class Writer:
             raise UnsupportedConstraint(f"{at(place.path)}the schema allows nothing")
         literals = (literal(json_text(value)) for value in values_of(flats) if self.validity.valid(value, schema, place.path))
         options = within_size(literals, MOST_LITERALS)
-        found, errors = attempts(partial(self.flat, one, place) for one in flats if one.values is None)
+        found, errors = attempts(partial(self.write_flat, one, place) for one in flats if one.values is None)
         options += found
         if not options:
             raise [*errors, UnsupportedConstraint(f"{at(place.path)}no value of enum or const is valid under the schema")][0]
         return checked(alternation(options), self.bounds.positions)
 
-    def flat(self, flat: Flat, place: Place) -> Node:
+    def write_flat(self, flat: Flat, place: Place) -> Node:
         """The pattern of a flat schema. Raises UnsupportedConstraint."""
         if flat.values is not None:
             return alternation(literal(json_text(value)) for value in flat.values)
         errors = []
-        for types in (flat.types,) if flat.types is not None else (presumed(flat), SCALARS, ("array", "object", "null")):
-            options, found = attempts(partial(self.typed, flat, name, place) for name in types)
+        for types in (flat.types,) if flat.types is not None else (implied_types(flat), SCALARS, ("array", "object", "null")):
+            options, found = attempts(partial(self.write_type, flat, name, place) for name in types)
             if options:
                 return alternation(options)
             errors += found
         raise errors[0]
 
-    def typed(self, flat: Flat, name: str, place: Place) -> Node:
+    def write_type(self, flat: Flat, name: str, place: Place) -> Node:
         """The pattern of values of one type."""
         self.document.spend(place.path)
         if name == "null" or name == "boolean":
             values: list[Json] = [None] if name == "null" else [True, False]
-            kept = [value for value in values if not any(self.valid(value, schema) for schema in flat.unlike)]
+            kept = [value for value in values if not any(self.valid(value, schema) for schema in flat.excluded)]
             if not kept:
                 raise UnsupportedConstraint(f"{at(place.path)}no {name} is allowed")
             return alternation(literal(json_text(value)) for value in kept)
@@ -121,14 +121,14 @@ class Writer:
         return number_pattern(flat, name == "integer", self.valid, place.path)
 
 
-def presumed(flat: Flat) -> tuple[str, ...]:
+def implied_types(flat: Flat) -> tuple[str, ...]:
     """The types that a schema without `type` speaks of. None where it says nothing of any."""
     named = {"string": flat.patterns or flat.formats, "number": flat.multiples, "array": flat.arrays, "object": flat.objects}
-    return tuple(name for name, limits in KINDS if named[name] or any(limit in flat.limits for limit in limits))
+    return tuple(name for name, limits in IMPLIED if named[name] or any(limit in flat.limits for limit in limits))
 
 
 def within_size(options: Iterable[Node], most: int) -> list[Node]:
-    """The first options that have so many characters together, and the first one in any case."""
+    """The first options that have so many characters all_of, and the first one in any case."""
     found: list[Node] = []
     for one in options:
         if found and sum(option.size for option in found) + one.size > most:

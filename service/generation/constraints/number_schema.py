@@ -14,7 +14,7 @@ from service.generation.constraints.values import json_text
 USUAL = 999  # the largest number where nothing asks for a larger one
 FAR = 2**31 - 1  # a bound as far as this only says how large a machine's integers are
 MOST_DIGITS = 15  # those that a float keeps
-TRIED, MOST_VALUES = 1000, 60  # numbers looked at, and written, where a range does not do
+MAX_TRIED, MAX_WRITTEN = 1000, 60  # multiples of a step
 DECIMAL = Parser(r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?").parse()
 
 MINUS, POINT = literal("-"), literal(".")
@@ -25,7 +25,7 @@ Valid = Callable[[Json, Json], bool]
 def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
     """The pattern. `whole`: integers only. `valid`: whether a number is valid under a schema. Raises UnsupportedConstraint."""
     limits = {name: bound for name, bound in flat.limits.items() if name.lower().endswith("imum")}
-    if flat.multiples or flat.unlike:
+    if flat.multiples or flat.excluded:
         return chosen(flat, whole, valid, where)
     if not whole and not limits:
         return DECIMAL
@@ -92,9 +92,9 @@ def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
         value = int(number) if number.denominator == 1 else float(number)
         excluded = number == flat.limits.get("exclusiveMinimum") or number == flat.limits.get("exclusiveMaximum")
         fits = all(is_multiple(value, plain(step)) for step in flat.multiples)
-        if fits and not excluded and not any(valid(value, schema) for schema in flat.unlike):
+        if fits and not excluded and not any(valid(value, schema) for schema in flat.excluded):
             found.append(value)
-        if len(found) == MOST_VALUES:
+        if len(found) == MAX_WRITTEN:
             break
     if not found:
         raise UnsupportedConstraint(f"{at(where)}no number is found that fits multipleOf and the bounds")
@@ -108,9 +108,9 @@ def common_multiple(steps: list[Fraction]) -> Fraction:
 
 
 def multiples(low: Fraction, high: Fraction, step: Fraction) -> Iterator[Fraction]:
-    """Multiples of the step within the bounds, at most TRIED."""
+    """Multiples of the step within the bounds, at most MAX_TRIED."""
     first = ceil(low / step)
-    for i in range(first, min(floor(high / step), first + TRIED) + 1):
+    for i in range(first, min(floor(high / step), first + MAX_TRIED) + 1):
         yield i * step
 
 

@@ -55,7 +55,7 @@ class Object:
         if len(members) < fewest:
             known = f"no more than {len(members)} members are known"
             raise UnsupportedConstraint(f"{at(self.place.path)}{known}, minProperties is {fewest}")
-        return braced(counted(members, fewest, most))
+        return braced(within_count(members, fewest, most))
 
     def _required(self) -> dict[str, None]:
         """The names of required members, and of those that they bring with them."""
@@ -102,8 +102,8 @@ class Object:
 
     def _value(self, schemas: list[Schema], step: str, needed: bool) -> Node | None:
         """The pattern of a member's value under all schemas. None where there is none and the member is not needed."""
-        write = self.writer.schema if needed else self.writer.attempt
-        return write(together(schemas), self.place.inside(step, self.flat.references))
+        write = self.writer.write if needed else self.writer.attempt
+        return write(all_of(schemas), self.place.inside(step, self.flat.references))
 
     def _open(self) -> bool:
         """Whether any name will do, for members of which the schema names none."""
@@ -134,18 +134,18 @@ class Object:
         wanted = min(max(needed, self.writer.bounds.members), room)
         members: list[Member] = []
         known = {name for part in self.flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
-        hopeless = set()  # schemas, by their ids, for which there is no pattern
+        without_pattern = set()  # schemas, by their ids, for which there is no pattern
         for name in self._candidates(wanted):
             if len(members) >= wanted:
                 break
             schemas = self._schemas(name)
             ids = tuple(map(id, schemas))
-            if name in known or ids in hopeless or not self._allowed(name):
+            if name in known or ids in without_pattern or not self._allowed(name):
                 continue
             known.add(name)
             value = self._value(schemas, "additionalProperties", False)
             if value is None:
-                hopeless.add(ids)
+                without_pattern.add(ids)
             else:
                 members.append(Member(named(name, value), False))
         return members
@@ -164,7 +164,7 @@ class Object:
             yield from (letter * length for letter in LETTERS)
 
 
-def together(schemas: Sequence[Schema]) -> Schema:
+def all_of(schemas: Sequence[Schema]) -> Schema:
     """One schema that asks for all of them."""
     distinct = [schema for i, schema in enumerate(schemas) if schema not in (True, {}) and schema not in schemas[:i]]
     if len(distinct) < 2:
@@ -172,7 +172,7 @@ def together(schemas: Sequence[Schema]) -> Schema:
     return {"allOf": distinct}
 
 
-def counted(members: list[Member], fewest: int, most: int) -> list[Member]:
+def within_count(members: list[Member], fewest: int, most: int) -> list[Member]:
     """With as many of the first optional members required, and of the last ones dropped, as the bounds of the number need."""
     required = sum(one.required for one in members)
     missing, room = max(fewest - required, 0), most - required

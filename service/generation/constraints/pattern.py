@@ -57,11 +57,11 @@ class UnsupportedConstraint(ValueError):
     """A regular expression or a JSON Schema that cannot be turned into a pattern. The message says what and where."""
 
 
-class Hopeless(UnsupportedConstraint):
+class Fatal(UnsupportedConstraint):
     """What no other alternative of the schema can make up for."""
 
 
-class TooLarge(Hopeless):
+class TooLarge(Fatal):
     """The pattern is too large. One with tighter bounds may not be."""
 
 
@@ -73,7 +73,7 @@ def regex_pattern(regex: str) -> Node:
     """The pattern of a regular expression. Raises UnsupportedConstraint."""
     tree = Parser(regex).parse()
     if tree == NOTHING:
-        raise UnsupportedConstraint(f"no text matches the regular expression {shown(regex)}")
+        raise UnsupportedConstraint(f"no text matches the regular expression {quoted(regex)}")
     return checked(tree)
 
 
@@ -110,7 +110,7 @@ def compiled(regex: str) -> re.Pattern[str]:
             warnings.simplefilter("ignore")  # as in Parser
             return re.compile(python_dialect(regex), re.ASCII)
     except (re.error, ValueError) as error:  # such as a lookbehind of several widths
-        raise UnsupportedConstraint(f"this regular expression is not supported: {error} in {shown(regex)}") from None
+        raise UnsupportedConstraint(f"this regular expression is not supported: {error} in {quoted(regex)}") from None
 
 
 class Parser:
@@ -135,14 +135,14 @@ class Parser:
                 parsed = _parser.parse(python_dialect(self.regex))
             return self.sequence(list(parsed), parsed.state.flags, True, True)
         except re.error as error:
-            raise UnsupportedConstraint(f"not a regular expression: {error} in {shown(self.regex)}") from None
+            raise UnsupportedConstraint(f"not a regular expression: {error} in {quoted(self.regex)}") from None
         except (RecursionError, OverflowError):
-            raise UnsupportedConstraint(f"the regular expression is nested too deep: {shown(self.regex)}") from None
+            raise UnsupportedConstraint(f"the regular expression is nested too deep: {quoted(self.regex)}") from None
 
     def sequence(self, items: list[Any], flags: int, first: bool, last: bool) -> Node:
         """Items one after another. `first`, `last`: an anchor may stand at this end, for nothing is before or after it."""
         if flags & (re.MULTILINE | re.LOCALE):
-            raise UnsupportedConstraint(f"the flags m and L are not supported: {shown(self.regex)}")
+            raise UnsupportedConstraint(f"the flags m and L are not supported: {quoted(self.regex)}")
         items = [one for one in items if not (self.lenient and one[0] in WITHOUT_WIDTH)]
         begin = next((i for i, one in enumerate(items) if one not in STARTS), len(items))
         end = next((i for i, one in enumerate(reversed(items)) if one not in ENDS), len(items))
@@ -169,12 +169,12 @@ class Parser:
             return self.repeat(least, most, items, flags, first, last)
         if kind is op.FAILURE:
             return NOTHING
-        raise UnsupportedConstraint(f"a regular expression may not contain {refused(kind, argument)}: {shown(self.regex)}")
+        raise UnsupportedConstraint(f"a regular expression may not contain {refused(kind, argument)}: {quoted(self.regex)}")
 
     def repeat(self, least: int, most: int, items: Any, flags: int, first: bool, last: bool) -> Node:
         single = most == 1
         if max(least, 0 if most == op.MAXREPEAT else most) > MAX_REPEAT:
-            raise UnsupportedConstraint(f"a part is repeated at most {MAX_REPEAT} times: {shown(self.regex)}")
+            raise UnsupportedConstraint(f"a part is repeated at most {MAX_REPEAT} times: {quoted(self.regex)}")
         part = self.sequence(list(items), flags, first and single, last and single)
         return repetition(part, least, None if most == op.MAXREPEAT else most)
 
@@ -237,6 +237,6 @@ def python_dialect(regex: str) -> str:
     return re.sub(rf"{CLASS}|\(\?<(?![=!])|{ESCAPE}|\$", translated, regex)
 
 
-def shown(regex: str) -> str:
+def quoted(regex: str) -> str:
     """The expression as an error message quotes it."""
     return repr(regex if len(regex) <= 100 else regex[:99] + "…")

@@ -12,7 +12,7 @@ from service.generation.constraints.charset import Ranges
 from service.generation.constraints.document import Json, at
 from service.generation.constraints.flat import Flat
 from service.generation.constraints.pattern import (
-    Hopeless,
+    Fatal,
     Parser,
     UnsupportedConstraint,
     searches,
@@ -104,11 +104,11 @@ class Strings:
 
     def pattern(self, flat: Flat, where: str) -> Node:
         """The pattern, quotes included. Raises UnsupportedConstraint."""
-        key = flat.patterns, flat.formats, flat.limits.get("minLength"), flat.limits.get("maxLength"), *map(id, flat.unlike)
+        key = flat.patterns, flat.formats, flat.limits.get("minLength"), flat.limits.get("maxLength"), *map(id, flat.excluded)
         if key not in self._known:
             try:
                 self._known[key] = flat, json_string_pattern(self.tree(flat))
-            except Hopeless:
+            except Fatal:
                 raise
             except UnsupportedConstraint as error:
                 self._known[key] = flat, error
@@ -133,7 +133,7 @@ class Strings:
 
     def _single(self, flat: Flat, formats: list[str], shortest: int, longest: int) -> Node | None:
         """The tree where at most one expression describes the string. None where it does not."""
-        if len(flat.patterns) + len(formats) > 1 or flat.unlike:
+        if len(flat.patterns) + len(formats) > 1 or flat.excluded:
             return None
         if formats:
             return fit(Parser(FORMATS[formats[0]]).parse(), shortest, longest)
@@ -182,7 +182,7 @@ class Strings:
         return (
             all(searches(regex, text) for regex in flat.patterns)
             and all(is_format(text, name) for name in formats)
-            and not any(self.valid(text, schema) for schema in flat.unlike)
+            and not any(self.valid(text, schema) for schema in flat.excluded)
         )
 
 

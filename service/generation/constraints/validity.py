@@ -5,7 +5,7 @@ from math import inf
 
 from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Schema, at
-from service.generation.constraints.flat import types
+from service.generation.constraints.flat import named_types
 from service.generation.constraints.pattern import UnsupportedConstraint, searches
 from service.generation.constraints.string_schema import is_format
 from service.generation.constraints.values import exact, identity, is_number, is_type
@@ -40,7 +40,7 @@ class Validity:
         )
 
     def _itself(self, value: Json, schema: Mapping[str, Json], where: str) -> bool:
-        named = types(schema, where)
+        named = named_types(schema, where)
         return (
             (named is None or any(is_type(value, name) for name in named))
             and ("enum" not in schema or identity(value) in self._identities(schema["enum"]))

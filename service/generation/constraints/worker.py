@@ -125,7 +125,7 @@ def automaton(pattern: Node, vocabulary: str) -> Compiled:
     end = len(characters) - 2
     try:
         tokens = Tokens(end + 2, {character: [i] for i, character in enumerate(characters)})
-        index = Index(f"{START}(?:{written(pattern)}){END}", tokens)
+        index = Index(f"{START}(?:{expression(pattern)}){END}", tokens)
     except ValueError as error:
         raise UnsupportedConstraint(f"this regular expression is not supported: {error}") from None
     transitions, final = index.get_transitions(), set(index.get_final_states())
@@ -143,17 +143,17 @@ def automaton(pattern: Node, vocabulary: str) -> Compiled:
     return more, table.tobytes(), array("i", distances(table, last, end + 1)).tobytes()
 
 
-def written(node: Node, atom: bool = False) -> str:
+def expression(node: Node, atom: bool = False) -> str:
     """The pattern as an expression for Rust's regex crate. `atom`: as one that a suffix repeats as a whole."""
     match node:
         case Characters(ranges):
             return charset.class_pattern(ranges)
         case Concatenation(parts):
-            text = "".join(written(part, isinstance(part, Alternation)) for part in parts)
+            text = "".join(expression(part, isinstance(part, Alternation)) for part in parts)
         case Alternation(options):
-            text = "|".join(map(written, options))
+            text = "|".join(map(expression, options))
         case Repetition(part, least, most):
-            text = written(part, atom=True) + repeats(least, most)
+            text = expression(part, atom=True) + repeats(least, most)
     return f"(?:{text})" if atom else text
 
 
