@@ -136,7 +136,7 @@ def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
 
 
 def listed(items: list[Node], fewest: int, rest: Node | None = None, most: int = 0) -> Node:
-    """The items one after another, then `rest` until there are `most`. All beyond the fewest may be left out, but for the first."""
+    """The items one after another, then `rest` until there are `most`. All beyond the fewest are optional, except the first."""
     after: Node = EMPTY
     if rest is not None:
         items = items or [rest]

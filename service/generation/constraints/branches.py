@@ -15,14 +15,14 @@ from service.generation.constraints.validity import Validity
 MAX_BRANCHES = 400
 UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
 
-Way = tuple[Schema, list[Schema]]  # a schema to hold, and schemas not to hold
+Way = tuple[Schema, list[Schema]]  # a schema under which a value is valid, and schemas under which it is not
 
 
 class Branches:
     """Flattens the schemas of one document.
 
-    Every value of a flat schema is valid under the schema that it comes from, but not all values are there. A reference is followed
-    `recursion` times at most within itself. Of what `not` and `oneOf` leave, a part is kept.
+    Every value of a flat schema is valid under the schema that it comes from. Not every valid value fits a flat schema: a reference
+    is followed at most `recursion` times within itself, and `not` and `oneOf` are under-approximated.
     """
 
     def __init__(self, document: Document, recursion: int, possible: Callable[[Flat, Place], bool]) -> None:
@@ -54,7 +54,7 @@ class Branches:
     def _way(
         self, found: list[Flat], place: Place, opened: tuple[str, ...], keyword: str, part: Schema, others: list[Schema]
     ) -> list[Flat]:
-        """With the schema `part`, and without the values of the other schemas."""
+        """The flat schemas with the keywords of `part`, and without the values of the others."""
         found = self.of(part, place, found, opened)
         for other in others:
             found = self._excluded(found, other, keyword, place)
@@ -115,7 +115,7 @@ class Branches:
         return kept
 
     def superset(self, schema: Schema, place: Place, opened: tuple[str, ...] = ()) -> list[Flat]:
-        """Flat schemas that together hold every value of the schema, and maybe others."""
+        """Flat schemas that together hold every value of the schema: an over-approximation, used only to exclude."""
         if not opened and id(schema) in self._supersets:
             return self._supersets[id(schema)][1]
         found = self._superset(schema, place, opened)
@@ -141,7 +141,7 @@ class Branches:
 
 
 def combinations(schema: Mapping[str, Json]) -> Iterator[tuple[str, list[Way]]]:
-    """By keyword: the ways to fulfil it."""
+    """By keyword: alternatives, of which a value has to fulfil one."""
     if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
         # Pydantic chooses a model by this member, though its schema does not always require it.
         yield "discriminator", [({"required": [tag["propertyName"]]}, [])]

@@ -36,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Additions to what the schema asks for at least."""
+    """Default limits for what a schema leaves open. Numbers add to the least that the schema asks for."""
 
     characters: int  # of a string
     items: int  # of an array
@@ -46,7 +46,7 @@ class Bounds:
     positions: int  # of the pattern in all
 
 
-BOUNDS = (  # the first that gives a pattern small enough is used
+BOUNDS = (  # from wide to tight. The first that gives a small enough pattern is used
     Bounds(40, 3, 3, 2, 1_000, 5_000),
     Bounds(20, 1, 2, 2, 1_000, 5_000),
     Bounds(8, 1, 1, 1, 1_000, MAX_POSITIONS),

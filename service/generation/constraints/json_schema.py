@@ -1,6 +1,6 @@
 """The pattern of a JSON Schema: every match is compact JSON that is valid under the schema.
 
-Not every valid value matches. A model of characters does not know when to end, so whatever has no end in the schema has one here.
+Not every valid value matches. A model of characters does not know when to end, so limits hold for what the schema leaves open.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from service.generation.constraints.values import json_text
 
 MAX_DEPTH = 30
 MOST_LITERALS = 4_000  # characters of all values of one `enum`
-SCALARS = ("string", "number", "boolean")  # what an item or a member is where the schema does not say
+SCALARS = ("string", "number", "boolean")  # types of an item or a member where the schema implies none
 IMPLIED = (  # types implied by keywords where `type` is absent
     ("string", ("minLength", "maxLength")),
     ("number", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")),
@@ -34,18 +34,18 @@ def json_pattern(schema: Schema, free: str) -> Node:
 
     `free`: characters for strings whose content the schema leaves open. Raises UnsupportedConstraint.
     """
-    tried = list(BOUNDS)
-    while True:
-        bounds = tried.pop(0)
-        try:
-            writer = Writer(schema, free, bounds)
-            return writer.write(writer.document.root, Place())
-        except TooLarge as error:
-            if not tried:
-                raise
-            tried = tried[-1:] if isinstance(error, TooMuchWork) else tried
-        except RecursionError:
-            raise UnsupportedConstraint("the schema is nested too deep, or refers to itself without end") from None
+    *wide, tightest = BOUNDS
+    try:
+        for bounds in wide:
+            try:
+                return Writer(schema, free, bounds).write(schema, Place())
+            except TooMuchWork:
+                break
+            except TooLarge:
+                continue
+        return Writer(schema, free, tightest).write(schema, Place())
+    except RecursionError:
+        raise UnsupportedConstraint("the schema is nested too deep, or refers to itself without end") from None
 
 
 def free_json_object(free: str) -> Node:
@@ -122,13 +122,13 @@ class Writer:
 
 
 def implied_types(flat: Flat) -> tuple[str, ...]:
-    """The types that a schema without `type` speaks of. None where it says nothing of any."""
+    """The types that the keywords of a schema without `type` imply."""
     named = {"string": flat.patterns or flat.formats, "number": flat.multiples, "array": flat.arrays, "object": flat.objects}
     return tuple(name for name, limits in IMPLIED if named[name] or any(limit in flat.limits for limit in limits))
 
 
 def within_size(options: Iterable[Node], most: int) -> list[Node]:
-    """The first options that have so many characters all_of, and the first one in any case."""
+    """The first options that have at most so many characters in total, and the first one in any case."""
     found: list[Node] = []
     for one in options:
         if found and sum(option.size for option in found) + one.size > most:

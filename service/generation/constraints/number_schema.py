@@ -30,14 +30,15 @@ def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
     if not whole and not limits:
         return DECIMAL
     low, high = usual_bounds(limits, where)
-    if whole:
-        first, last = ceil(low), floor(high)
-        first += first == limits.get("exclusiveMinimum")
-        last -= last == limits.get("exclusiveMaximum")
-        if first > last:
-            raise UnsupportedConstraint(f"{at(where)}no integer is from {shown(low)} to {shown(high)}")
-        return integer_range(first, last)
-    return decimals(low, high, limits, where)
+    for places in range(1 if whole else MOST_DIGITS):  # two decimal places, or more if the range needs them
+        step = Fraction(1, 10**places)
+        first = floor(low / step) + 1 if low == limits.get("exclusiveMinimum") else ceil(low / step)
+        last = ceil(high / step) - 1 if high == limits.get("exclusiveMaximum") else floor(high / step)
+        digits = len(str(max(abs(first), abs(last))))
+        enough = whole or places >= 2 or digits + 2 > MOST_DIGITS
+        if (enough and first <= last) or (first == last and low == high):
+            return number_range(first * step, last * step, places)
+    raise UnsupportedConstraint(f"{at(where)}no {'integer' if whole else 'number'} is from {shown(low)} to {shown(high)}")
 
 
 def usual_bounds(limits: Mapping[str, Fraction], where: str, step: Fraction = Fraction(1)) -> tuple[Fraction, Fraction]:
@@ -67,19 +68,6 @@ def inward(bound: Fraction | None, direction: int) -> Fraction | None:
     if bound is None or abs(bound) < 2**53:
         return bound
     return bound + direction * abs(bound) / 2**50
-
-
-def decimals(low: Fraction, high: Fraction, limits: dict[str, Fraction], where: str) -> Node:
-    """Numbers with up to two decimal places, or with as many as there have to be between the bounds."""
-    for places in range(MOST_DIGITS):
-        step = Fraction(1, 10**places)
-        first = floor(low / step) + 1 if low == limits.get("exclusiveMinimum") else ceil(low / step)
-        last = ceil(high / step) - 1 if high == limits.get("exclusiveMaximum") else floor(high / step)
-        digits = len(str(max(abs(first), abs(last))))
-        enough = places >= 2 or digits + 2 > MOST_DIGITS
-        if (enough and first <= last) or (first == last and low == high):
-            return number_range(first * step, last * step, places)
-    raise UnsupportedConstraint(f"{at(where)}no number is found from {shown(low)} to {shown(high)}")
 
 
 def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
@@ -120,11 +108,6 @@ def plain(step: Fraction) -> float:
 
 def shown(bound: Fraction) -> str:
     return str(plain(bound))
-
-
-def integer_range(low: int, high: int) -> Node:
-    """Exactly the integers from `low` to `high`, without leading zeros and without -0."""
-    return number_range(Fraction(low), Fraction(high), 0)
 
 
 def number_range(low: Fraction, high: Fraction, places: int) -> Node:

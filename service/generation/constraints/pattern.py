@@ -58,15 +58,15 @@ class UnsupportedConstraint(ValueError):
 
 
 class Fatal(UnsupportedConstraint):
-    """What no other alternative of the schema can make up for."""
+    """Refuses the whole schema. Other alternatives are not tried."""
 
 
 class TooLarge(Fatal):
-    """The pattern is too large. One with tighter bounds may not be."""
+    """The pattern is too large. It may be small enough with tighter bounds."""
 
 
 class TooMuchWork(TooLarge):
-    """Finding the pattern takes too long. With the tightest bounds it may not."""
+    """Finding the pattern takes too long. It may be fast enough with the tightest bounds."""
 
 
 def regex_pattern(regex: str) -> Node:

@@ -1,6 +1,6 @@
-"""A pattern: what a text must be, as a tree of four kinds of node. The functions below build them and keep them simple.
+"""A pattern, as a tree of four kinds of node, and changes of such trees. Functions build the nodes and keep them simple.
 
-`size` is the number of characters with every repeat written out, which is what an automaton is made of.
+A text matches a pattern as a whole. `size` is the number of characters with every repeat written out: it bounds the automaton.
 """
 
 from __future__ import annotations
@@ -245,6 +245,5 @@ def first(node: Node) -> Ranges:
             return found
         case Alternation(options):
             return charset.union(*(first(option) for option in options))
-        case Repetition(part, _, _):
+        case Repetition(part):
             return first(part)
-    return ()

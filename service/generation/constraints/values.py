@@ -17,7 +17,7 @@ PLAIN_IN_JSON = charset.minus(
     charset.complement(()), charset.CONTROLS, charset.LINE_SEPARATORS, charset.SURROGATES, charset.of('"\\')
 )
 QUOTE = literal('"')
-ESCAPED = "[\x7f-\x9f\u2028\u2029\ud800-\udfff\U0010fffe\U0010ffff]"  # outside PLAIN_IN_JSON, though json.dumps leaves it raw
+ESCAPED = "[\x7f-\x9f\u2028\u2029\ud800-\udfff\U0010fffe\U0010ffff]"  # not in PLAIN_IN_JSON, and not escaped by json.dumps
 
 
 def is_number(value: Any) -> bool:

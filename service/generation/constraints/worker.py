@@ -103,8 +103,6 @@ def characters_of(node: Node) -> set[str]:
             return set().union(*map(characters_of, nodes))
         case Repetition(part):
             return characters_of(part)
-        case _:
-            return set()
 
 
 def automaton(pattern: Node, vocabulary: str) -> Compiled:
