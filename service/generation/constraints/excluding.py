@@ -18,7 +18,7 @@ COUNTS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems"
 
 def disjoint(left: Flat, right: Flat, flatten: Flatten, nesting: int = 0) -> bool:
     """Whether no value fits both, as far as it is clear: by type, by values, by bounds, or by a required member."""
-    types = common_types(left.types, right.types)
+    types = common_types(left.value_types, right.value_types)
     if types == ():
         return True
     if left.values is not None and right.values is not None:

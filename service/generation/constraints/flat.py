@@ -9,7 +9,7 @@ from functools import cached_property
 
 from service.generation.constraints.document import Json, at
 from service.generation.constraints.pattern import UnsupportedConstraint
-from service.generation.constraints.values import exact, identity
+from service.generation.constraints.values import exact, identity, type_of
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
@@ -40,6 +40,11 @@ class Flat:
     def required(self) -> frozenset[str]:
         """The names of members that may not be absent."""
         return frozenset(name for part in self.objects for name in part.get("required", ()))
+
+    @cached_property
+    def value_types(self) -> tuple[str, ...] | None:
+        """The types of its only values, or else those that `type` names."""
+        return self.types if self.values is None else tuple(dict.fromkeys(map(type_of, self.values)))
 
     def limit(self, keyword: str, default: int) -> int:
         """A count such as minItems."""

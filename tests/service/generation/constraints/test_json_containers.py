@@ -183,6 +183,7 @@ NODE = {
         ),
         ({"not": {"type": ["string", "object", "array"]}, "enum": ["a", 1, None]}, ["1", "null"], ['"a"']),
         ({"type": "string", "not": {"enum": ["a", "b"]}}, ['"ab"'], ['"a"', '"b"']),
+        ({"type": "string", "pattern": "^[ab]{6}$", "not": {"const": []}}, ['"ababab"', '"aaaaaa"', '"bbbbbb"'], []),
         ({**whole(a={"type": "integer"}), "not": {"required": ["b"]}}, ['{"a":7}'], ["{}"]),
         (
             {
