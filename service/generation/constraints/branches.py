@@ -154,7 +154,7 @@ def combinations(schema: Mapping[str, Json]) -> Iterator[tuple[str, list[Way]]]:
         yield "if", [({"allOf": [schema["if"], schema.get("then", True)]}, []), (schema.get("else", True), [schema["if"]])]
     for name, part in {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}.items():
         if not isinstance(part, list):
-            yield "dependentSchemas", [(part, []), ({"properties": {name: False}}, [])]
+            yield "dependentSchemas", [({"allOf": [part, {"required": [name]}]}, []), ({"properties": {name: False}}, [])]
     if isinstance(denied := schema.get("not"), dict) and denied.keys() == {"not"}:
         yield "not", [(denied["not"], [])]
     elif "not" in schema:

@@ -90,6 +90,15 @@ ONE, TWO = {"const": 1}, {"enum": [2]}
             ['{"a":1,"b":2}', '{"b":2}'],
             ['{"a":1}'],
         ),
+        (
+            {
+                "type": "object",
+                "dependentSchemas": {"a": {"properties": {"b": TWO}, "required": ["b"]}},
+                "unevaluatedProperties": False,
+            },
+            ["{}"],
+            ['{"b":2}'],
+        ),
         ({"type": "object", "properties": {"a": ONE}, "unevaluatedProperties": False}, ['{"a":1}'], ["{}"]),
         (
             {"type": "object", "allOf": [{"properties": {"a": ONE}}, {"properties": {"b": TWO}, "unevaluatedProperties": False}]},
