@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil, floor, lcm
 
 from service.generation.constraints.document import Json, at
@@ -110,6 +111,7 @@ def shown(bound: Fraction) -> str:
     return str(plain(bound))
 
 
+@lru_cache(maxsize=1024)
 def number_range(low: Fraction, high: Fraction, places: int) -> Node:
     """Exactly the numbers from `low` to `high` with at most so many decimal places, of which both bounds have no more."""
     options = list(positive_options(max(Fraction(0), low), high, places))

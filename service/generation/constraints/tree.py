@@ -76,10 +76,10 @@ def concatenation(parts: Iterable[Node]) -> Node:
 
 def alternation(options: Iterable[Node]) -> Node:
     """One of the options. Those that match nothing, and repeated ones, are dropped."""
-    kept = list(dict.fromkeys(option for option in options if option != NOTHING))
-    if len(kept) < 2:
-        return kept[0] if kept else NOTHING
-    return Alternation(tuple(kept))
+    kept = [option for option in options if option != NOTHING]
+    if len(kept) > 1:
+        kept = list(dict.fromkeys(kept))
+    return Alternation(tuple(kept)) if len(kept) > 1 else kept[0] if kept else NOTHING
 
 
 def repetition(part: Node, least: int, most: int | None) -> Node:
