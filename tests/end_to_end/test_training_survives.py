@@ -22,7 +22,7 @@ from trainer.checkpoints import STATE, load_progress
 
 Told = Callable[..., tuple[int, str, str]]
 
-SMALL = ["--units", "32", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--save-every", "3"]
+SMALL = ["--units", "32", "--embedding", "8", "--batch-size", "16", "--seq-length", "5", "--save-every", "3"]
 
 
 @pytest.fixture

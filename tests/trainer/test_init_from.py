@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_samples")]
 
 TEXT = "To be, or not to be, that is the question:\n" * 20
 OTHER = "Être, ou ne pas être, telle est la question:\n" * 20
-BATCHES = ["--batch-size", "4", "--seq-length", "20"]
+BATCHES = ["--batch-size", "16", "--seq-length", "5"]
 SHAPE: dict[str, Any] = {"cell": "lstm", "layers": 2, "units": 16, "embedding": 8}
 
 
@@ -69,7 +69,7 @@ def test_a_run_starts_from_a_versions_weights_and_records_it(tmp_path: Path, oth
 
 def test_a_resumed_run_does_not_need_the_version(tmp_path: Path, other: Path, mine: Version) -> None:
     def begin(models: str) -> tuple[TrainingConfig, corpus.Corpus]:
-        options = {"models_dir": tmp_path / models, "batch_size": 4, "seq_length": 20, "epochs": 2, **SHAPE}
+        options = {"models_dir": tmp_path / models, "batch_size": 16, "seq_length": 5, "epochs": 2, **SHAPE}
         config = TrainingConfig(corpus=[other], name="other", init_from=mine.path, **options)
         config.work_dir.mkdir(parents=True)
         return config, corpus.read(config.corpus, config.work_dir, known=mine.config.vocabulary)
@@ -137,7 +137,7 @@ def test_a_run_of_an_earlier_release_resumes_with_the_line_endings_that_it_read(
         "newlines": "keep",
         "epochs": 1,
     }
-    config = TrainingConfig(**options, batch_size=4, seq_length=20, units=16, embedding=8)
+    config = TrainingConfig(**options, batch_size=16, seq_length=5, units=16, embedding=8)
     config.work_dir.mkdir(parents=True)
     run = loop.Run(config, corpus.read(config.corpus, config.work_dir, "keep"))
     for batch in run.batches.epoch(1):

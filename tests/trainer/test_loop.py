@@ -28,7 +28,7 @@ from trainer.served import find_library, served_scores
 
 pytestmark = pytest.mark.slow
 
-SMALL: dict[str, Any] = {"units": 16, "embedding": 8, "batch_size": 4, "seq_length": 20, "epochs": 2}
+SMALL: dict[str, Any] = {"units": 16, "embedding": 8, "batch_size": 16, "seq_length": 5, "epochs": 2}
 TEXT = "To be, or not to be, that is the question:\n" * 20
 
 Small = tuple[TrainingConfig, Corpus]

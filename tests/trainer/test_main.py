@@ -25,7 +25,7 @@ from trainer.config import TrainingConfig
 from trainer.errors import RunConflict, WorkerLost
 from trainer.options import read_options
 
-SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "4", "--seq-length", "20", "--epochs", "1"]
+SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "16", "--seq-length", "5", "--epochs", "1"]
 
 pytestmark = pytest.mark.usefixtures("short_samples")
 

@@ -18,7 +18,7 @@ from trainer.config import TrainingConfig
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_samples")]
 
 TEXT = "To be, or not to be, that is the question:\n" * 20
-SMALL = ["--batch-size", "4", "--seq-length", "20", "--units", "16", "--embedding", "8", "--epochs", "2"]
+SMALL = ["--batch-size", "16", "--seq-length", "5", "--units", "16", "--embedding", "8", "--epochs", "2"]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_student_that_was_stopped_ends_with_the_weights_of_one_left_alone(
     tmp_path: Path, text: Path, teachers: list[Version]
 ) -> None:
     def begin(models: str) -> tuple[TrainingConfig, corpus.Corpus]:
-        options: dict[str, Any] = {"batch_size": 4, "seq_length": 20, "epochs": 2, "units": 16, "embedding": 8}
+        options: dict[str, Any] = {"batch_size": 16, "seq_length": 5, "epochs": 2, "units": 16, "embedding": 8}
         config = TrainingConfig(corpus=[text], name="play", models_dir=tmp_path / models, teacher=paths(teachers), **options)
         config.work_dir.mkdir(parents=True)
         return config, corpus.read(config.corpus, config.work_dir)
@@ -111,7 +111,7 @@ def test_a_run_is_resumed_with_the_teachers_that_it_began_with(
 ) -> None:
     options = ["--corpus", text, "--teacher", *paths(teachers), *SMALL]
     config = TrainingConfig(
-        corpus=[text], name="play", models_dir=tmp_path / "models", teacher=paths(teachers), batch_size=4, seq_length=20, units=16
+        corpus=[text], name="play", models_dir=tmp_path / "models", teacher=paths(teachers), batch_size=16, seq_length=5, units=16
     )
     config.work_dir.mkdir(parents=True)
     begun = loop.Run(config, corpus.read(config.corpus, config.work_dir), teachers=teachers)
