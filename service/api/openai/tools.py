@@ -35,9 +35,9 @@ class Named(RequestBody):
 
 class FunctionDefinition(RequestBody):
     name: ToolName
-    description: Unused = None
+    description: str | None = Field(None, description="Ignored.")
     parameters: JsonSchema | None = Field(None, description="JSON Schema of the arguments, an object. If omitted, there are none.")
-    strict: Unused = None  # arguments are always valid
+    strict: bool | None = Field(None, description="Ignored: arguments are always valid.")
 
     @property
     def tool(self) -> Tool:

@@ -422,6 +422,8 @@ def test_calls_are_parallel_only_where_that_is_allowed_and_streamed_as_openai_do
         ({"truncation": "some"}, "invalid_value", "truncation"),
         ({"tools": [{"type": "web_search"}]}, "unsupported_value", "tools.0"),
         ({"tools": [HOUR, HOUR]}, "invalid_value", "tools"),
+        ({"tools": [HOUR | {"description": 5}]}, "invalid_type", "tools.0.description"),
+        ({"tools": [HOUR | {"strict": "perhaps"}]}, "invalid_type", "tools.0.strict"),
         ({"tools": [HOUR], "tool_choice": {"type": "function", "name": "absent"}}, "invalid_value", "tool_choice"),
         ({"tools": [HOUR], "tool_choice": {"type": "file_search"}}, "unsupported_value", "tool_choice"),
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
