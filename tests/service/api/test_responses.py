@@ -35,6 +35,11 @@ WEATHER: Any = {
 }
 HOUR: Any = {"type": "function", "name": "hour"}
 TINY: dict[str, Any] = {"model": "tiny", "extra_body": {"seed": 3}}
+ENDLESS_TURN: dict[str, Any] = {
+    "model": "tiny",
+    "max_output_tokens": ENDLESS["num_generate"],
+    "extra_body": {"allowed_characters": "a"},  # the turn never ends
+}
 STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(types.ResponseStreamEvent)
 
 
@@ -496,18 +501,14 @@ def test_a_stream_that_fails_says_so(client: httpx.Client, peer: OpenAI, engine:
     assert message["content"][0]["text"] == "".join(data["delta"] for data in found[4:-1])
     made = iter([True])
     with (
-        peer.responses.stream(input="Hi", max_output_tokens=100_000, **TINY) as stream,
+        peer.responses.stream(input="Hi", **ENDLESS_TURN) as stream,
         pytest.raises(RuntimeError, match="completed"),
     ):
         stream.get_final_response()
 
 
 def test_a_client_that_disconnects_frees_its_slot(peer: OpenAI, engine: Any) -> None:
-    endless: dict[str, Any] = {
-        "max_output_tokens": ENDLESS["num_generate"],
-        "extra_body": {"allowed_characters": "a"},
-    }  # it never ends a turn
-    with peer.responses.create(input="Hi", stream=True, **endless) as stream:
+    with peer.responses.create(input="Hi", stream=True, **ENDLESS_TURN) as stream:
         assert next(iter(stream)).type == "response.created"
         wait_until(lambda: engine.running == 1)
     wait_until(lambda: engine.running == 0)
