@@ -14,7 +14,6 @@
 #include <arm_neon.h>
 #endif
 
-
 typedef float F __attribute__((vector_size(64)));  // 16 columns; the compiler splits them into the target's registers
 typedef int32_t I __attribute__((vector_size(64)));
 typedef int8_t B16 __attribute__((vector_size(16)));

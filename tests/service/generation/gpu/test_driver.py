@@ -45,7 +45,6 @@ ARCHITECTURE = config("".join(chr(97 + i) for i in range(33)))
 TENSORS = random_tensors(ARCHITECTURE)
 
 
-@pytest.mark.slow
 @needs_cuda
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("gcc"), reason="the stand-in for the driver needs Linux and gcc")
@@ -61,7 +60,6 @@ def test_the_kernels_run_through_the_real_packages(folder: Path, tmp_path: Path)
     assert json.loads(done.stdout) == ["Fake GPU", "sm_90", 4, [True, True, True]]
 
 
-@pytest.mark.slow
 @needs_cuda
 def test_the_kernels_compile_for_both_architectures_with_few_spills(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert gpu.main(["--compile", "--json", str(tmp_path / "report.json")]) == 0

@@ -228,7 +228,6 @@ def test_a_network_and_an_automaton_leave_no_memory_behind(folder: Path) -> None
     assert device.allocations == 0
 
 
-@pytest.mark.slow
 def test_the_included_model_gives_the_references_bits_in_the_shape_that_an_h100_runs(folder: Path) -> None:
     version, device = shipped(), ShimDevice(folder, processors=33)
     backend = CudaBackend(version.config, version.tensors, 17, device)  # compares two calls of few rows
@@ -255,7 +254,6 @@ for cell, layers, units, vocabulary in (("gru", 1, 9, 20), ("lstm", 2, 9, 20), (
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_a_sanitizer_finds_no_race_and_no_stray_access(tmp_path: Path, sanitizer: str) -> None:
     gcc = shutil.which("g++")
