@@ -1,8 +1,8 @@
 # docker build -t folio . && docker run -p 127.0.0.1:8000:8000 folio       serves the included model
-# Two targets, `service` and `trainer`. For NVIDIA's GPUs, build them with --build-arg PACKAGES=cuda and PACKAGES=gpu, which name locks
-# in requirements/. Dependencies are
-# installed in stages of their own, into a virtual environment without pip, and so is the compiler of the kernel; an image is an
-# environment, the code, the kernel's library and the shipped model.
+# Two targets, `service` and `trainer`. PACKAGES names a lock in requirements/. For NVIDIA's GPUs: --build-arg PACKAGES=cuda for
+# `service`, PACKAGES=gpu for `trainer`.
+# Dependencies and the compiler are installed in separate stages. An image holds the environment, the code, the kernel's library and
+# the included model.
 ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS environment

@@ -5,6 +5,8 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(LOCK_FLAGS)
 
+RELEASE := import sys; print(sys.version_info[:2])
+
 # Installs requirements/$(1).txt and the project into .venv, next to what is already there. The lock is complete, so pip must
 # install it as it stands (--no-deps): an older pip would otherwise resolve again and look at releases newer than the lock.
 # The kernel is compiled meanwhile. $(2): the newest Python that has all of these packages.
@@ -14,6 +16,8 @@ define install
 		{ echo "This needs Python 3.11 to 3.$(2), and $(PYTHON) is $$($(PYTHON) --version). Name another one: make $(MAKECMDGOALS) PYTHON=python3.$(2)$(3)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "$(PYTHON) cannot create virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+	@if [ -e $(BIN) ] && [ "$$($(BIN)/python -c '$(RELEASE)' 2>&1)" != "$$($(PYTHON) -c '$(RELEASE)')" ]; then \
+		echo "replacing .venv, which is of another Python"; rm -rf .venv; fi
 	$(PYTHON) -m venv .venv
 	@$(MAKE) --no-print-directory .venv/kernel & \
 	echo "$(PIP) --require-hashes -r requirements/$(1).txt -r requirements/build.txt"; \
@@ -85,7 +89,7 @@ $(NODE)/node_modules/ready: $(NODE)/package-lock.json
 fast: setup lint types ## lint, types, and the tests that start no processes, train nothing and drive no browser
 	$(PYTEST) -m "not slow"
 
-soak: setup ## clients, volumes and clocks that misbehave, against real servers: 20 minutes (SOAK_FLAGS=--help)
+soak: setup ## test real servers with misbehaving clients, volumes and clocks: 20 minutes (SOAK_FLAGS=--help lists options)
 	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
 
 coverage: setup ## which branches the fast and the training tests run; what runs in processes of its own does not count
@@ -99,15 +103,15 @@ lint: setup ## ruff and hadolint
 types: setup ## mypy
 	$(BIN)/mypy
 
-# PyTorch's CPU build is meant; the package index that pip is set to decides. Not locked: see benchmarks/README.md.
-setup-benchmarks: setup ## what benchmarks/ compares with, into .venv too
+# Wants PyTorch's CPU build; pip's configured index decides which one is installed. Not locked: see benchmarks/README.md.
+setup-benchmarks: setup ## install the programs that benchmarks/ compares with into .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 
-format: setup ## mend what ruff can
+format: setup ## fix and format by ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: setup ## renew requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
+lock: setup ## update the locks in requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
 	$(LOCK) pyproject.toml --extra trainer --extra tracing --extra cluster --extra cuda --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
 	$(LOCK) pyproject.toml --extra gpu --extra tracing -c requirements/dev.txt -o requirements/gpu.txt
@@ -125,5 +129,5 @@ dist: setup ## the sdist and a wheel for each platform, in dist/
 		FOLIO_WHEEL=$$platform $(BIN)/python -m hatchling build -d dist -t wheel || exit 1; \
 	done
 
-clean: ## remove what make made
+clean: ## remove everything that make created
 	rm -rf .venv .venv-* $(NODE)/node_modules .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*

@@ -115,7 +115,7 @@ def _log_useless_aliases(settings: Settings) -> None:
 def _weather(settings: Settings) -> Weather | None:
     if settings.faults is None and not settings.fault_header:
         return None
-    log.warning("for tests only: this server fails and delays on purpose, by --faults or --fault-header")
+    log.warning("for tests only: with --faults or --fault-header this server delays and fails requests on purpose")
     plan = Plan() if settings.faults is None else load(settings.faults)
     return Weather(plan, accepts_header=settings.fault_header)
 

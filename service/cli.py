@@ -1,4 +1,4 @@
-"""python -m service generate: continues a start string on the terminal, by a running server or, without one, in this process."""
+"""python -m service generate: continues a text on the terminal, using a running server if there is one, or else this process."""
 
 import argparse
 import io
@@ -111,15 +111,17 @@ def _fail(message: str) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("generate"), description=__doc__.partition(": ")[2])
-    help_start = "the text to continue. A line break is written as one, or as $'ROMEO:\\n' in bash and zsh"
+    help_start = "the text to continue; to include a line break, write $'ROMEO:\\n' in bash and zsh"
     parser.add_argument("start_string", metavar="START", help=help_start)
     parser.add_argument(
-        "--temperature", type=float, help="1 samples as trained, lower is safer, 0 always takes the likeliest character"
+        "--temperature", type=float, help="1 samples as trained, lower is safer, 0 always takes the most likely character"
     )
     parser.add_argument("--num-generate", type=int, metavar="N", help="characters to generate (default: 1000)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest characters only")
-    parser.add_argument("--top-p", type=float, metavar="P", help="sample from the fewest likeliest whose probabilities reach P")
-    parser.add_argument("--min-p", type=float, metavar="P", help="sample characters at least P times as likely as the likeliest")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely characters only")
+    help_top_p = "sample from the smallest set of most likely characters whose probabilities add up to P"
+    parser.add_argument("--top-p", type=float, metavar="P", help=help_top_p)
+    help_min_p = "sample only from characters whose probability is at least P times the highest one"
+    parser.add_argument("--min-p", type=float, metavar="P", help=help_min_p)
     help_stop = r"end before this text; \n is a line break, \t a tab, \\ a backslash; may be given several times"
     parser.add_argument("--stop", action="append", metavar="TEXT", type=_unescaped, help=help_stop)
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text")

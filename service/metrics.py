@@ -23,14 +23,14 @@ LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_0
 
 COUNTERS = {
     "prompt_tokens": "Prompt characters of requests that got a slot. Counted once for each choice.",
-    "prompt_tokens_cached": "Those of them whose state was in the prompt cache.",
+    "prompt_tokens_cached": "Prompt characters whose state was in the prompt cache. Counted once for each choice.",
     "generation_tokens": "Generated characters.",
     "prompt_cache_queries": "Prompts looked up in the prompt cache.",
     "prompt_cache_hits": "Prompts found in the prompt cache.",
 }
 HISTOGRAMS = {
     "time_to_first_token_seconds": ("Time to first token, from acceptance of the request.", LATENCIES),
-    "inter_token_latency_seconds": ("Time between two deliveries, per character of the second.", GAPS),
+    "inter_token_latency_seconds": ("Time between two deliveries of a stream, divided by the characters of the second.", GAPS),
     "request_queue_time_seconds": ("Time in the queue, until the request gets a slot.", LATENCIES),
     "request_prefill_time_seconds": ("Time from getting a slot to the first character.", LATENCIES),
     "request_decode_time_seconds": ("Time from the first character to the last.", LATENCIES),
@@ -85,7 +85,8 @@ class Metrics:
 
     def planned_faults(self, kinds: Iterable[str]) -> Callable[[str], None]:
         """Adds a counter of the faults of these kinds. Returns what increments it."""
-        faults = Counter("folio_planned_faults", "Faults and delays of the fault plan.", ["kind"], registry=self._metrics)
+        name = full_name(self._prefix, "planned_faults")
+        faults = Counter(name, "Faults and delays of the fault plan.", ["kind"], registry=self._metrics)
         for kind in kinds:
             faults.labels(kind)
         return lambda kind: faults.labels(kind).inc()

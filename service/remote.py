@@ -41,8 +41,8 @@ class Unreachable(Exception):
 def answers(address: str) -> bool:
     """A Folio server answers at the address."""
     try:
-        return bool(httpx.get(f"{address}/healthz", timeout=2, trust_env=False).json() == {"status": "ok"})
-    except (httpx.HTTPError, ValueError):
+        return httpx.get(f"{address}/healthz", timeout=2, trust_env=False).json()["status"] in ("ok", "degraded-by-plan")
+    except (httpx.HTTPError, *OTHER_SHAPE):
         return False
 
 
@@ -113,7 +113,7 @@ class RemoteServer:
             message = json.loads(response.read())["error"]["message"]
             if not isinstance(message, str):
                 raise TypeError(f"the message is {message!r}")
-            raise Unreachable(f"{message}; it is taken from the variable {KEY}" if response.status_code == 401 else message)
+            raise Unreachable(f"{message}; set the variable {KEY} to a valid key" if response.status_code == 401 else message)
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             raise TypeError("its answer is no event stream")
 

@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
                 settings.host,
             )
         elif settings.on_any_address and not settings.keys and not settings.uds:
-            log.warning("no API keys: whoever reaches the port may send requests; publish a container's port on 127.0.0.1 only")
+            log.warning("no API keys: anyone who reaches the port may send requests; publish a container's port on 127.0.0.1 only")
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         try:

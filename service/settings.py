@@ -37,7 +37,7 @@ def random_secret() -> SecretStr:
 
 
 class Settings(BaseSettings):
-    """Serves the newest version of every model in a models folder. `generate` continues a text here."""
+    """Serve the newest version of every model in a models folder. `generate` as the first argument continues a text instead."""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="API keys, separated by commas or spaces; each request must have one of them. Set them in the environment: "
-        "other users can see a command line",
+        description="API keys of at least 16 characters, separated by commas or spaces; each request must have one of them. Set "
+        "them in the environment: other users can see a command line",
     )
     api_keys_file: Path | None = Field(
         None, description="file of further API keys, one on each line; # at the start of a line or after a space begins a comment"
@@ -102,7 +102,8 @@ class Settings(BaseSettings):
     backend: Literal["auto", "native", "reference", "cuda", "tensorflow"] = Field(
         "auto",
         description="implementation of the network. native: C. reference: NumPy, slower. cuda: for NVIDIA's GPUs. All three "
-        "generate the same text on every machine. tensorflow: for GPUs, other texts. auto: cuda if there is a GPU, else native",
+        "generate the same text on every machine. tensorflow: for GPUs, other texts. auto: cuda or tensorflow if there is a GPU "
+        "and the packages are installed, else native, or reference if the C code cannot be compiled",
     )
     slots: AtLeastOne = Field(64, description="most requests of a model that run at the same time")
     queue_limit: int = Field(1024, ge=0, description="most requests of a model that wait for a slot; more get 429")
@@ -141,7 +142,7 @@ class Settings(BaseSettings):
     fault_header: bool = Field(False, description="accept a plan of delays and faults in a request's header X-Folio-Faults")
     secret: SecretStr = Field(
         default_factory=random_secret,
-        description="secret that signs state tokens; all replicas need the same one",
+        description="secret that signs state tokens, at least 16 characters; all replicas need the same one",
     )
     max_body: int = Field(2_000_000, ge=1_000, description="longest body of a request, in bytes; longer ones are answered with 413")
     max_start_string: AtLeastOne = Field(10_000, description="longest start string, in characters")
@@ -159,9 +160,9 @@ class Settings(BaseSettings):
         description="seconds in which a request must arrive, and in which a client must read something of its response",
     )
     shutdown_delay: NonNegative = Field(
-        1, description="seconds from SIGTERM, when /readyz starts to answer 503, until no more requests are accepted"
+        1, description="seconds after SIGTERM during which requests are still accepted; /readyz already answers 503"
     )
-    shutdown_grace: NonNegative = Field(10, description="seconds after that in which open streams may finish")
+    shutdown_grace: NonNegative = Field(10, description="seconds that open streams have to finish after --shutdown-delay")
     log_format: Literal["auto", "plain", "json"] = Field(
         "auto", description="format of the log on stderr; auto: plain on a terminal, else one JSON object per line"
     )

@@ -107,10 +107,8 @@ class RequestFaults:
     def begin(self, model: str, num_tokens: int) -> None:
         """Called for a valid request, before it is submitted. Raises PlannedFault or InvalidPlan."""
         weather = self._weather
-        if self._begun:  # the request has further jobs
-            return
         if seconds := weather.startup_left:
-            raise self._refused("startup", 503, f"the server is starting for another {seconds:.1f} s, by its fault plan", seconds)
+            raise self._refused("startup", 503, f"the fault plan delays the start by another {seconds:.1f} s", seconds)
         own = from_header(self._header) if self._header else None
         self._conditions = weather.conditions(model).updated(own or NO_CONDITIONS)
         if limits := self._conditions.rate_limits:

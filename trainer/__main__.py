@@ -1,6 +1,6 @@
 """python -m trainer [train]: trains a model on a text and publishes it. python -m trainer evaluate: scores a version.
 
-TensorFlow is imported only after all options are checked, so that a mistake shows at once. All errors become exit codes here.
+TensorFlow is imported only after all options are checked, so that a mistake shows at once. Errors become exit codes here.
 """
 
 import io
@@ -24,11 +24,19 @@ from trainer.cluster import Rank, read_rank
 from trainer.config import TrainingConfig
 from trainer.errors import RunConflict, TrainerError, WorkersDisagree
 from trainer.evaluate import evaluate
-from trainer.options import Options, check_not_interrupted, describe_resume, read_options, resume_options, take_architecture
+from trainer.options import (
+    Options,
+    check_not_interrupted,
+    check_teaching,
+    describe_resume,
+    read_options,
+    resume_options,
+    take_architecture,
+)
 from trainer.program import program
 from trainer.resources import configure_tensorflow, faster_imports
 
-ERRORS = (TrainerError, ArtifactError, OSError, ValidationError, SettingsError, KeyboardInterrupt)
+ERRORS = (TrainerError, ArtifactError, OSError, MemoryError, ValidationError, SettingsError, KeyboardInterrupt)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,15 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # TensorFlow's errors are shown. Its notes and warnings are about itself, not about the run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    command = "evaluate" if given[:1] == ["evaluate"] else "train"
     try:
         preflight.check_packages()
-        if given[:1] == ["evaluate"]:
-            evaluate(given[1:])
-        else:
-            _train(given[1:] if given[:1] == ["train"] else given)
+        run = evaluate if command == "evaluate" else _train
+        run(given[1:] if given[:1] == [command] else given)
     except ERRORS as error:
         code, message = _describe(error)
-        print(f"{program('train')}: error: {message}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
+        print(f"{program(command)}: error: {message}{''.join(getattr(error, '__notes__', ()))}", file=sys.stderr)
         return code
     return 0
 
@@ -65,6 +72,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
         case OSError():
             reason = str(error.strerror or error)
             return 1, f"{error.filename}: {reason}" if error.filename else reason
+        case MemoryError():
+            return 1, str(error) or "not enough memory"
         case KeyboardInterrupt():
             return 130, "interrupted"
     return 1, str(error)
@@ -75,16 +84,17 @@ def _train(arguments: Sequence[str]) -> None:
     config = options.config
     folder = config.work_dir / f"worker-{worker.rank}" if worker.rank else config.work_dir
     with _locked(folder, config):
-        progress = None if options.fresh else checkpoints.load_progress(config.work_dir)
-        saved = init = None
+        saved, init = None if options.fresh else checkpoints.load_state(config.work_dir), None
+        progress = saved.progress if saved else None
         # A supervisor may pass --resume to the workers of a cluster before anything is saved.
-        if options.resume and (progress or worker.world_size == 1):
-            options, saved = resume_options(options, progress), checkpoints.load_state(config.work_dir)
+        if options.resume and (saved or worker.world_size == 1):
+            options = resume_options(options, progress)
         else:
             check_not_interrupted(config, progress)
             if config.init_from is not None:
                 init = artifact.read(artifact.find(config.init_from))
                 options = take_architecture(options, init)
+        check_teaching(options)
         _run(options, folder, worker, saved, init)
 
 
@@ -113,7 +123,9 @@ def _locked(folder: Path, config: TrainingConfig) -> Iterator[None]:
 
 def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None, init: Version | None) -> None:
     """Trains and publishes, from the saved state or from the weights of `init`. folder: only this process writes to it."""
-    config = options.config
+    teachers = [_read_teacher(path) for path in options.config.teacher]
+    # With their versions' numbers, so that the run can be resumed when these models have newer versions.
+    config = options.config.model_copy(update={"teacher": [teacher.path for teacher in teachers]})
     if worker.rank == 0:
         for draft in config.work_dir.parent.glob(f"{artifact.DRAFT}*"):  # of a run that was killed while it published
             shutil.rmtree(draft, ignore_errors=True)
@@ -123,7 +135,6 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
     text = corpus.read(config.corpus, folder, config.newlines, known)
     if text.converted:
         print(corpus.describe_converted(text.converted), flush=True)
-    teachers = [artifact.read(artifact.find(path)) for path in config.teacher]
     preflight.check_run(options, text, worker, saved, init, teachers)
     if saved is None and worker.rank == 0:
         checkpoints.clear(config.work_dir)
@@ -141,12 +152,19 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
             version = train(config, text, stop, saved, workers, init, teachers)
     except WorkersDisagree:
         raise
-    except (TrainerError, ArtifactError, OSError, KeyboardInterrupt) as error:
+    except (TrainerError, ArtifactError, OSError, MemoryError, KeyboardInterrupt) as error:
         error.add_note(describe_resume(config, getattr(error, "when_resumed", "")))
         raise
     print(f"published {version.path}" if version else "trained; worker 0 publishes")
     if version and (warning := compare(version.config.scores)):
         print(f"{program('train')}: warning: {warning}", file=sys.stderr)
+
+
+def _read_teacher(path: Path) -> Version:
+    try:
+        return artifact.read(artifact.find(path))
+    except ArtifactError as error:
+        raise RunConflict(f"--teacher: {error}") from error
 
 
 @contextmanager

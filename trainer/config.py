@@ -1,7 +1,7 @@
 """The options of a training run, from flags, TRAINER_* variables and defaults."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,8 +47,8 @@ class TrainingConfig(BaseSettings):
 
     recipe: Literal["best", "student", "tutorial"] = Field(
         "best",
-        description="best: regularised, and scored on held-out text; student: the same without dropout, for a run with --teacher, "
-        "and its default; tutorial: as in TensorFlow's tutorial",
+        description="best: with regularization, scored on held-out text; student: best without dropout, the default with "
+        "--teacher; tutorial: as in TensorFlow's tutorial",
     )
     corpus: list[Path] = Field(
         default_factory=lambda: [SHAKESPEARE],
@@ -72,7 +72,7 @@ class TrainingConfig(BaseSettings):
         "models/<name>/<version>, or models/<name> for its newest version (default: none)",
     )
     teachers_at_a_time: int = Field(
-        2, ge=1, description="with --teacher: how many of the teachers write and teach a passage, drawn anew for each"
+        2, ge=1, description="with --teacher: number of teachers that write each passage, drawn at random for each"
     )
     text_share: Rate = Field(0.3, description="with --teacher: fraction of a passage, at its beginning, that is the text's own")
     cell: Literal["gru", "lstm"] = Field("gru", description="recurrent cell: gru or lstm")
@@ -119,16 +119,6 @@ class TrainingConfig(BaseSettings):
         recipe = given.get("recipe") or ("student" if given.get("teacher") else "best")
         column = RECIPES.index(recipe) if recipe in RECIPES else 0  # an unknown one is refused by its own field
         return {option: values[column] for option, values in RECIPE_VALUES.items()} | {"recipe": recipe} | given
-
-    @model_validator(mode="after")
-    def _check_teachers(self) -> Self:
-        if bool(self.teacher) != (self.recipe == "student"):
-            raise ValueError("--recipe student and --teacher go together: it is for learning from what teachers write")
-        if self.teacher and self.examples != "streams":
-            raise ValueError("--examples: teachers write streams; remove this option")
-        if self.teacher and self.scheduled_sampling:
-            raise ValueError("--scheduled-sampling: the characters of a student are its teachers'; remove this option")
-        return self
 
     @property
     def work_dir(self) -> Path:

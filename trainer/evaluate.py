@@ -30,7 +30,10 @@ def evaluate(arguments: Sequence[str]) -> None:
         if other.config.vocabulary != version.config.vocabulary:
             raise RunConflict(f"{other.path}: its vocabulary is not that of {version.path}, so their predictions have no average")
     vocabulary = Vocabulary(version.config.vocabulary)
-    newlines = given.newlines or _newlines_of(version)
+    found = {_newlines_of(one) for one in versions}
+    if len(found) > 1 and not given.newlines:
+        raise RunConflict("the models were trained with different line endings; give --newlines universal or --newlines keep")
+    newlines = given.newlines or found.pop()
     with tempfile.TemporaryDirectory() as folder:
         if given.text is not None:
             text, name = corpus.encode(given.text, vocabulary, Path(folder), newlines, given.on_unknown), str(given.text)
@@ -39,7 +42,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             text, fraction = _read_own_corpus(versions, vocabulary, Path(folder), newlines)
             ids, name = split(text.ids, fraction)[1], f"the last {fraction:.0%} of {corpus.SHAKESPEARE.name}"
         if len(ids) < 2:
-            raise CorpusError(f"{name}: has one character; scoring needs at least two")
+            raise CorpusError(f"{name}: scoring needs at least two characters that the model knows")
         if text.converted:
             print(corpus.describe_converted(text.converted), file=sys.stderr)
 
@@ -83,7 +86,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         choices=get_args(Newlines),
         help="line endings: universal converts CRLF and CR to LF, keep keeps them (default: as in training)",
     )
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.on_unknown != "error" and not given.text:
+        parser.error("--on-unknown needs --text")
+    return given
 
 
 def _score(versions: Sequence[Version], ids: NDArray[Any]) -> PublishedScores:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainer import checkpoints, report
 from trainer.artifact import Scores, Version
-from trainer.batches import BATCHES, Batches, ContiguousBatches, split
+from trainer.batches import BATCHES, Batches, split
 from trainer.checkpoints import SavedState
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
@@ -120,11 +120,10 @@ class Run:
         trained_on, self.held_out = split(text.ids, config.held_out)
         # Loaded now, so that it matches this process's code even if a new release is installed during the run.
         self.library = find_library(print) if teachers or self.workers.is_chief else None
-        shape = trained_on, config.seq_length, config.batch_size, config.seed, self.workers.worker
-        self.batches: Batches | WrittenBatches = BATCHES[config.examples](*shape)
+        text_batches = BATCHES[config.examples](trained_on, config.seq_length, config.batch_size, config.seed, self.workers.worker)
+        self.batches: Batches | WrittenBatches = text_batches
         if teachers:
-            open_teachers = partial(Teachers, teachers, config.batch_size, self.library)
-            self.batches = WrittenBatches(ContiguousBatches(*shape), config, open_teachers)
+            self.batches = WrittenBatches(text_batches, config, partial(Teachers, teachers, config.batch_size, self.library))
         batches = config.epochs * len(self.batches)
         self.state = state = TrainingState.new(self.config, self.architecture, batches)
         state.teachers = [teacher.reference for teacher in teachers]

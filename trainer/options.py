@@ -20,7 +20,9 @@ ARCHITECTURE = ("cell", "layers", "units", "embedding")
 # The options that may change when a run is resumed.
 MAY_CHANGE = {"name", "models_dir", "corpus", "teacher", "epochs", "learning_rate", "patience", "save_every"}
 # Values of options that are missing from a config saved by an earlier release.
-EARLIER_RELEASES: dict[str, Any] = {"newlines": "keep", "init_from": None, "teacher": []}
+EARLIER_RELEASES: dict[str, Any] = {
+    "newlines": "keep", "init_from": None, "teacher": [], "teachers_at_a_time": 2, "text_share": 0.3
+}  # fmt: skip
 MAX_NAME_LENGTH = 100
 
 
@@ -47,7 +49,7 @@ def read_options(arguments: Sequence[str]) -> Options:
 
 
 def resume_options(options: Options, progress: dict[str, Any] | None) -> Options:
-    """The interrupted run's options, with the given ones that may change. Raises RunConflict."""
+    """The interrupted run's options, with the given ones that may change. Raises RunConflict and pydantic's ValidationError."""
     config = options.config
     if progress is None:
         raise RunConflict(f"{config.work_dir}: there is no interrupted run of {config.name!r} to resume{_alternatives(config)}")
@@ -61,7 +63,24 @@ def resume_options(options: Options, progress: dict[str, Any] | None) -> Options
                 f"--{option.replace('_', '-')}: the interrupted run was started with {started[option]}; remove this option, "
                 "or start again with --fresh"
             )
+    if given.get("teacher") and not started["teacher"]:
+        raise RunConflict("--teacher: the interrupted run was started without teachers; remove this option, or start with --fresh")
     return replace(options, config=TrainingConfig(**started | given | {"models_dir": config.models_dir, "name": config.name}))
+
+
+def check_teaching(options: Options) -> None:
+    """Raises RunConflict for options that only make sense with teachers, or only without."""
+    config = options.config
+    if bool(config.teacher) != (config.recipe == "student"):
+        raise RunConflict("--recipe student needs --teacher, and --teacher needs --recipe student, its default")
+    if not config.teacher:
+        for name in ("teachers_at_a_time", "text_share"):
+            if name in options.given:
+                raise RunConflict(f"--{name.replace('_', '-')} needs --teacher; remove this option")
+    elif config.examples != "streams":
+        raise RunConflict("--examples: teachers write streams; remove this option")
+    elif config.scheduled_sampling:
+        raise RunConflict("--scheduled-sampling: a student does not read its own characters; remove this option")
 
 
 def take_architecture(options: Options, version: Version) -> Options:

@@ -55,7 +55,9 @@ def check_run(
         check_resumable(config, text, saved, worker, teachers)
     else:
         check_corpus(options, text, init)
-    for teacher in teachers:
+    for position, teacher in enumerate(teachers):
+        if teacher.reference in [other.reference for other in teachers[:position]]:
+            raise RunConflict(f"--teacher: {teacher.path} is given twice")
         check_teacher(teacher, config, text)
     trained_on, _ = split(text.ids, config.held_out)
     check_length(len(trained_on), worker.world_size * config.batch_size, config.seq_length)
@@ -70,8 +72,11 @@ def check_resumable(config: TrainingConfig, text: Corpus, saved: SavedState, wor
         raise RunConflict(f"the interrupted run was started with {workers} workers; there are {worker.world_size} now")
     if saved.progress["corpus"] != text.sha256:
         raise RunConflict(f"{names}: not the text that the interrupted run was trained on")
-    if saved.progress.get("teachers", []) != [teacher.reference for teacher in teachers]:
-        raise RunConflict("--teacher: not the versions that the interrupted run learns from; name those, in the same order")
+    began, given = saved.progress.get("teachers", []), [teacher.reference for teacher in teachers]
+    if began != given:
+        named, found = (", ".join(f"{one['name']}/{one['version']}" for one in listed) for listed in (began, given))
+        changed = "" if named != found else ", but with other weights"
+        raise RunConflict(f"--teacher: the interrupted run learns from {named}, in this order; given are {found}{changed}")
     if len(saved.tensors["weights/embedding"]) != len(text.vocabulary):
         raise RunConflict(
             f"{names}: the interrupted run was started by an earlier release, which read the byte-order mark as a character; "
@@ -100,7 +105,7 @@ def check_teacher(teacher: Version, config: TrainingConfig, text: Corpus) -> Non
     if own != known:
         differences = {"lacks": sorted(set(own) - set(known)), "also has": sorted(set(known) - set(own))}
         listed = " and ".join(f"{verb} {', '.join(map(repr, found))}" for verb, found in differences.items() if found)
-        raise RunConflict(f"--teacher: {teacher.path} has not the vocabulary of the text: it {listed or 'has another order'}")
+        raise RunConflict(f"--teacher: {teacher.path} does not have the text's vocabulary: it {listed or 'has another order'}")
     held_out = teacher.config.training.get("held_out") or 0
     if teacher.config.sha256.corpus == text.sha256 and held_out < config.held_out:
         raise RunConflict(

@@ -28,7 +28,7 @@ def find_library(log: Callable[[str], None]) -> Library | None:
     try:
         return load_library()
     except Unsupported as error:
-        log(f"{error}. NumPy computes what is served instead: the arithmetic is the same, but it is slower")
+        log(f"{error}. NumPy computes the scores as served instead. It is slower, so their full_pass is an estimate")
         return None
 
 

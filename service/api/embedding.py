@@ -52,7 +52,7 @@ def _check(model: Model, count: int, dimensions: int | None, field: str) -> None
     if count > model.engine.capacity:
         raise invalid_field(field, f"{count:,} texts exceed this server's limit of {model.engine.capacity:,}", "too_many")
     if dimensions is not None and dimensions > model.config.units:
-        raise invalid_field("dimensions", f"this model has {model.config.units:,}")
+        raise invalid_field("dimensions", f"at most {model.config.units:,}, the size of this model's vectors")
 
 
 def _embedding(model: Model, prompt: Prompt, dimensions: int | None) -> NDArray[np.float32]:

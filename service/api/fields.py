@@ -139,7 +139,7 @@ MinP = Annotated[
     Field(
         ge=0,
         le=1,
-        description="Sample only from characters at least this many times as likely as the most likely one. 0 disables the limit.",
+        description="Sample only from characters whose probability is at least this fraction of the highest one. 0: no limit.",
     ),
 ]
 AllowedCharacters = Annotated[

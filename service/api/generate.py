@@ -39,7 +39,7 @@ router = APIRouter(tags=["generation"], route_class=BodyRoute)
 
 EVENTS, JSON = "text/event-stream", "application/json"
 STREAM = stream_content('texts as `{"text"}`, then `done` with the answer without its text, or `error` with the error')
-ENDED = {"description": "the stream of Last-Event-ID had ended: nothing is left to send, and an EventSource does not reconnect"}
+ENDED = {"description": "The stream that Last-Event-ID names is complete. An EventSource does not reconnect after 204."}
 ERRORS = error_responses(404, 410, 413, 415, 422, 503)
 LAST_EVENT_ID: dict[str, Any] = {
     "parameters": [
@@ -74,7 +74,7 @@ async def generate(request: Request, body: JsonBody[GenerateRequest]) -> Respons
     "/generate", response_class=Response, responses={200: {"content": STREAM}, 204: ENDED, **ERRORS}, openapi_extra=LAST_EVENT_ID
 )
 async def generate_by_query(request: Request, query: Annotated[GenerateQuery, Query()]) -> Response:
-    """The same as a stream, for a browser's EventSource and for curl without a body."""
+    """Like POST /generate, but takes a query and always streams: for a browser's EventSource, and for curl without a body."""
     return await _stream(request, query)
 
 

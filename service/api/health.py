@@ -32,11 +32,11 @@ async def healthz(request: Request, registry: CurrentRegistry) -> Health:
 
 @router.get("/readyz", responses=error_responses(503), response_model_exclude_none=True)
 async def readyz(request: Request, registry: CurrentRegistry) -> Health:
-    """200 if models are loaded. 503 with the reason until then, and once the server is stopping."""
+    """200 if models are loaded, all engines work and the server is not shutting down. Otherwise 503 with the reason."""
     registry.check_ready()
     weather: Weather | None = request.app.state.weather
     if weather and (seconds := weather.startup_left):
-        raise NotReady(f"the server is starting for another {seconds:.1f} s, by its fault plan")
+        raise NotReady(f"the fault plan delays the start by another {seconds:.1f} s")
     return _health(request)
 
 

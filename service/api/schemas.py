@@ -137,7 +137,7 @@ class Done(BaseModel):
     start_string: str = Field(description="The start string after `on_unknown` was applied.")
     seed: int = Field(description="The seed used. Send it again to get the same text.")
     finish_reason: Literal["length", "stop", "time"] = Field(
-        description="`length`: num_generate characters. `stop`: a stop string. `time`: max_time_ms."
+        description="`length`: num_generate characters. `stop`: a stop string or a complete constrained text. `time`: max_time_ms."
     )
     usage: Usage
     timings: Timings

@@ -47,7 +47,7 @@ async def constrain(
     if constraint is None:
         return None
     if model.engine_name == "tensorflow":
-        raise invalid_field(field, "requires the native or reference backend", "unsupported_value")
+        raise invalid_field(field, "the tensorflow backend does not support constraints", "unsupported_value")
     compiler: Compiler = request.app.state.compiler
     try:
         found = compiler.cached(constraint, model.vocabulary)
@@ -94,7 +94,7 @@ def sampling_of(
         automaton=None if constrained is None else constrained.automaton,
     )
     if model.engine_name == "tensorflow" and (bias is not None or sampling.needs_history):
-        raise ApiError(422, "unsupported_value", "penalties and logit_bias require the native or reference backend")
+        raise ApiError(422, "unsupported_value", "the tensorflow backend does not support penalties and logit_bias")
     return sampling
 
 

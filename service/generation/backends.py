@@ -33,7 +33,7 @@ def load_library() -> Library:
     try:
         return Library(find_or_build())
     except (NoCompiler, OSError) as error:
-        message = f"the native backend cannot run here: {error}. Install a C compiler, or run `make`, which downloads one"
+        message = f"the native backend cannot run here: {error}. Install a C compiler; in a clone, `make serve` downloads one"
         raise Unsupported(message) from error
 
 

@@ -197,7 +197,7 @@ class Generator:
         automaton = None if constrained is None else constrained.automaton
         sampling = Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed, automaton=automaton)  # type: ignore[misc]
         if sampling.needs_history and self.backend.name == "tensorflow":
-            raise ValueError("penalties and constraints require the native or reference backend")
+            raise ValueError("the tensorflow backend does not support penalties and constraints")
         return sampling
 
     def _encode(self, text: str) -> NDArray[np.int32]:

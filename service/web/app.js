@@ -123,7 +123,7 @@ async function showError(error, part, opened, onOpen) {
   if (opened && (error instanceof ConnectionLost || error.type === "server_error")) {
     const kept = part.text ? "The text so far is kept; Resume continues it." : "No text has arrived yet.";
     const actions = [["Resume", () => resume(part)]];
-    return notice.show("The text was interrupted.", `${error.message} ${kept}`, { code, actions });
+    return notice.show("The text was interrupted.", `${error.message.replace(/\.?$/, ".")} ${kept}`, { code, actions });
   }
   if (error instanceof ConnectionLost) {
     return notice.show("No answer.", error.message, { actions: [["Try again", () => resume(part, onOpen)]] });

@@ -98,6 +98,11 @@ def set_ups(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SetUp]:
     ]
     for name in ("alpha", "beta"):
         wheel(older, name, "2.0")
+    stale = folders["older"] / ".venv" / "bin" / "python"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("#!/bin/sh\necho '(3, 14)'\n")
+    stale.chmod(0o755)
+    (stale.parents[1] / "kept").touch()
     with ThreadPoolExecutor() as pool:
         return {name: (folders[name], done) for name, done in zip(folders, pool.map(set_up, folders.values(), locks), strict=True)}
 
@@ -110,6 +115,14 @@ def test_a_lock_older_than_the_newest_releases_is_installed_as_it_stands(set_ups
     listed = subprocess.run([str(folder / ".venv/bin/python"), "-c", script], capture_output=True, text=True, check=True)
     others = ("pip", "setuptools")  # which a virtual environment is made with
     assert {one for one in listed.stdout.split() if one.split("==")[0] not in others} == {"alpha==1.0", "beta==1.0", "sample==1.0"}
+
+
+def test_an_environment_of_another_python_is_replaced(set_ups: dict[str, SetUp]) -> None:
+    folder, done = set_ups["older"]
+    assert "replacing .venv" in done.stdout
+    assert not (folder / ".venv" / "kept").exists()
+    folder, done = set_ups["lacking"]
+    assert "replacing .venv" not in done.stdout
 
 
 def test_a_lock_that_is_not_whole_is_told(set_ups: dict[str, SetUp]) -> None:

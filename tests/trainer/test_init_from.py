@@ -148,8 +148,10 @@ def test_a_run_of_an_earlier_release_resumes_with_the_line_endings_that_it_read(
     progress = json.loads(json.dumps(state.progress))
     for name in ("vocabulary", "init_from"):
         del progress[name]
-    for name in ("newlines", "init_from"):
+    for name in ("newlines", "init_from", "teacher", "teachers_at_a_time", "text_share"):
         del progress["config"][name]
     checkpoints.save_state(config.work_dir, checkpoints.SavedState(state.tensors, progress))
-    assert main(["--resume", "--models-dir", str(tmp_path / "models"), "--name", "other"]) == 0
+    resume = ["--resume", "--models-dir", str(tmp_path / "models"), "--name", "other"]
+    assert main([*resume, "--text-share", "0.3"]) == 2, "which needs teachers"
+    assert main(resume) == 0
     assert "\r" in artifact.read(tmp_path / "models" / "other" / "1").config.vocabulary

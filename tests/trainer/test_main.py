@@ -419,9 +419,13 @@ def test_evaluate_knows_what_a_model_of_the_reference_held_out(tmp_path: Path, c
         (["--model", "tiny", "--text", "absent"], "absent: No such file"),
         (["--model", "tiny", "--text", "unknown"], "unknown: not in the model's vocabulary: '%' at position 1"),
         (["--model", "tiny", "--text", "unknown"], "--on-unknown skip drops them, replace reads spaces instead"),
-        (["--model", "tiny", "--text", "unknown", "--on-unknown", "skip"], "has one character; scoring needs at least two"),
+        (
+            ["--model", "tiny", "--text", "unknown", "--on-unknown", "skip"],
+            "scoring needs at least two characters that the model knows",
+        ),
         (["--model", "tiny", "--text", "strange", "--on-unknown", "skip"], "none of its characters is in the model's vocabulary"),
-        (["--model", "tiny", "--text", "short"], "has one character; scoring needs at least two"),
+        (["--model", "tiny", "--text", "short"], "scoring needs at least two characters that the model knows"),
+        (["--model", "tiny"], "evaluate: error: "),
         (["--model", "tiny"], "its corpus does not come with this package; give a text to score with --text FILE"),
     ],
 )

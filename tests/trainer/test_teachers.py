@@ -116,21 +116,61 @@ def test_a_run_is_resumed_with_the_teachers_that_it_began_with(
     config.work_dir.mkdir(parents=True)
     begun = loop.Run(config, corpus.read(config.corpus, config.work_dir), teachers=teachers)
     begun.save()
-    assert run(tmp_path, "--resume", "--corpus", text, "--teacher", *reversed(paths(teachers))) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "--teacher: not the versions that the interrupted run learns from; name those, in the same order" in line
-    assert checkpoints.load_progress(config.work_dir) is not None, "nothing is lost"
+    named, reversed_ = "teacher-0/1, teacher-1/1", "teacher-1/1, teacher-0/1"
+    for given, message in (
+        (
+            ["--teacher", *reversed(paths(teachers))],
+            f"the interrupted run learns from {named}, in this order; given are {reversed_}",
+        ),
+        (["--teacher", "gone"], "--teacher: gone/config.json: No such file"),
+        (["--text-share", "0.9"], "--text-share: the interrupted run was started with 0.3"),
+    ):
+        assert run(tmp_path, "--resume", "--corpus", text, *given) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+        assert checkpoints.load_progress(config.work_dir) is not None, "nothing is lost"
     assert run(tmp_path, *options) == 2
     assert "continue it with --resume, or discard it with --fresh" in capsys.readouterr().err
+    assert run(tmp_path, "--resume", "--corpus", text, "--recipe", "student", "--text-share", "0.3") == 0
+
+
+def test_a_run_of_its_own_knows_no_teachers(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TrainingConfig(corpus=[text], name="play", models_dir=tmp_path / "models", batch_size=16, seq_length=5, units=16)
+    config.work_dir.mkdir(parents=True)
+    loop.Run(config, corpus.read(config.corpus, config.work_dir)).save()
+    assert run(tmp_path, "--resume", "--corpus", text, "--teacher", "x") == 2
+    assert "--teacher: the interrupted run was started without teachers" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_while_its_teacher_got_a_new_version_is_resumed_with_the_old_one(
+    tmp_path: Path, text: Path, teachers: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = teachers[0].path.parent
+    options = ["--corpus", text, "--teacher", folder, "--init-from", teachers[1].path, "--batch-size", "16", "--seq-length", "5"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "evaluate", killed)
+        assert run(tmp_path, *options, "--epochs", "2") == 130
+    newer = artifact.publish(
+        tmp_path / "models", fields(teachers[0].config, "teacher-0"), random_tensors(teachers[0].config, 7), {}
+    )
+    assert newer.path.parent == folder
+    shutil.rmtree(teachers[1].path)  # no longer needed: its weights are in the state
+    assert run(tmp_path, "--resume", "--corpus", text) == 0
+    training = artifact.read(tmp_path / "models" / "play" / "1").config.training
+    assert training["teacher"] == [teachers[0].reference]
+    assert training["init_from"]["weights_sha256"] == teachers[1].config.sha256.weights
 
 
 @pytest.mark.parametrize(
     ("characters", "message"),
     [
-        (sorted(set(TEXT) - {"q"}), "has not the vocabulary of the text: it lacks 'q'"),
-        (sorted({*TEXT, "Z", "ä"}), "has not the vocabulary of the text: it also has 'Z', 'ä'"),
-        (sorted({*TEXT, "Z"} - {"q"}), "has not the vocabulary of the text: it lacks 'q' and also has 'Z'"),
-        (sorted(set(TEXT), reverse=True), "has not the vocabulary of the text: it has another order"),
+        (sorted(set(TEXT) - {"q"}), "does not have the text's vocabulary: it lacks 'q'"),
+        (sorted({*TEXT, "Z", "ä"}), "does not have the text's vocabulary: it also has 'Z', 'ä'"),
+        (sorted({*TEXT, "Z"} - {"q"}), "does not have the text's vocabulary: it lacks 'q' and also has 'Z'"),
+        (sorted(set(TEXT), reverse=True), "does not have the text's vocabulary: it has another order"),
     ],
 )
 def test_a_teacher_of_another_vocabulary_is_refused(
@@ -161,20 +201,29 @@ def test_a_teacher_that_has_seen_what_is_held_out_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--recipe", "student"], "--recipe student and --teacher go together"),
-        (["--recipe", "tutorial", "--teacher", "x"], "--recipe student and --teacher go together"),
+        (["--recipe", "student"], "--recipe student needs --teacher, and --teacher needs --recipe student"),
+        (["--recipe", "tutorial", "--teacher", "x"], "--recipe student needs --teacher, and --teacher needs --recipe student"),
+        (["--text-share", "0.5"], "--text-share needs --teacher; remove this option"),
+        (["--teachers-at-a-time", "1"], "--teachers-at-a-time needs --teacher; remove this option"),
         (["--teacher", "x", "--examples", "windows"], "--examples: teachers write streams; remove this option"),
         (["--teacher", "x", "--scheduled-sampling", "0.5"], "--scheduled-sampling: "),
-        (["--teacher", "absent"], "absent/config.json: No such file or directory"),
+        (["--teacher", "absent"], "--teacher: absent/config.json: No such file or directory"),
         (["--teacher", "x", "--teachers-at-a-time", "0"], "--teachers-at-a-time: Input should be greater than or equal to 1"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    assert run(tmp_path, "--corpus", text, *SMALL, *options) in (1, 2)
+    assert run(tmp_path, "--corpus", text, *SMALL, *options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_the_same_teacher_twice_is_refused(
+    tmp_path: Path, text: Path, teachers: list[Version], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--corpus", text, *SMALL, "--teacher", teachers[0].path, teachers[1].path, teachers[0].path.parent) == 2
+    assert f"--teacher: {teachers[0].path} is given twice" in capsys.readouterr().err
 
 
 def test_teachers_come_from_the_environment_too(

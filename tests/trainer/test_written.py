@@ -38,10 +38,16 @@ def teachers(tmp_path: Path) -> list[Version]:
 
 
 def batches(
-    teachers: list[Version], library: Library | None = None, rows: int = 6, worker: Rank = ALONE, **options: Any
+    teachers: list[Version],
+    library: Library | None = None,
+    rows: int = 6,
+    worker: Rank = ALONE,
+    characters: int = len(IDS),
+    **options: Any,
 ) -> WrittenBatches:
     config = TrainingConfig(teacher=[version.path for version in teachers], **options)
-    return WrittenBatches(ContiguousBatches(IDS, 4, rows, 5, worker), config, partial(Teachers, teachers, rows, library))
+    text = ContiguousBatches(IDS[:characters], 4, rows, 5, worker)
+    return WrittenBatches(text, config, partial(Teachers, teachers, rows, library))
 
 
 def whole(written: list[WrittenBatch]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
@@ -67,26 +73,26 @@ def predictions(version: Version, characters: NDArray[np.int32]) -> NDArray[np.f
 
 
 def passages(written: list[WrittenBatch]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """The passages that both begin and end in these batches: (inputs, targets)."""
+    """The passages of an epoch's batches: (inputs, targets)."""
     inputs, targets, fresh = whole(written)
     found = []
     for row in range(len(inputs)):
         begins = np.flatnonzero(fresh[row]) * 4
-        found += [(inputs[row, a:b], targets[row, a:b]) for a, b in pairwise(begins)]
+        found += [(inputs[row, a:b], targets[row, a:b]) for a, b in pairwise([*begins, inputs.shape[1]])]
     return found
 
 
-def test_a_passage_begins_with_the_text_and_teachers_write_the_rest(teachers: list[Version]) -> None:
-    text, seen = IDS.tobytes(), 0
-    for inputs, targets in passages(list(batches(teachers[:1], text_share=0.5).epoch(1))):
-        if len(inputs) < 20:
-            continue  # the first of a row, which is shorter
-        start = inputs[:11].astype(np.uint8).tobytes()
-        assert start in text + text, "ten characters are read after the first"
-        np.testing.assert_array_equal(targets[:10], np.eye(len(VOCABULARY))[inputs[1:11]])
-        np.testing.assert_allclose(targets[10:], predictions(teachers[0], inputs)[10:], atol=1e-6)
-        seen += 1
-    assert seen >= 12
+@pytest.mark.parametrize("characters", [600, 75])  # in the second the epoch ends before a whole passage does
+def test_a_passage_begins_with_the_text_and_teachers_write_the_rest(teachers: list[Version], characters: int) -> None:
+    text = IDS[:characters].tobytes()
+    found = passages(list(batches(teachers[:1], characters=characters, text_share=0.5).epoch(1)))
+    assert (20 in map(len, next(zip(*found, strict=True)))) == (characters == 600)
+    for inputs, targets in found:
+        half = len(inputs) // 2  # of every passage, however short
+        start = inputs[: half + 1].astype(np.uint8).tobytes()
+        assert start in text + text, "half of the passage is read after the first character"
+        np.testing.assert_array_equal(targets[:half], np.eye(len(VOCABULARY))[inputs[1 : half + 1]])
+        np.testing.assert_allclose(targets[half:], predictions(teachers[0], inputs)[half:], atol=1e-6)
 
 
 def test_targets_are_the_mean_of_what_the_teachers_predict(teachers: list[Version]) -> None:
@@ -131,11 +137,12 @@ def test_the_text_is_the_same_with_and_without_the_kernel(teachers: list[Version
             np.testing.assert_array_equal(one, other)
 
 
-def test_an_epoch_continues_from_any_batch_and_differs_from_the_next_one_and_by_seed(teachers: list[Version]) -> None:
-    source = batches(teachers)
+@pytest.mark.parametrize("rows", [6, 12])  # fewer and more than there are characters
+def test_an_epoch_continues_from_any_batch_and_differs_from_the_next_one_and_by_seed(teachers: list[Version], rows: int) -> None:
+    source = batches(teachers, rows=rows)
     first = list(source.epoch(1))
-    assert len(first) == len(source) == 599 // 24
-    for start in (1, 3, 4, 5, 6, 17, len(first)):
+    assert len(first) == len(source) == 599 // (4 * rows)
+    for start in (1, 3, 4, 5, 6, len(first) - 1, len(first)):
         continued = list(source.epoch(1, start))
         assert len(continued) == len(first) - start
         for batch, same in zip(continued, first[start:], strict=True):

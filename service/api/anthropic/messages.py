@@ -23,7 +23,7 @@ ERRORS = error_responses(400, 404, 413, 415, 503, body=AnthropicErrorBody)
 
 @router.post("", response_model=MessageResponse, responses={200: {"content": stream_content(STREAM)}, **ERRORS})
 async def create(request: Request, body: JsonBody[MessageRequest]) -> Response:
-    """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
+    """Generates the assistant's next message. The model's chat template formats the messages; without one they become a play."""
     if body.thread is not None:
         raise ApiError(400, NO_THREADS, "thread: the server stores no conversations; send all messages", param="thread")
     params = CompletionParams(

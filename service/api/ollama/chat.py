@@ -20,7 +20,7 @@ RESPONSES = {200: {"content": stream_content()}, **error_responses(400, 404, 413
 
 @router.post("/chat", response_model=OllamaChatResponse, responses=RESPONSES)
 async def chat(request: Request, body: JsonBody[OllamaChatRequest]) -> Response:
-    """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
+    """Generates the assistant's next message. The model's chat template formats the messages; without one they become a play."""
     if not body.messages:
         return _loaded(request, body, chats=True)
     return await _answer(body, await accept_chat(request, body.conversation, _params(request, body)), chats=True)
@@ -28,7 +28,7 @@ async def chat(request: Request, body: JsonBody[OllamaChatRequest]) -> Response:
 
 @router.post("/generate", response_model=OllamaGenerateResponse, responses=RESPONSES)
 async def generate(request: Request, body: JsonBody[OllamaGenerateRequest]) -> Response:
-    """Answers a prompt, or continues it if it is raw."""
+    """Answers a prompt as a user's message, or continues the prompt itself if `raw` is true."""
     if not body.prompt:
         return _loaded(request, body, chats=False)
     params = _params(request, body, body.prompt)

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
     responses={200: {"content": stream_content(STREAM)}, **error_responses(400, 404, 413, 415, 503)},
 )
 async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
-    """Writes what the assistant says next. The model's chat template, or else that of a play, makes a text of the messages."""
+    """Generates the assistant's next message. The model's chat template formats the messages; without one they become a play."""
     params = CompletionParams(
         model=body.model,
         prompts=[],
