@@ -49,12 +49,14 @@ class ChatTemplate(BaseModel):
     @property
     def jinja(self) -> str | None:
         """The same template in the notation of Hugging Face's tokenizers. None if it formats more than names and words."""
-        turn = _jinja(self.turn, {"speaker": "speaker", "words": "message.content"})
+        turn = _jinja(self.turn, {"speaker": "speaker", "words": "message.content or ''"})
         reply = _jinja(self.reply, {"speaker": json.dumps(self._speaker("assistant", None), ensure_ascii=False)})
         if turn is None or reply is None:
             return None
         names = json.dumps(self.speakers, ensure_ascii=False)
-        speaker = f"message.get('name') | upper if message.get('name') else {names}.get(message.role, message.role | upper)"
+        # The names of a tool and of a function are not their speakers': see `service.api.openai.messages`.
+        name = "message.role not in ['tool', 'function'] and message.get('name')"
+        speaker = f"message.name | upper if {name} else {names}.get(message.role, message.role | upper)"
         turns = "{% for message in messages %}{% set speaker = " + speaker + " %}" + turn + "{% endfor %}"
         return turns + "{% if add_generation_prompt %}" + reply + "{% endif %}"
 

@@ -216,7 +216,7 @@ class Registry:
                 with self._changed:
                     self._replaced.remove(model)
                 freed = True
-            else:  # on the event loop, where a request gets its engine and submits to it without a pause in between
+            else:  # on the event loop, so not between a request's last look for its engine and its submission
                 self._on_loop(partial(model.engine.end_if_idle, f"{model.path} was replaced"))
             del model  # this reference would keep its memory
         if freed:
@@ -249,7 +249,7 @@ class Registry:
         readiness, reason = self._state  # read before the models: READY means that there are some
         models, settled = self._models, readiness in SETTLED
         if name and name not in models:
-            name = self._aliases.get(name, None if self._any_model and settled else name)
+            name = alias if (alias := self._aliases.get(name)) in models else None if self._any_model and settled else name
         if not name:
             name = next(iter(models)) if settled and len(models) == 1 else self._default
         if name in models and readiness is not Readiness.STOPPED:

@@ -13,6 +13,7 @@ from service.api.validation import (
     check_logprobs,
     constrain,
     history_of,
+    on_current_model,
     read_prompt,
     sampling_of,
     seed_or_default,
@@ -54,7 +55,7 @@ class CompletionParams:
 
 async def accept(request: Request, params: CompletionParams) -> Job:
     """Checks a request. Raises ApiError, UnknownModel or NotReady."""
-    return await _accept(request, request.app.state.registry.get(params.model), params)
+    return await on_current_model(request, params.model, lambda model: _accept(request, model, params))
 
 
 async def _accept(request: Request, model: Model, params: CompletionParams) -> Job:
@@ -88,26 +89,35 @@ async def _accept(request: Request, model: Model, params: CompletionParams) -> J
 async def accept_chat(request: Request, conversation: Conversation, params: CompletionParams, *, past_turn: bool = False) -> Job:
     """Checks a request for the next answer of a chat. The conversation's prompt and constraint replace those of params.
 
-    past_turn: the answer may go on past the end of the speaker's turn. Raises as `accept` does.
+    past_turn: the answer may continue past the end of the speaker's turn. Raises as `accept` does.
     """
-    model: Model = request.app.state.registry.get(params.model)
+
+    async def accepted(model: Model) -> Job:
+        return await _accept(request, model, _of_chat(request, model, conversation, params, past_turn=past_turn))
+
+    return await on_current_model(request, params.model, accepted)
+
+
+def _of_chat(
+    request: Request, model: Model, conversation: Conversation, params: CompletionParams, *, past_turn: bool
+) -> CompletionParams:
+    """The params with the conversation's prompt and constraint."""
     settings: Settings = request.app.state.settings
     header = request.headers.get(TOOLS_HEADER)
     try:
         constraint = conversation.constraint(header or settings.auto_tools)
     except ValueError as error:
         raise invalid_field(TOOLS_HEADER, str(error)) from None
-    calls = constraint is not conversation.format
+    calls = constraint is not None and constraint.kind == "tools"
     ends = [] if past_turn or constraint else model.chat.stop
-    complete = replace(
+    return replace(
         params,
         prompts=[_chat_prompt(conversation, model.chat)],
-        max_tokens=params.max_tokens or min(MAX_REPLY, settings.max_num_generate),
+        max_tokens=params.max_tokens or min(MAX_REPLY, max(1, settings.max_num_generate // params.n)),
         stop=[] if calls else [*ends, *params.stop],  # no stop string cuts a call
         constraint=constraint,
         constraint_field="tools" if calls else conversation.format_field,
     )
-    return await _accept(request, model, complete)
 
 
 def count_chat(request: Request, conversation: Conversation, params: CompletionParams) -> int:
@@ -126,7 +136,10 @@ def _check_limits(params: CompletionParams, model: Model, settings: Settings) ->
     if count > limit:
         message = f"{len(params.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
         raise invalid_field("n", message, "too_many")
-    check_length(params.max_tokens_field, count * params.max_tokens, settings.max_num_generate)
+    check_length(params.max_tokens_field, params.max_tokens, settings.max_num_generate)
+    if count * params.max_tokens > settings.max_num_generate:
+        message = f"{count} x {params.max_tokens:,} characters exceed this server's limit of {settings.max_num_generate:,}"
+        raise invalid_field(params.max_tokens_field, message, "too_long")
     echoed = sum(map(len, params.prompts)) * params.n if params.echo else 0
     check_logprobs(count * params.max_tokens + echoed, params.logprobs, settings)
     if params.min_tokens > params.max_tokens:

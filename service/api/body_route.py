@@ -20,17 +20,22 @@ JSON_TYPE = "application/json"
 # Pydantic creates one error per invalid field. Without a limit, a body full of invalid fields would take a second.
 MAX_FIELDS = 1000  # per object
 MAX_PARTS = 50_000  # objects and lists per body
+MAX_DEPTH = 200  # of objects and lists in one another: an answer may repeat a field, and writing it recurses
 
 
 def _limit_size(body: dict[str, Any]) -> dict[str, Any]:
-    unseen, seen = list[Any]([body]), 0
-    while unseen:
-        part, seen = unseen.pop(), seen + 1
-        if isinstance(part, dict) and len(part) > MAX_FIELDS:
-            raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MAX_FIELDS:,}")
-        if seen + len(unseen) > MAX_PARTS:
-            raise PydanticCustomError("too_many_parts", f"the body has more than {MAX_PARTS:,} objects and lists")
-        unseen += [inner for inner in (part.values() if isinstance(part, dict) else part) if isinstance(inner, dict | list)]
+    level, seen, depth = list[Any]([body]), 0, 0
+    while level:
+        seen, depth, inner = seen + len(level), depth + 1, list[Any]()
+        if depth > MAX_DEPTH:
+            raise PydanticCustomError("too_deep", f"the body is nested more than {MAX_DEPTH} levels deep")
+        for part in level:
+            if isinstance(part, dict) and len(part) > MAX_FIELDS:
+                raise PydanticCustomError("too_many_fields", f"an object has {len(part):,} fields, more than {MAX_FIELDS:,}")
+            inner += [one for one in (part.values() if isinstance(part, dict) else part) if isinstance(one, dict | list)]
+            if seen + len(inner) > MAX_PARTS:
+                raise PydanticCustomError("too_many_parts", f"the body has more than {MAX_PARTS:,} objects and lists")
+        level = inner
     return body
 
 
@@ -83,17 +88,22 @@ async def _read(request: Request, *, any_type: bool) -> dict[str, Any]:
     if not is_json and (not any_type or "origin" in request.headers):
         raise ApiError(422, "invalid_value", f"the body is not declared as JSON: {send_json}", openais_code="invalid_type")
     try:
-        given = json.loads(content)
+        given = json.loads(content, parse_constant=_refuse)
     except json.JSONDecodeError as error:
         message = f"the body is not JSON: {error.msg} at character {error.pos}".replace(" at at ", " at ")
         raise ApiError(422, "invalid_json", message) from None
     except (ValueError, RecursionError):
-        message = "the body is not JSON in UTF-8, is nested too deeply, or has a number with thousands of digits"
+        message = "the body is not JSON in UTF-8, is nested too deeply, or has NaN, Infinity or a number with thousands of digits"
         raise ApiError(422, "invalid_json", message) from None
     if not isinstance(given, dict):
         message = "the body is JSON but not an object: send fields in braces"
         raise ApiError(422, "invalid_value", message, openais_code="invalid_type")
     return given
+
+
+def _refuse(constant: str) -> None:
+    """Called by `json` for NaN and Infinity, which are not JSON."""
+    raise ValueError(constant)
 
 
 def json_response(answer: BaseModel, *, exclude_none: bool = False) -> Response:

@@ -37,14 +37,10 @@ async def embed_texts(
     texts = [read_prompt(one, on_unknown, field, model, request.app.state.settings) for one in given]
     prompts = [Prompt(np.append(ids, np.int32(PLACEHOLDER)), shared=True) for _, ids in texts]
     generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
-    with Job(request, model, [(text, one) for (text, _), one in zip(texts, generations, strict=True)]).submit() as job:
+    completions = [(text, one) for (text, _), one in zip(texts, generations, strict=True)]
+    with Job(request, model, completions, padding=1).submit() as job:
         await job.collect()
     return await asyncio.to_thread(lambda: [_embedding(model, prompt, dimensions) for prompt in prompts]), job
-
-
-def num_read(job: Job) -> int:
-    """Characters of all the texts."""
-    return sum(len(completion.generation.prompt.ids) - 1 for completion in job.completions)
 
 
 def _check(model: Model, count: int, dimensions: int | None, field: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.api.errors import OLLAMA, OPENAI, ApiError, StreamEnded, to_api_error
 from service.fault_plan import InvalidPlan
@@ -39,20 +40,26 @@ def _no_such_path(path: str) -> ApiError:
     return ApiError(404, "http_404", f"there is no {path}; /docs lists the paths")
 
 
-def _no_such_method(request: Request, allowed: str) -> ApiError:
-    """allowed: the methods of the router, which does not know HEAD (see `service.middleware.paths`)."""
-    methods = sorted({*allowed.split(", "), *(["HEAD"] if "GET" in allowed else [])})
-    message = f"{request.scope['path']} does not support {request.scope['method']}: use {', '.join(methods)}"
-    return ApiError(405, "http_405", message, headers={"Allow": ", ".join(methods)})
+def _no_such_method(request: Request) -> ApiError:
+    def serves(method: str) -> bool:
+        return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+
+    # The routes do not know HEAD: see `service.middleware.paths`.
+    found = [("GET, HEAD" if method == "GET" else method) for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if serves(method)]
+    methods = ", ".join(found)
+    message = f"{request.scope['path']} does not support {request.scope['method']}: use {methods}"
+    return ApiError(405, "http_405", message, headers={"Allow": methods})
 
 
 def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         found = to_api_error(error)
+        if isinstance(error, PlannedFault):
+            return found.response(request.scope)  # exactly as planned
         if found.status_code == 404 and found.body.error.code == "http_404":
             found = _no_such_path(request.scope["path"])
         if found.status_code == 405:
-            found = _no_such_method(request, (found.headers or {}).get("Allow", ""))
+            found = _no_such_method(request)
         if request.scope["path"].startswith((OPENAI, OLLAMA)):
             found = found.as_openais()
         return found.response(request.scope)

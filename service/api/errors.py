@@ -116,7 +116,9 @@ class ApiError(HTTPException):
     def as_openais(self) -> "ApiError":
         """The error as OpenAI would respond: its clients expect 400 for an invalid request, and branch on the code."""
         error = self.body.error
-        return self if self.status_code != 422 else ApiError(400, self._openais_code, error.message, param=error.param)
+        if self.status_code != 422:
+            return self
+        return ApiError(400, self._openais_code, error.message, param=error.param, headers=self.headers)
 
     @property
     def anthropics_body(self) -> AnthropicErrorBody:
@@ -201,9 +203,9 @@ def _invalid(error: RequestValidationError) -> ApiError:
     kind: str = first["type"]
     code = OPENAIS_CODES.get(kind) or ("invalid_type" if kind.endswith(("_type", "_parsing", "_from_float")) else None)
     # The path of the field, without the part of the request and pydantic's names for the branches of a union.
-    parts = [str(part) for part in first["loc"][1:]]
-    place = ".".join(parts[:1] + [part for part in parts[1:] if not re.search(r"[\[-]", part)]) or None
-    place = ".".join(filter(None, [place, first.get("ctx", {}).get("param")])) or None  # see `fields.invalid`
+    field, *parts = [str(part) for part in first["loc"][1:]] or [""]
+    within = [part for part in parts if "[" not in part]
+    place = ".".join(filter(None, [field, *within, first.get("ctx", {}).get("param")])) or None  # see `fields.invalid`
     said = "this field is unknown: check its spelling or omit it" if kind == "extra_forbidden" else first["msg"]
     return ApiError(422, "invalid_value", f"{place}: {said}" if place else said, param=place, openais_code=code)
 

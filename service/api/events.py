@@ -11,7 +11,8 @@ def event(data: str, name: str | None = None, *, id: str | None = None) -> bytes
     if not data.isascii():
         data = data.translate(LINE_ENDS)
     named, identified = f"event: {name}\n" if name else "", f"id: {id}\n" if id else ""
-    return f"{named}data: {data}\n{identified}\n".encode()
+    # A lone surrogate, which UTF-8 cannot encode, becomes the escape that JSON has for it.
+    return f"{named}data: {data}\n{identified}\n".encode("utf-8", "backslashreplace")
 
 
 def stream_content(data: str) -> dict[str, Any]:

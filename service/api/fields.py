@@ -30,8 +30,8 @@ MAX_CHOICES = 1_000
 
 
 class RequestBody(BaseModel):
-    """A request body, or an object in it. A null field counts as absent. Unknown fields are rejected, or ignored if the server is
-    set so.
+    """A request body, or an object in it. A null field counts as absent. Unknown fields are rejected, or ignored with
+    `--unknown-fields ignore`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -86,8 +86,9 @@ def only_types(things: str, *types: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         found = [one.get("type") for one in (value if isinstance(value, list) else [value]) if isinstance(one, Mapping)]
         if others := {kind for kind in found if isinstance(kind, str)} - {*types}:
-            names = {"things": things, "others": ", ".join(sorted(others)), "types": " or ".join(types)}
-            raise PydanticCustomError("unsupported_value", "{things} of type {others} are not supported; send {types}", names)
+            names = {"things": things, "others": ", ".join(sorted(others)), "types": ", ".join(types)}
+            message = "{things} of type {others} are not supported; supported types: {types}"
+            raise PydanticCustomError("unsupported_value", message, names)
         return value
 
     return BeforeValidator(check)
@@ -246,7 +247,7 @@ def only_constraint(
     json_object: bool | None,
     names: Mapping[str, str] | None = None,
 ) -> Constraint | None:
-    """The constraint of a request, which has at most one. names: of the fields, where they are others.
+    """The constraint of a request, which has at most one. names: this protocol's names of the fields, where they differ.
 
     Raises PydanticCustomError for several constraints, and for a schema that is no JSON object.
     """

@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from service.api.validation import (
     check_logprobs,
     constrain,
     history_of,
+    on_current_model,
     read_text,
     sampling_of,
     seed_or_default,
@@ -92,9 +94,9 @@ def prefers_stream(request: Request) -> bool:
     for kind, *parameters in (re.sub(r"\s", "", kind).lower().split(";") for kind in accept.split(",")):
         found = [re.fullmatch(r"q=(0(\.\d*)?|1(\.0*)?)", parameter) for parameter in parameters]
         weights.setdefault(kind, next((float(q[1]) for q in found if q), 1.0))
-    stream, json = weights.get(EVENTS, 0), next((weights[kind] for kind in (JSON, "application/*", "*/*") if kind in weights), 0)
-    if stream != json:
-        return stream > json
+    stream, whole = weights.get(EVENTS, 0), next((weights[kind] for kind in (JSON, "application/*", "*/*") if kind in weights), 0)
+    if stream != whole:
+        return stream > whole
     return stream > 0 and next(kind for kind in weights if kind in (EVENTS, JSON)) == EVENTS
 
 
@@ -104,7 +106,13 @@ async def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> 
     check_length("start_string", len(body.start_string or ""), settings.max_start_string)
     check_length("num_generate", body.num_generate, settings.max_num_generate)
     check_logprobs(body.num_generate, body.logprobs, settings)
-    model: Model = request.app.state.registry.get(body.model)
+    deadline = None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000
+    on_model = partial(_on_model, request, body, deadline, streams=streams)
+    return await on_current_model(request, body.model, on_model)
+
+
+async def _on_model(request: Request, body: GenerateRequest, deadline: float | None, model: Model, *, streams: bool) -> "Accepted":
+    settings: Settings = request.app.state.settings
     parameters = parameters_digest(model, body) if streams else ""
     resumed = _resumed(request, model, body, parameters, streams=streams)
     start_string, ids, token = _read(body, model, settings, resumed.seed if resumed else body.seed)
@@ -120,7 +128,7 @@ async def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> 
         seed=token.seed,
         stop=stop_ids(body.stop, vocabulary),
         top_logprobs=body.logprobs,
-        deadline=None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000,
+        deadline=deadline,
         already_sent=resumed.sent if resumed else 0,
         num_sampled_before=token.num_sampled,
         returns_state=body.return_state,

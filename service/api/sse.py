@@ -41,8 +41,7 @@ class StreamFormat(Protocol):
 class EventStream(Response):
     """Streams a submitted job until it ends, fails, or the client disconnects. A stream that fails says so.
 
-    Sends by itself instead of through StreamingResponse: at thousands of events a second, time per event is taken from the
-    network.
+    Sends events directly instead of through StreamingResponse: at thousands of events a second, its overhead slows the network.
     """
 
     def __init__(

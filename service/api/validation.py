@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 from service.api.disconnect import cancel_on_disconnect
 from service.api.errors import ApiError, invalid_field
 from service.api.fields import OnUnknown, SamplingFields
-from service.generation.constraints.compiler import Compiler, Constrained, Constraint
+from service.generation.constraints.compiler import Compiler, Constrained, Constraint, TooManyWait
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import History, Sampling
-from service.notes import note_unknown_characters
+from service.generation.scheduler import QueueFull
+from service.notes import forget_unknown_characters, note_unknown_characters
 from service.registry import Model
 from service.settings import Settings
 from trainer.vocabulary import UnknownCharacters, Vocabulary
+
+T = TypeVar("T")
 
 
 def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
@@ -40,10 +44,28 @@ def seed_or_default(seed: int | None, settings: Settings) -> int:
     return secrets.randbelow(2**53) if settings.seed is None else settings.seed
 
 
+async def on_current_model(request: Request, name: str | None, accept: Callable[[Model], Awaitable[T]]) -> T:
+    """What `accept` makes of the request for the model of that name, to be submitted at once.
+
+    If the model is replaced meanwhile, because a constraint takes seconds to compile, the new version accepts the request. The
+    engine of the old one ends when it is idle. Raises UnknownModel, NotReady, or what `accept` raises.
+    """
+    registry = request.app.state.registry
+    while True:
+        model = registry.get(name)
+        accepted = await accept(model)
+        if registry.get(name) is model:
+            return accepted
+        forget_unknown_characters()
+
+
 async def constrain(
     request: Request, model: Model, constraint: Constraint | None, num_generate: int, field: str
 ) -> Constrained | None:
-    """Compiles a constraint. field: errors name it. Raises ApiError, also if num_generate is too little for any text."""
+    """Compiles a constraint. field: errors name it.
+
+    Raises ApiError, also if num_generate is too little for any text, and QueueFull if too many constraints wait.
+    """
     if constraint is None:
         return None
     if model.engine_name == "tensorflow":
@@ -56,6 +78,8 @@ async def constrain(
             found = await cancel_on_disconnect(waiting, request.receive)
     except UnsupportedConstraint as error:
         raise invalid_field(field, str(error)) from None
+    except TooManyWait as error:
+        raise QueueFull(error.seconds) from None
     if found.shortest > num_generate:
         message = f"the shortest answer has {found.shortest:,} characters, more than the {num_generate:,} that are allowed"
         raise invalid_field(field, message)
@@ -135,7 +159,7 @@ def read_tokens(vocabulary: Vocabulary, tokens: Sequence[int], field: str) -> tu
 def read_prompt(
     given: str | Sequence[int], on_unknown: OnUnknown | None, field: str, model: Model, settings: Settings
 ) -> tuple[str, NDArray[np.int32]]:
-    """(A prompt of OpenAI's operations as it is read, its ids). Errors name `field`. Raises ApiError, also if it is empty."""
+    """(A prompt as it is read, its ids). Errors name `field`. Raises ApiError, also if it is empty."""
     vocabulary, limit = model.vocabulary, settings.max_start_string
     if len(given) > limit:  # in words that clients look for
         message = f"This model's maximum context length is {limit:,} tokens, but {field} has {len(given):,}; a token is a character"

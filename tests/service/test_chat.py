@@ -12,6 +12,8 @@ CHAT: list[dict[str, Any]] = [
     {"role": "user", "name": "Romeo", "content": "What light\nthrough yonder {{ window }}"},
     {"role": "assistant", "content": "It is the east 🎭"},
     {"role": "user", "content": ""},
+    {"role": "assistant", "content": None},
+    {"role": "tool", "name": "weather", "content": "fine"},
 ]
 
 
@@ -30,7 +32,10 @@ def test_jinja_gives_the_same_text(template: ChatTemplate, replies: bool) -> Non
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as in transformers
     assert template.jinja is not None
     found = environment.from_string(template.jinja).render(messages=CHAT, add_generation_prompt=replies)
-    expected = template.render([(message["role"], message.get("name"), message["content"]) for message in CHAT])
+    names = [None if message["role"] == "tool" else message.get("name") for message in CHAT]  # as the API reads them
+    expected = template.render(
+        [(message["role"], name, message["content"] or "") for message, name in zip(CHAT, names, strict=True)]
+    )
     reply = template.reply.format(speaker=template.speakers.get("assistant", "ASSISTANT"))
     assert found == (expected if replies else expected.removesuffix(reply))
 

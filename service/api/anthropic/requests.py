@@ -23,7 +23,7 @@ from service.api.fields import (
     only_types,
 )
 from service.api.openai.messages import MAX_MESSAGES
-from service.api.openai.tools import MAX_TOOLS, Chosen, ToolName, chosen_tools, schema_of_arguments
+from service.api.openai.tools import MAX_TOOLS, ToolName, ToolSelection, chosen_tools, schema_of_arguments
 from service.conversation import Conversation, Tool, Turn, call_turn
 from service.generation.constraints.compiler import Constraint
 
@@ -126,7 +126,7 @@ class ToolChoice(RequestBody):
     )
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> ToolSelection:
         match self.type:
             case "tool":
                 return "one", [self.name or ""]

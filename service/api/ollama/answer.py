@@ -71,7 +71,7 @@ class Answer:
     def __init__(self, job: Job, *, chats: bool) -> None:
         """chats: the answer is a message, not a text."""
         self._job, self._chats = job, chats
-        self._reply, self._calls = job.reply(0), list[Part]()
+        self._reply, self._calls, self._logprobs = job.reply(0), list[Part](), list[dict[str, Any]]()
 
     def whole(self, chunk: Chunk) -> str:
         return to_json(self._read(chunk, ended=True) | self._end())
@@ -82,8 +82,9 @@ class Answer:
     def chunk(self, _: int, chunk: Chunk, *, ended: bool) -> bytes:
         """Calls are written at the end, because clients expect whole ones."""
         part = self._read(chunk, ended=ended)
-        lines = [] if self._job.calls and not ended else [part]
-        return b"".join(map(_line, [*lines, *([self._part("") | self._end()] if ended else [])]))
+        if ended:
+            return _line(part) + _line(self._part("") | self._end())
+        return b"" if self._job.calls else _line(part)
 
     def closing(self) -> bytes:
         return b""
@@ -109,7 +110,9 @@ class Answer:
                 for i, call in enumerate(calls_in(self._calls) if ended else [])
             ]
         if (logprobs := token_logprobs(self._job.vocabulary, chunk)) is not None:
-            found["logprobs"] = [entry.model_dump() for entry in logprobs]
+            self._logprobs += [entry.model_dump() for entry in logprobs]
+            if ended or not self._job.calls:
+                found["logprobs"], self._logprobs = self._logprobs, []
         return found
 
     def _end(self) -> dict[str, Any]:
@@ -140,4 +143,4 @@ def nanoseconds(seconds: float) -> int:
 
 def _line(part: dict[str, Any]) -> bytes:
     """Escapes the line ends that JSON does not and that some clients split at."""
-    return f"{to_json(part).translate(LINE_ENDS)}\n".encode()
+    return f"{to_json(part).translate(LINE_ENDS)}\n".encode("utf-8", "backslashreplace")

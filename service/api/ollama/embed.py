@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.api.body_route import AnyTypeRoute, JsonBody, json_response
-from service.api.embedding import embed_texts, num_read
+from service.api.embedding import embed_texts
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.fields import RequestBody, Unused
 from service.api.ollama.answer import nanoseconds
@@ -70,7 +70,7 @@ async def embed(request: Request, body: JsonBody[EmbedRequest]) -> Response:
             embeddings=[vector.tolist() for vector in vectors],
             total_duration=nanoseconds(now - first.arrived_at),
             load_duration=nanoseconds(first.times(now).queue),
-            prompt_eval_count=num_read(job),
+            prompt_eval_count=job.num_prompt,
         )
     )
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.api.fields import (
     JsonSchema,
@@ -38,7 +38,7 @@ class OllamaOptions(SamplingFields):
     )
     stop: Stop = Field([])
     seed: Seed = None
-    repetition_penalty: float = Field(1.0, alias="repeat_penalty", ge=0.01, le=2)
+    repetition_penalty: float = Field(1.0, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"), ge=0.01, le=2)
     mirostat: Annotated[Any, only(0)] = None
     pace: Pace | None = None
     on_unknown: OnUnknown | None = None

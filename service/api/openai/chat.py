@@ -74,9 +74,9 @@ def _message(reply: Reply, text: str, *, legacy: bool) -> ChatMessage:
 
 
 def _parts(body: ChatRequest, job: Job, replies: list[Reply], i: int, chunk: Chunk, _: int) -> list[Choice]:
-    """The new parts of a choice. Log-probabilities stand beside the first of them."""
+    """The new parts of a choice. Log-probabilities stand beside the first of them, or alone if there is none."""
     logprobs = _logprobs(job.vocabulary, chunk)
-    choices = []
+    choices: list[Choice] = []
     for part in replies[i].read(job.vocabulary.decode(chunk.characters)):
         match part:
             case Text(text):
@@ -88,8 +88,10 @@ def _parts(body: ChatRequest, job: Job, replies: list[Reply], i: int, chunk: Chu
             case Arguments(index, text):
                 more = {"arguments": text}
                 delta = {"function_call": more} if body.is_legacy else {"tool_calls": [{"index": index, "function": more}]}
-        choices.append({"index": i, "delta": delta, "logprobs": logprobs and logprobs.model_dump(), "finish_reason": None})
-        logprobs = None
+        choices.append({"index": i, "delta": delta, "logprobs": None, "finish_reason": None})
+    if logprobs and logprobs.content:
+        choices = choices or [{"index": i, "delta": {}, "finish_reason": None}]  # such as in the middle of a tool's name
+        choices[0]["logprobs"] = logprobs.model_dump()
     return choices
 
 

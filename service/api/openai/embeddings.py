@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from service.api.body_route import BodyRoute, JsonBody, json_response
-from service.api.embedding import embed_texts, num_read
+from service.api.embedding import embed_texts
 from service.api.errors import error_responses
 from service.api.fields import ModelName, OnUnknown, RequestBody, Unused
 from service.api.openai.answers import Embedding, Embeddings, EmbeddingUsage
@@ -45,7 +45,7 @@ async def embed(request: Request, body: JsonBody[EmbeddingRequest]) -> Response:
     """Reads each text and returns the state of the network's last layer as a vector of length 1, the same on every machine."""
     model: Model = request.app.state.registry.get(body.model)
     vectors, job = await embed_texts(request, model, listed(body.input), dimensions=body.dimensions, on_unknown=body.on_unknown)
-    usage = EmbeddingUsage(prompt_tokens=num_read(job), total_tokens=num_read(job))
+    usage = EmbeddingUsage(prompt_tokens=job.num_prompt, total_tokens=job.num_prompt)
     # A million numbers take half a second to write. In a thread, they do not hold up the event loop.
     return await asyncio.to_thread(_answer, model.config.name, vectors, body.encoding_format, usage)
 

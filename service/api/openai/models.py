@@ -29,7 +29,11 @@ async def models(request: Request, registry: CurrentRegistry) -> Response:
 async def model(name: str, request: Request, registry: CurrentRegistry) -> Response:
     """One served model. With the header `anthropic-version`, in Anthropic's format."""
     found = registry.get(name)
-    return json_response(_anthropics(request, found) if is_anthropics(request.scope) else _served(found))
+    if is_anthropics(request.scope):
+        answer = json_response(_anthropics(request, found))
+        answer.headers.update(request_id_header())
+        return answer
+    return json_response(_served(found))
 
 
 def _served(model: Model) -> ServedModel:

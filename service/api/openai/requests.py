@@ -20,6 +20,7 @@ from service.api.fields import (
     invalid,
     only,
     only_constraint,
+    only_types,
 )
 from service.api.openai.answers import UsageChunks
 from service.api.openai.compatibility import CompatibilityFields
@@ -169,6 +170,12 @@ class CompletionRequest(CommonFields):
         return listed(self.prompt)
 
 
+FunctionCallChoice = Annotated[
+    Annotated[Literal["none", "auto"], Tag("[mode]")] | Annotated[Named, Tag("[function]")],
+    Discriminator(lambda choice: "[mode]" if isinstance(choice, str) else "[function]"),
+]
+
+
 class ChatRequest(ChatMessages, CommonFields):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"model": "shakespeare", "messages": [{"role": "user", "content": "Who art thou?"}]}]}
@@ -187,7 +194,7 @@ class ChatRequest(ChatMessages, CommonFields):
         le=MAX_TOP_LOGPROBS,
         description="Number of most likely characters to return at each position. Requires logprobs.",
     )
-    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
+    tools: list[Annotated[FunctionTool, only_types("tools", "function")]] = Field([], max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = Field(
         None,
         description="none, auto, required, or a function to call. With auto the answer is a text, unless the server's option "
@@ -195,7 +202,7 @@ class ChatRequest(ChatMessages, CommonFields):
     )
     parallel_tool_calls: bool = Field(False, description=f"Allow up to {MAX_CALLS} calls in one answer.")
     functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS, description="Former name of tools.")
-    function_call: Literal["none", "auto"] | Named | None = Field(None, description="Former name of tool_choice.")
+    function_call: FunctionCallChoice | None = Field(None, description="Former name of tool_choice.")
     audio: Unsupported = None
     echo: Annotated[Any, only(False)] = None
     on_unknown: OnUnknown = "skip"

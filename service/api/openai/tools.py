@@ -15,21 +15,21 @@ NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "addition
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
-Chosen = tuple[ToolMode, list[str]]  # how tools are called, and their names; without names, all tools of the request
+ToolSelection = tuple[ToolMode, list[str]]  # how tools are called, and their names; without names, all tools of the request
 
 
-class Choosing(Protocol):
+class ToolChoiceForm(Protocol):
     """A choice of tools, in the form of some protocol."""
 
     @property
-    def chosen(self) -> Chosen: ...
+    def chosen(self) -> ToolSelection: ...
 
 
 class Named(RequestBody):
     name: str
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> ToolSelection:
         return "one", [self.name]
 
 
@@ -59,7 +59,7 @@ class NamedFunction(RequestBody):
     function: Named
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> ToolSelection:
         return self.function.chosen
 
 
@@ -73,7 +73,7 @@ class AllowedToolsChoice(RequestBody):
     allowed_tools: AllowedTools
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> ToolSelection:
         return self.allowed_tools.mode, [tool.function.name for tool in self.allowed_tools.tools]
 
 
@@ -92,7 +92,7 @@ ToolChoice = Annotated[
 ]
 
 
-def chosen_tools(tools: list[Tool], choice: ToolMode | Choosing | None) -> tuple[list[Tool], ToolMode]:
+def chosen_tools(tools: list[Tool], choice: ToolMode | ToolChoiceForm | None) -> tuple[list[Tool], ToolMode]:
     """(The tools that may be called, how they are called). Raises PydanticCustomError."""
     mode, names = (choice or "auto", []) if choice is None or isinstance(choice, str) else choice.chosen
     known = {tool.name: tool for tool in tools}

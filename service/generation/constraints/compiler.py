@@ -22,6 +22,7 @@ from trainer.vocabulary import Vocabulary
 SECONDS = 5.0  # that a compilation may take
 START = 60.0  # seconds in which the process must have started
 MAX_BYTES = 64_000_000  # of the cached automata
+MAX_WAIT = 30.0  # seconds that a constraint may have to wait for those before it
 RETRY = 60.0  # seconds until a constraint that took too long is tried again, because the machine may have been busy
 MAX_CACHED = 1_000  # automata, and refusals of constraints that took too long
 
@@ -57,6 +58,15 @@ class TooSlow(UnsupportedConstraint):
         self.at = monotonic()
 
 
+class TooManyWait(Exception):
+    """Too many constraints wait to be compiled."""
+
+    def __init__(self, seconds: float) -> None:
+        """seconds: the time that they will take."""
+        super().__init__(f"constraints of about {seconds:.0f} s are waiting to be compiled")
+        self.seconds = seconds
+
+
 class Compiler:
     """Compiles constraints in a process of its own, because a small expression can need any amount of time and memory.
 
@@ -69,27 +79,37 @@ class Compiler:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._cache: OrderedDict[bytes, Constrained | TooSlow] = OrderedDict()
+        self._waiting = set[Future[Constrained]]()
+        self._seconds = 0.0  # that a compilation takes: a moving average
 
     def cached(self, constraint: Constraint, vocabulary: Vocabulary) -> Constrained | None:
         """The compiled constraint, if it was compiled before. Raises UnsupportedConstraint if it took too long then."""
         return _or_raise(self._cache.get(_key(_text(constraint), vocabulary)))
 
     def submit(self, constraint: Constraint, vocabulary: Vocabulary) -> Future[Constrained]:
-        """As `compile`, in a thread that does nothing else. A constraint that still waits can be cancelled."""
-        return self._thread.submit(self.compile, constraint, vocabulary)
+        """As `compile`, in a thread that does nothing else. A constraint that still waits can be cancelled. Raises TooManyWait."""
+        if (seconds := len(self._waiting) * self._seconds) > MAX_WAIT:
+            raise TooManyWait(seconds)
+        future = self._thread.submit(self.compile, constraint, vocabulary)
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        return future
 
     def compile(self, constraint: Constraint, vocabulary: Vocabulary) -> Constrained:
-        """Raises UnsupportedConstraint, with a message for whoever wrote the constraint. May take some seconds."""
+        """Raises UnsupportedConstraint, with a message that tells the client what to change. May take some seconds."""
         text = _text(constraint)
         key = _key(text, vocabulary)
         with self._lock:
             found = _or_raise(self._cache.get(key))
             if found is None:
+                began = monotonic()
                 try:
-                    found = self._compile(text, "".join(vocabulary.characters), vocabulary)
+                    found = self._compile(text, vocabulary)
                 except TooSlow as error:
                     self._remember(key, error)
                     raise
+                finally:
+                    self._seconds += (monotonic() - began - self._seconds) / 4
             self._remember(key, found)
             return found
 
@@ -111,10 +131,12 @@ class Compiler:
             self._process.wait()
         self._process = self._connection = None
 
-    def _compile(self, constraint: str, characters: str, vocabulary: Vocabulary) -> Constrained:
+    def _compile(self, constraint: str, vocabulary: Vocabulary) -> Constrained:
+        if self._process is not None and self._process.poll() is not None:
+            self._end_process()  # it was killed while it was idle
         connection = self._connection or self._start()
         try:
-            connection.send((constraint, characters))
+            connection.send((constraint, "".join(vocabulary.characters)))
             if not connection.poll(SECONDS):
                 raise EOFError
             answer = connection.recv()

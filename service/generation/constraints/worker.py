@@ -59,6 +59,8 @@ def serve(connection: Connection) -> None:
             connection.send(UnsupportedConstraint(str(error)))
         except RecursionError:
             connection.send(UnsupportedConstraint("it is nested too deeply"))
+        except MemoryError:
+            return  # the server says that it takes too much, and starts another process
         except Exception:
             connection.send(RuntimeError(traceback.format_exc()))
         signal.alarm(0)

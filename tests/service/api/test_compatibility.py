@@ -418,6 +418,7 @@ def test_head_is_answered_wherever_get_is(client: httpx.Client) -> None:
     for method, path, allowed in (
         ("DELETE", "/models", "GET, HEAD"),
         ("GET", "/score", "POST"),
+        ("PUT", "/generate", "GET, HEAD, POST"),
     ):
         refused = client.request(method, path)
         assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
@@ -490,3 +491,5 @@ def test_other_names_mean_models_where_the_server_says_so(tmp_path: Path, publis
     with serving(Settings(models_dir=tmp_path, default_model="one", any_model=True)) as (_, peer):
         assert completed(peer, model="gpt-5")["model"] == "one"
         assert completed(peer, model="two")["model"] == "two"
+    with serving(Settings(models_dir=tmp_path, default_model="one", any_model=True, aliases="gpt-5=absent")) as (_, peer):
+        assert completed(peer, model="gpt-5")["model"] == "one", "an alias of no model makes no difference"

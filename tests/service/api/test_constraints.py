@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.generation.constraints import compiler
-from service.generation.constraints.compiler import Compiler, Constraint
+from service.generation.constraints.compiler import Compiler, Constraint, TooManyWait
 from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.sse import events
 from tests.support import VOCABULARY, at_once, stream
@@ -62,7 +64,7 @@ def test_a_text_matches_its_regular_expression_from_end_to_end(client: httpx.Cli
 def test_a_set_that_names_no_characters_holds_those_of_the_model(client: httpx.Client) -> None:
     texts = [generated(client, regex=".{30}[0-9][^a]{30}", seed=seed)["text"] for seed in range(5)]
     assert {*"".join(text[:30] + text[31:] for text in texts)} <= {*VOCABULARY}
-    assert "characters that it names" in refused(client, regex="[\\u0400-\\u0fff]")[1]
+    assert "characters that it does not name" in refused(client, regex="[\\u0400-\\u0fff]")[1]
 
 
 def test_every_choice_is_reached_even_one_that_begins_another(client: httpx.Client) -> None:
@@ -270,6 +272,90 @@ def test_a_constraint_does_not_wait_for_a_client_that_has_disconnected(
         served[1].post("/generate", json={"start_string": "R", "regex": "never compiled"}, timeout=1)
     with pytest.raises(CancelledError):
         waiting.result(60)
+
+
+def test_the_time_limit_includes_the_time_in_which_a_constraint_compiles(
+    served: tuple[FastAPI, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, client = served
+    waiting: Future[Any] = Future()
+    monkeypatch.setattr(app.state.compiler, "submit", lambda *_: waiting)
+    began = threading.Event()
+    submit = app.state.compiler.submit
+
+    def submitted(*arguments: Any) -> Any:
+        began.set()
+        return submit(*arguments)
+
+    monkeypatch.setattr(app.state.compiler, "submit", submitted)
+    with ThreadPoolExecutor() as pool:
+        body = {"start_string": "R", "regex": "[a-z]{10}", "max_time_ms": 10}
+        response = pool.submit(client.post, "/generate", json=body)
+        assert began.wait(60)
+        time.sleep(0.02)  # more than the limit
+        waiting.set_result(Compiler().compile(Constraint("regex", "[a-z]{10}"), Vocabulary(VOCABULARY)))
+        answer = response.result(60).json()
+    assert answer["finish_reason"] == "time"
+
+
+def test_constraints_that_would_wait_too_long_are_429(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(*_: Any) -> Any:
+        raise TooManyWait(31.5)
+
+    monkeypatch.setattr(Compiler, "submit", submit)
+    response = client.post("/generate", json={"start_string": "R", "regex": "[b-y]{7}"})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "32")
+    assert response.json()["error"]["code"] == "queue_full"
+
+
+def test_constraints_wait_as_long_as_those_before_them_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, release, vocabulary = Compiler(), threading.Event(), Vocabulary("ab")
+    monkeypatch.setattr(found, "compile", lambda *_: release.wait(60))
+    monkeypatch.setattr(found, "_seconds", 4.0)
+    try:
+        accepted = [found.submit(Constraint("regex", f"a{i}"), vocabulary) for i in range(8)]
+        with pytest.raises(TooManyWait) as raised:
+            found.submit(Constraint("regex", "b"), vocabulary)
+        assert raised.value.seconds == 32
+    finally:
+        release.set()
+    for future in accepted:
+        future.result(60)
+    found.submit(Constraint("regex", "b"), vocabulary).result(60)
+    found.close()
+
+
+def test_a_process_that_was_killed_while_it_was_idle_is_replaced() -> None:
+    found, vocabulary = Compiler(), Vocabulary("ab")
+    found.compile(Constraint("regex", "a1"), vocabulary)
+    assert found._process is not None
+    found._process.kill()
+    found._process.wait()
+    assert found.compile(Constraint("regex", "b22"), vocabulary).shortest == 3
+    found.close()
+
+
+def test_a_compilation_that_runs_out_of_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import sys
+from service.generation.constraints import worker
+
+def compiled(*_):
+    raise MemoryError
+
+worker.automaton = compiled
+worker.serve(worker.Connection(int(sys.argv[1])))
+"""
+    started = subprocess.Popen
+
+    def popen(command: list[str], **options: Any) -> Any:
+        return started([command[0], "-c", code, command[-1]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    found = Compiler()
+    with pytest.raises(UnsupportedConstraint, match="too much memory"):
+        found.compile(Constraint("regex", "a1"), Vocabulary("ab"))
+    found.close()
 
 
 def test_a_schema_in_a_string_that_is_nested_too_deeply_is_refused(client: httpx.Client) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.generation import reference
 from service.generation.quantized import quantize
 from service.settings import Settings
-from tests.support import ARCHITECTURE, ENDLESS, VOCABULARY, Publish, random_tensors, serving
+from tests.support import ARCHITECTURE, ENDLESS, VOCABULARY, Publish, random_tensors, serving, wait_until
 from trainer.artifact import Architecture
 from trainer.vocabulary import Vocabulary
 
@@ -96,8 +96,12 @@ def test_base64_holds_the_same_numbers(client: httpx.Client) -> None:
     assert np.frombuffer(base64.b64decode(packed), "<f4").tolist() == embedded(client, TEXT)[0]
 
 
-def test_usage_counts_what_was_read(client: httpx.Client) -> None:
+def test_usage_and_the_log_count_what_was_read(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     answer = client.post("/v1/embeddings", json={"input": ["Hark", "語漢"], "on_unknown": "skip"}).json()
+    wait_until(lambda: [record for record in caplog.records if hasattr(record, "prompt_characters")])
+    (line,) = [vars(record) for record in caplog.records if hasattr(record, "prompt_characters")]
+    assert line["prompt_characters"] == 5
     assert answer["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
     assert (answer["object"], answer["model"]) == ("list", "tiny")
 

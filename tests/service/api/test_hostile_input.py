@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from service.app import create_app
 from service.settings import Settings
+from tests.support import Publish, serving
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 CHECKS = [
@@ -212,6 +214,54 @@ def test_an_error_quotes_a_part_of_what_was_sent(client: httpx.Client, body: dic
     response = client.post("/generate", json={"start_string": "a", "num_generate": 1} | body)
     assert response.status_code in (404, 422)
     assert len(response.content) < 10_000
+
+
+def test_what_is_nested_too_deeply_is_refused(client: httpx.Client) -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        inner: dict[str, Any] = {"type": "integer"}
+        for _ in range(depth):
+            inner = {"allOf": [inner]}
+        return inner
+
+    bodies: dict[str, dict[str, Any]] = {
+        "/generate": {"start_string": "a", "json_schema": nested(100), "num_generate": 50},
+        "/v1/responses": {"input": "a", "metadata": nested(100), "max_output_tokens": 1},
+    }
+    for path, body in bodies.items():
+        for stream in (True, False):
+            response = client.post(path, json=body | {"stream": stream})
+            assert response.status_code == (400 if path.startswith("/v1/") else 422)
+            assert "nested more than 200 levels deep" in response.json()["error"]["message"]
+    assert client.post("/v1/responses", json=bodies["/v1/responses"] | {"metadata": nested(90)}).status_code == 200
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_pythons_json_alone_reads_is_refused(client: httpx.Client, number: str) -> None:
+    content = f'{{"input": "a", "max_output_tokens": 1, "metadata": {{"a": {number}}}}}'
+    response = client.post("/v1/responses", content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"n": 8, "max_tokens": 10**4299}, "max_tokens"),
+        ({"n": 10**4299}, "n"),
+        ({"messages": [{"role": "user", "content": "a", "my-field": 1}]}, "messages.0.my-field"),
+        ({"functions": [{"name": "f"}], "function_call": {"nam": "f"}}, "function_call.name"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(client: httpx.Client, body: dict[str, Any], param: str) -> None:
+    response = client.post("/v1/chat/completions", json={"messages": [MESSAGE]} | body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_many_answers_without_a_length_are_short_enough_together(tmp_path: Path, publish: Publish) -> None:
+    publish("tiny")
+    with serving(Settings(models_dir=tmp_path, max_num_generate=50)) as (_, peer):
+        answer = peer.post("/v1/chat/completions", json={"messages": [MESSAGE], "n": 4, "ignore_eos": True}).json()
+    assert [len(choice["message"]["content"]) for choice in answer["choices"]] == [12] * 4
 
 
 def test_a_penalty_that_no_float32_holds_is_refused(client: httpx.Client) -> None:

@@ -168,6 +168,14 @@ def test_log_probabilities_are_those_of_openais_chat(client: httpx.Client) -> No
     assert found["logprobs"] == expected
     parts = lines(client, logprobs=True, top_logprobs=2)
     assert [one for part in parts for one in part.get("logprobs", [])] == expected
+    client.headers["X-Folio-Tools"] = "call"
+    try:
+        calls = {"tools": TOOLS, "logprobs": True, "options": {"seed": 6, "num_predict": 300}}
+        whole, parts = chat(client, **calls), lines(client, **calls)
+    finally:
+        del client.headers["X-Folio-Tools"]
+    assert len(whole["logprobs"]) == whole["eval_count"] > 20
+    assert [one for part in parts for one in part.get("logprobs", [])] == whole["logprobs"]
 
 
 def test_a_request_without_a_text_says_that_the_model_is_loaded(client: httpx.Client) -> None:

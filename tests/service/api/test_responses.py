@@ -54,6 +54,15 @@ def peer(client: httpx.Client) -> Iterator[OpenAI]:
         yield peer
 
 
+def test_what_utf_8_cannot_encode_is_repeated_as_it_came(client: httpx.Client) -> None:
+    body = r'{"input": "a", "max_output_tokens": 3, "instructions": "\udfff", "metadata": {"a": "\ud800"}, "stream": %s}'
+    for stream in ("false", "true"):
+        response = client.post("/v1/responses", content=body % stream, headers={"Content-Type": "application/json"})
+        assert response.status_code == 200
+        answer = list(events([response.content]))[-1].data["response"] if stream == "true" else response.json()
+        assert (answer["status"], answer["instructions"], answer["metadata"]) == ("incomplete", "\udfff", {"a": "\ud800"})
+
+
 def answered(client: httpx.Client, headers: dict[str, str] | None = None, **fields: Any) -> dict[str, Any]:
     response = client.post("/v1/responses", json={"model": "tiny", "input": "Hi", "seed": 3, **fields}, headers=headers)
     assert response.status_code == 200, response.text
@@ -453,7 +462,7 @@ def test_what_is_wrong_is_named_with_openais_status_and_code(
 def test_errors_are_the_clients_own_and_say_what_to_do(peer: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="send the whole conversation in input"):
         peer.responses.create(input="Hi", previous_response_id="resp_a", **TINY)
-    with pytest.raises(openai.BadRequestError, match="web_search are not supported; send function"):
+    with pytest.raises(openai.BadRequestError, match="web_search are not supported; supported types: function"):
         peer.responses.create(input="Hi", tools=[{"type": "web_search"}], stream=True, **TINY)
     with pytest.raises(openai.NotFoundError, match="no model 'absent'"):
         peer.responses.create(input="Hi", model="absent")

@@ -1,6 +1,8 @@
 """A new version while the old one is under load: nobody notices but by the version number in the answer."""
 
 import asyncio
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,38 @@ def test_ten_swaps_under_load_fail_no_request_and_mix_no_text(tmp_path: Path) ->
         assert len({next(iter(found)) for found in texts.values()}) == 11
         wait_until(lambda: all(engine.stopped for engine in engines[:-1]))
         assert not engines[-1].stopped
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+def test_a_request_whose_constraint_compiles_during_a_swap_is_served_by_the_new_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    body: dict[str, Any] = {"structured_outputs": {"regex": "[0-9]{3}"}, "on_unknown": "skip"}
+    body |= {"prompt": "a漢"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "a漢"}]}
+    if path == "/generate":
+        body = {"start_string": "a漢", "regex": "[0-9]{3}", "on_unknown": "skip"}
+    publish(tmp_path, seed=1)
+    with serving(Settings(models_dir=tmp_path, watch=0.05)) as (app, client), ThreadPoolExecutor() as pool:
+        old, compile_now = app.state.registry.get(None).engine, app.state.compiler.submit
+        begun, waiting = threading.Event(), Future[Any]()
+
+        def submit(*arguments: Any) -> Future[Any]:
+            monkeypatch.setattr(app.state.compiler, "submit", compile_now)
+            waiting.arguments = arguments  # type: ignore[attr-defined]
+            begun.set()
+            return waiting
+
+        monkeypatch.setattr(app.state.compiler, "submit", submit)
+        response = pool.submit(client.post, path, json=body)
+        assert begun.wait(60)
+        publish(tmp_path, seed=2)
+        wait_until(lambda: old.stopped)
+        waiting.set_result(app.state.compiler.compile(*waiting.arguments))  # type: ignore[attr-defined]
+        answer = response.result(60)
+    assert answer.status_code == 200, answer.text
+    if path == "/generate":
+        assert answer.json()["version"] == 2
+    assert answer.headers["x-unknown-characters"] == "1"
 
 
 def test_a_stream_ends_on_the_version_it_began_on_and_cannot_be_gone_on_with_after_it(

@@ -70,6 +70,16 @@ def test_several_calls_come_where_they_are_allowed(peer: OpenAI) -> None:
         assert len({call.id for call in message.tool_calls or []}) == len(message.tool_calls or [])
 
 
+def test_a_stream_has_the_log_probabilities_of_all_characters_of_a_call(peer: OpenAI) -> None:
+    fields: dict[str, Any] = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "seed": 1, "tool_choice": "required"}
+    fields |= {"logprobs": True, "extra_body": {"pace": 200}}  # in many parts, so that some hold a piece of a tool's name alone
+    whole = peer.chat.completions.create(**fields)
+    streamed = [chunk.choices[0].logprobs for chunk in peer.chat.completions.create(**fields, stream=True) if chunk.choices]
+    content = [entry for logprobs in streamed if logprobs for entry in logprobs.content or []]
+    assert len(content) == whole.usage.completion_tokens
+    assert content == whole.choices[0].logprobs.content
+
+
 def test_the_same_seed_gives_the_same_calls_with_the_same_ids(peer: OpenAI) -> None:
     first, second = (replied(peer, tool_choice="required", seed=9) for _ in range(2))
     assert first == second
@@ -159,7 +169,7 @@ def test_parse_gives_what_the_model_says(peer: OpenAI) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "absent"}}}, "tool_choice"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
-        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0.type"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
         (
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}], "tool_choice": "required"},

@@ -97,14 +97,14 @@ def whole_text(client: httpx.Client) -> str:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_error_has_the_one_shape_and_its_headers(client: httpx.Client, path: str, body: dict[str, Any], streamed: bool) -> None:
     found = []
-    for status, retry_after in [(429, 2), (500, None), (503, 0), (529, None)]:
+    for status, retry_after in [(429, 2), (500, None), (503, 0), (529, None), (404, 1), (405, 1), (422, 1)]:
         error = {"status": status} | ({} if retry_after is None else {"retry_after": retry_after})
         response = client.post(path, json=body | {"stream": streamed}, headers=by(errors=[error]))
         assert response.status_code == status
         assert response.headers.get("retry-after") == (None if retry_after is None else str(retry_after))
         assert response.json()["error"]["code"] == "planned_fault"
         found.append(response.json()["error"]["type"])
-    assert found == ["rate_limit_error", "server_error", "server_error", "server_error"]
+    assert found == ["rate_limit_error", *["server_error"] * 3, *["invalid_request_error"] * 3]
 
 
 MESSAGES = [{"role": "user", "content": "a"}]
@@ -401,7 +401,7 @@ def test_a_slow_start_up_is_alive_but_not_ready(tmp_path: Path, publish: Publish
         for response in (client.get("/readyz"), client.post("/generate", json=TEXT)):
             assert response.status_code == 503
             assert int(response.headers["retry-after"])
-            assert "is starting" in response.json()["error"]["message"]
+            assert "delays the start" in response.json()["error"]["message"]
         app.state.weather.clock = lambda: time.monotonic() + 3000
         assert client.get("/readyz").status_code == 200
         assert client.post("/generate", json=TEXT).status_code == 200

@@ -63,7 +63,8 @@ class FunctionCallOutput(Item):
 
 def _kind(item: Any) -> str:
     """The form of an item. See `service.api.openai.requests._kind` for the brackets."""
-    return f"[{item.get('type') or 'message'}]" if isinstance(item, Mapping) else "[message]"
+    kind = item.get("type") if isinstance(item, Mapping) else None
+    return f"[{kind}]" if isinstance(kind, str) and kind else "[message]"
 
 
 def _note_reference(item: Any) -> Any:

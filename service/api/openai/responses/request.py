@@ -25,12 +25,12 @@ from service.api.openai.responses.answer import EchoedFields
 from service.api.openai.responses.items import InputItem, turns_of
 from service.api.openai.tools import (
     MAX_TOOLS,
-    Chosen,
     FunctionDefinition,
     JsonObjectFormat,
     Named,
     NamedSchema,
     TextFormat,
+    ToolSelection,
     chosen_tools,
 )
 from service.conversation import MAX_CALLS, Conversation, Tool, ToolMode, Turn
@@ -68,7 +68,7 @@ class AllowedChoice(RequestBody):
     tools: Annotated[list[Annotated[NamedTool, OnlyFunctions]], Field(min_length=1)]
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> ToolSelection:
         return self.mode, [tool.name for tool in self.tools]
 
 

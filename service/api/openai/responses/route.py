@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept_chat, count_chat
-from service.api.body_route import BodyRoute, JsonBody, json_response
+from service.api.body_route import JSON_TYPE, BodyRoute, JsonBody, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.openai.responses.answer import InputTokens, ResponsesAnswer
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
     },
 )
 async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Response:
-    """Writes what the assistant says next, as /v1/chat/completions does. Nothing is stored."""
+    """Generates the assistant's next message, as /v1/chat/completions does. Nothing is stored."""
     job = (await accept_chat(request, body.as_conversation(), _params(body))).submit()
     answer = ResponsesStream(job, body.echoed)
     if body.stream:
@@ -31,7 +31,7 @@ async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Respons
     with job:
         (chunk,) = await job.collect()
         answer.chunk(0, chunk, ended=True)
-        return json_response(answer.answer)
+        return Response(answer.whole(), media_type=JSON_TYPE)
 
 
 @router.post("/responses/input_tokens", response_model=InputTokens, responses=error_responses(400, 404, 413, 415, 503))

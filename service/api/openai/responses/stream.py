@@ -59,6 +59,10 @@ class ResponsesStream:
         self.answer.status, self.answer.error = "failed", ResponseError(message=error.body.error.message)
         return self._written([self._lifecycle("failed")])
 
+    def whole(self) -> bytes:
+        """The answer as JSON. Lone surrogates in what it repeats of the request are escaped."""
+        return json.dumps(self.answer.model_dump(), ensure_ascii=False).encode("utf-8", "backslashreplace")
+
     def _read(self, chunk: Chunk) -> Iterator[Event]:
         """Adds new characters to the answer."""
         logprobs = token_logprobs(self._job.vocabulary, chunk) or []
