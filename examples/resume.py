@@ -20,6 +20,8 @@ def read(last_event_id: str | None, most: int) -> tuple[str, str | None]:
                 fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
                 if count == most or fields.get("event") == "done":
                     return text, last_event_id
+                if fields.get("event") == "error":
+                    raise SystemExit(json.loads(fields["data"])["error"]["message"])
                 if "data" in fields:
                     text, last_event_id, count = text + json.loads(fields["data"])["text"], fields["id"], count + 1
     return text, last_event_id

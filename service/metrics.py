@@ -112,9 +112,9 @@ class ModelMetrics(Observer):
             reason: metrics.finished.labels(model_name, reason) for reason in ("length", "stop", "time", "cancelled", "error")
         }
 
-    def looked_up(self, hit: bool) -> None:
-        self._count("prompt_cache_queries", 1)
-        self._count("prompt_cache_hits", hit)
+    def looked_up(self, prompts: int, hits: int) -> None:
+        self._count("prompt_cache_queries", prompts)
+        self._count("prompt_cache_hits", hits)
 
     def iterated(self, rows: int) -> None:
         self._observe("batch_size", rows)

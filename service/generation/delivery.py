@@ -24,15 +24,16 @@ class Delivery:
         self._held: dict[Generation, tuple[Chunk, float]] = {}  # what a stream has not got yet, and when it gets more
         self._count = count()
 
-    def due(self, outputs: Sequence[Output], now: float, running: int) -> list[Output]:
-        """The outputs to deliver now: first characters and ends at once, others when their interval is over."""
-        interval = self._seconds + EACH_STREAM * running if self._seconds else 0.0
+    def due(self, outputs: Sequence[Output], now: float, rows: int) -> list[Output]:
+        """The outputs to deliver now: first characters and ends at once, others when their interval is over. rows: that run."""
+        interval = self._seconds + EACH_STREAM * rows if self._seconds else 0.0
         found = []
         for generation, chunk, reason in outputs:
             held, due_at = self._held.pop(generation, (Chunk([]), None))
             chunk = joined(held, chunk)
-            if reason is None and due_at is not None and now < due_at:
-                self._held[generation] = chunk, due_at
+            if reason is None and ((due_at is not None and now < due_at) or not chunk.characters):
+                if due_at is not None:
+                    self._held[generation] = chunk, due_at
                 continue
             if reason is None:
                 phase = 1.0 if due_at is not None else (next(self._count) * GOLDEN) % 1

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
 from service.generation.backend import Backend
@@ -28,10 +27,10 @@ class EngineFailed(EngineStopped):
 
 
 class Observer:
-    """Is told, on the event loop, what an engine does. This one ignores it."""
+    """Called on the event loop with what an engine does. This base class does nothing."""
 
-    def looked_up(self, hit: bool) -> None:
-        """A prompt was looked up in the prompt cache."""
+    def looked_up(self, prompts: int, hits: int) -> None:
+        """So many prompts were looked up in the prompt cache, and so many of them were there."""
 
     def iterated(self, rows: int) -> None:
         """An iteration has advanced this many generations."""
@@ -167,12 +166,13 @@ class Engine:
             log.warning("the backend has returned after all; requests are accepted again")
             self.hung = None
 
-    def _deliver(self, outputs: list[Output], error: Exception | None = None, rows: int = 0, lookups: Sequence[bool] = ()) -> None:
+    def _deliver(
+        self, outputs: list[Output], error: Exception | None = None, rows: int = 0, lookups: tuple[int, int] = (0, 0)
+    ) -> None:
         """Schedules one event-loop callback that delivers all outputs. If the loop is closed, nobody is listening."""
 
         def deliver() -> None:
-            for hit in lookups:
-                self._observer.looked_up(hit)
+            self._observer.looked_up(*lookups)
             for generation, chunk, reason in outputs:
                 if generation.output.finish_reason is None:  # not cancelled meanwhile
                     generation.output.put(chunk, reason, error)

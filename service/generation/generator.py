@@ -78,6 +78,7 @@ class Generator:
         self._core = EngineCore(self.backend, queue_limit=UNLIMITED)
         self._compiler = Compiler()
         self._arrived: dict[Generation, deque[tuple[Chunk, FinishReason | None]]] = {}
+        self._abandoned = deque[Generation]()  # of streams that nobody will read
         self._lock = RLock()  # held while the network computes
 
     @classmethod
@@ -148,6 +149,7 @@ class Generator:
     def read(self, generation: Generation) -> tuple[Chunk, FinishReason | None]:
         """The next characters of one generation; the reason if they are the last. Advances all generations if necessary."""
         with self._lock:
+            self._cancel_abandoned()
             arrived = self._arrived[generation]
             while not arrived:
                 for output in self._core.step()[0]:
@@ -163,8 +165,17 @@ class Generator:
             self._core.cancel(generation)
             self._arrived.pop(generation, None)
 
+    def abandon(self, generation: Generation) -> None:
+        """Cancels it before the next step. The garbage collector may call this in the middle of one, in the same thread."""
+        self._abandoned.append(generation)
+
+    def _cancel_abandoned(self) -> None:
+        while self._abandoned:
+            self.cancel(self._abandoned.popleft())
+
     def _submit(self, generation: Generation) -> None:
         with self._lock:
+            self._cancel_abandoned()
             self._core.submit(generation)
             self._arrived[generation] = deque()
 
@@ -238,8 +249,9 @@ class TextStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:  # of a stream that nobody will read
-        self.close()
+    def __del__(self) -> None:
+        if self.finish_reason is None:
+            self._generator.abandon(self._generation)
 
 
 def _read(path: Path) -> Version:

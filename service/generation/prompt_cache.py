@@ -14,21 +14,23 @@ class PromptCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0  # bytes
-        self._lookups: list[bool] = []
+        self._num_lookups = self._num_hits = 0
         self._states: OrderedDict[bytes, State] = OrderedDict()
 
     def get(self, prompt: NDArray[np.int32]) -> State | None:
         """The state after all characters of the prompt but the last, or None if it is not cached."""
         key = prompt.tobytes()
-        self._lookups.append(key in self._states)
+        self._num_lookups += 1
         if key in self._states:
+            self._num_hits += 1
             self._states.move_to_end(key)
         return self._states.get(key)
 
-    def drain_lookups(self) -> list[bool]:
-        """For each `get` since the last call of this method, whether the state was found."""
-        lookups, self._lookups = self._lookups, []
-        return lookups
+    def drain_lookups(self) -> tuple[int, int]:
+        """Calls of `get` since the last call of this method: (all of them, those that found a state)."""
+        found = self._num_lookups, self._num_hits
+        self._num_lookups = self._num_hits = 0
+        return found
 
     def put(self, prompt: NDArray[np.int32], state: State) -> None:
         """Stores a state and evicts the least recently used entries. A state larger than the whole cache is not stored."""

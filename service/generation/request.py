@@ -127,7 +127,7 @@ class Generation:
         return self._uniforms.random(count, np.float32)
 
     def begin(self, state: State | None) -> None:
-        """It has got a slot and starts from `state` (None: zeros) with its next input."""
+        """Call this when it gets a slot. state: the network's state before `next_input`; None: zeros."""
         if self.returns_state:
             self._snapshot = state
             self._inputs_since = [self.next_input]

@@ -154,7 +154,7 @@ class Scheduler:
         return outputs + self._expired(now)
 
     def _admit(self) -> Mapping[Generation, State | None]:
-        """Gives away the free slots. Returns who got one, and the state each starts from."""
+        """Assigns free slots to waiting generations. Returns each new generation's start state."""
         starting: dict[Generation, State | None] = {}
         if not self._free:
             return starting

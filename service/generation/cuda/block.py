@@ -26,7 +26,7 @@ class Block:
             self._pointer = self._memory.reserve(self._capacity)
 
     def add(self, array: NDArray[Any]) -> int:
-        """The address that the array will have on the device. It may change until `send`."""
+        """The address that the array will have on the device. The array's content may still change until `send`."""
         self._parts.append((self._size, np.ascontiguousarray(array)))
         return self.reserve(array.nbytes)
 

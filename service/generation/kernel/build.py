@@ -1,7 +1,7 @@
 """Compiles the kernel for each instruction set and links one library: python -m service.generation.kernel.build.
 
-Any C compiler works. If none does, `--else-download requirements/compiler.txt` downloads one, the package `ziglang`, for this build
-only. A library's name contains a digest of its sources, so an outdated library is not found.
+GCC 11, clang 12 and later ones work. If there is none, `--else-download requirements/compiler.txt` downloads the package `ziglang`
+for this build only. A library's name contains a digest of its sources, so an outdated library is not found.
 """
 
 import argparse
@@ -160,7 +160,10 @@ def machine_name() -> str:
 
 
 def _places() -> list[Path]:
-    return [HERE, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "folio"]
+    try:
+        return [HERE, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "folio"]
+    except RuntimeError:  # this user has no home
+        return [HERE]
 
 
 def _is_writable(folder: Path) -> bool:

@@ -263,9 +263,8 @@ Network *folio_open(int lstm, int layers, int units, int vocabulary, int embeddi
   if (!failed) n->instructions->begin_thread();
   for (int t = 1; t < n->threads && !failed; t++) {
     Start *start = malloc(sizeof *start);
-    if (!start) break;
-    *start = (Start){n, t};
-    if (pthread_create(&n->worker[t], NULL, run_worker, start)) {  // continue with fewer threads
+    if (start) *start = (Start){n, t};
+    if (!start || pthread_create(&n->worker[t], NULL, run_worker, start)) {  // continue with fewer threads
       free(start);
       n->worker[t] = 0;
       n->threads = t;

@@ -67,6 +67,15 @@ def test_a_compiler_that_fails_leaves_nothing(compiler: list[str], tmp_path: Pat
     assert list(tmp_path.iterdir()) == [], "whole or not at all"
 
 
+def test_a_user_without_a_home_has_the_library_beside_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert building._places() == [building.HERE]
+
+
 def test_the_compiler_that_the_user_names_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "ccache gcc-14")
     assert compilers() == [["ccache", "gcc-14"]]

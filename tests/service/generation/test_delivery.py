@@ -37,6 +37,17 @@ def test_an_end_without_characters_brings_what_was_kept() -> None:
     assert (output.chunk.characters[-1], output.reason) == (5, "time")
 
 
+def test_a_first_output_without_characters_does_not_hold_up_the_first_characters() -> None:
+    """A stop string may begin with what was sampled, so it is held back until that is decided."""
+    delivery, one = Delivery(10), generation()
+    given(delivery, generation(), 0, now=0)  # the next stream's first interval is longer than 0
+    assert delivery.due([Output(one, Chunk([]), None)], 0, 1) == []
+    assert given(delivery, one, 0, now=0.001) == [0]
+    assert given(delivery, one, 1, now=0.002) == []
+    assert delivery.due([Output(one, Chunk([]), None)], 0.003, 1) == []
+    assert given(delivery, one, 2, now=20) == [1, 2]
+
+
 def test_zero_delivers_after_every_call() -> None:
     delivery, one = Delivery(0), generation()
     assert [given(delivery, one, c, now=0) for c in range(5)] == [[c] for c in range(5)]

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.generation.generator import Generator
+from service.generation.request import Generation
 from service.settings import Settings
 from tests.support import ARCHITECTURE, publish, serving
 from trainer.artifact import ArtifactError
@@ -78,8 +79,28 @@ def test_streams_may_be_read_in_turns_and_ended_early(generator: Generator) -> N
 def test_a_stream_that_is_dropped_frees_its_slot(generator: Generator) -> None:
     for _ in range(5):  # there are two slots
         next(generator.stream("a", num_generate=10**9))
-    assert not generator._core.has_work
     assert len(generator.generate("a", num_generate=10)) == 11
+    assert not generator._core.has_work
+
+
+def test_a_stream_that_is_collected_while_a_step_is_prepared_harms_no_other(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector may come at any moment, in the thread that prepares the step."""
+    expected = generator.generate("a", num_generate=3000, seed=1)
+    dropped, kept = generator.stream("b", num_generate=10**9), generator.stream("a", num_generate=3000, seed=1)
+    text = "a" + next(kept)
+    streams, uniforms = [dropped], Generation.uniforms
+    del dropped
+
+    def collecting(self: Generation, count: int) -> Any:
+        streams.clear()
+        return uniforms(self, count)
+
+    monkeypatch.setattr(Generation, "uniforms", collecting)
+    assert text + "".join(kept) == expected
+    assert not streams
+    assert not generator._core.has_work
 
 
 def test_a_text_that_cannot_begin_leaves_none_of_the_others_behind(generator: Generator) -> None:

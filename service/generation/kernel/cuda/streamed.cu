@@ -160,7 +160,7 @@ struct Advance {
   // A warp's task is an octet of columns of up to 16 rows, from row `first` to before row `end`.
   __device__ void output(int step, int first, int end, int octet) const {
     const int r = first + lane / 4, stride = n.slices * 64, here = min(first + lane % TILE, end - 1), place = step * c.rows;
-    if (!__ballot_sync(~0u, c.forced[place + here] < 0 || c.logits)) return;  // nobody needs them
+    if (!__ballot_sync(~0u, c.forced[place + here] < 0 || c.logits)) return;  // no row samples, and no logits are requested
     const int8 *q = rounded(step + 1, n.layers - 1);
     int sum[1][4] = {};
     products<1>(sum, q + min(r, c.rows - 1) * stride, q + min(r + 8, c.rows - 1) * stride,
