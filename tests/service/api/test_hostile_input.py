@@ -42,7 +42,7 @@ OPERATIONS = [(path, method) for path, operations in DOCUMENT["paths"].items() f
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_every_operation_answers_as_its_document_says(client: httpx.Client, path: str, method: str) -> None:
     operation = schemathesis.openapi.from_dict(DOCUMENT)[path][method]
-    cases = st.one_of(operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode)
+    cases = st.one_of([operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode])
 
     @settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=QUIET)
     @given(case=cases)
