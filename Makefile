@@ -67,7 +67,7 @@ model: .venv/trains .venv/kernel ## rebuild the included model as a new version 
 	$(BIN)/python -m trainer --models-dir "$(or $(MODELS),dist/models)" --name shakespeare $(TRAIN_FLAGS)
 
 # Several files of tests at a time. More processes than that would need more memory than many machines have.
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup lint types ## lint, types, tests
 	$(PYTEST)
@@ -86,7 +86,7 @@ clients: setup .venv-clients/ready .venv-clients-openai-2/ready $(NODE)/node_mod
 $(NODE)/node_modules/ready: $(NODE)/package-lock.json
 	@if command -v npm >/dev/null; then npm ci --prefix $(NODE) --silent --no-audit --no-fund && touch $@; fi
 
-fast: setup lint types ## lint, types, and the tests that start no processes, train nothing and drive no browser
+fast: setup lint types ## lint, types, and the tests that each take less than a second
 	$(PYTEST) -m "not slow"
 
 soak: setup ## test real servers with misbehaving clients, volumes and clocks: 20 minutes (SOAK_FLAGS=--help lists options)

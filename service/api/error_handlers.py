@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from service.api.errors import OLLAMA, OPENAI, ApiError, StreamEnded, to_api_error
+from service.api.errors import OLLAMA, OPENAI, ApiError, StreamEnded, error_schemas, to_api_error
 from service.fault_plan import InvalidPlan
 from service.generation.engine import EngineStopped
 from service.generation.scheduler import QueueFull
@@ -82,7 +82,7 @@ def install(app: FastAPI) -> None:
 
 
 def openapi_without_422(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The OpenAPI document without the 422 that FastAPI adds to operations of other protocols, which use 400."""
+    """The OpenAPI document with the errors' schemas, and without the 422 that FastAPI adds to operations that use 400."""
     document = build()
     for path, operations in document["paths"].items():
         if path.startswith((OPENAI, OLLAMA)):
@@ -90,4 +90,5 @@ def openapi_without_422(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+    document["components"]["schemas"] |= error_schemas()
     return document

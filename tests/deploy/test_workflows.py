@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WORKFLOWS = Path(__file__).parents[2] / ".github" / "workflows"
 
 
+@pytest.mark.slow
 def test_workflows_have_githubs_schema() -> None:
     files = sorted(WORKFLOWS.glob("*.yml"))
     assert {"gate.yml", "release.yml"} <= {file.name for file in files}

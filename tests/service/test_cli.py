@@ -36,6 +36,7 @@ def generate(*arguments: object, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_server", [True, False])
 def test_the_text_is_generates_and_the_receipt_is_on_stderr(models: Path, client: httpx.Client, by_server: bool) -> None:
     body = {"start_string": "é To\n", "seed": 4, "num_generate": 300, "temperature": 0.7, "top_k": 9, "stop": ["zq"]}

@@ -85,6 +85,7 @@ def test_an_idle_connection_is_closed_in_the_end(tmp_path: Path) -> None:
         assert kept.recv(1) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "request_", [
         b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /healthz HTTP/1.1\r\nHost 127.0.0.1\r\n\r\n", b"\x16\x03\x01\x02",
@@ -117,6 +118,7 @@ def test_what_is_not_http_behind_a_request_does_not_cut_its_answer(models: Path)
     assert refusal.startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("streamed", [False, True])
@@ -170,6 +172,7 @@ def test_a_request_that_the_end_of_a_clients_side_cuts_is_closed(models: Path) -
                 assert connection.recv(1) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_client_that_closes_both_sides_frees_its_slot_though_nothing_was_to_be_sent(
@@ -185,6 +188,7 @@ def test_a_client_that_closes_both_sides_frees_its_slot_though_nothing_was_to_be
         gate.open()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_client_that_leaves_with_more_requests_queued_frees_its_slot(
     models: Path, loop: str, caplog: pytest.LogCaptureFixture
@@ -210,6 +214,7 @@ def test_a_stream_to_http_1_0_is_not_framed_and_ends_with_the_connection(models:
     assert b"\r\n" not in received
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/absent", "/models"])
 def test_other_answers_to_http_1_0_are_whole(models: Path, path: str) -> None:
     with ready(models) as (_, client), connected(client) as connection:
@@ -244,6 +249,7 @@ def test_a_request_that_does_not_arrive_in_time_is_logged_and_counted_as_that(
         assert f'folio_http_responses_total{{status="{status}"}} 1.0' in counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("half_closed", [False, True])
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system can't tell that nothing is read")

@@ -58,6 +58,7 @@ def test_the_onnx_file_says_whose_step_it_is(publish: Publish, tmp_path: Path) -
     assert json.loads(about["vocabulary"]) == ARCHITECTURE.vocabulary
 
 
+@pytest.mark.slow
 def test_a_text_can_be_generated_with_the_file_alone(tmp_path: Path) -> None:
     """The included model, always the likeliest character, as by temperature 0."""
     assert export(["--onnx", str(tmp_path / "step.onnx")]) == 0

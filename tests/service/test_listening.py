@@ -100,6 +100,7 @@ def test_a_unix_socket_is_served_by_any_name_and_removed_at_the_end(
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_a_reader_of_a_unix_socket_that_takes_nothing_is_cut(tmp_path: Path) -> None:
     file = tmp_path / "folio.sock"
     publish(tmp_path)

@@ -76,6 +76,7 @@ def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
         connection.sendall(part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"A:\r\n", b"A: %s\r\n" % (b"x" * 1000), b"x" * 1000], ids=["empty", "short", "one without end"])
 def test_headers_without_end_are_cut_off(tmp_path: Path, line: bytes) -> None:
     with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
@@ -84,6 +85,7 @@ def test_headers_without_end_are_cut_off(tmp_path: Path, line: bytes) -> None:
             send_on(connection, line * 100)
 
 
+@pytest.mark.slow
 def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
     with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
@@ -94,6 +96,7 @@ def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
     assert b'"code": "headers_too_long"' in received
 
 
+@pytest.mark.slow
 def test_what_frames_a_chunked_body_is_bounded(tmp_path: Path) -> None:
     head = b"POST /vectorize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     settings = Settings(models_dir=tmp_path, port=0)

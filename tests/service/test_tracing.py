@@ -42,6 +42,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_request_is_one_span_of_the_callers_trace_and_none_is_lost_at_the_end(
     tmp_path: Path, publish: Publish, received: list[Any]
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_request_is_one_span_of_the_callers_trace_and_none_is_lost_at_the_end(
     assert said["deployment.environment"].string_value == "test"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", ["", "http", "http/dup"])
 def test_no_text_is_sent(
     tmp_path: Path, publish: Publish, received: list[Any], monkeypatch: pytest.MonkeyPatch, convention: str

@@ -18,6 +18,7 @@ def test_tensors_have_their_published_names_and_shapes(cell: str, layers: int) -
     assert architecture.parameter_count == model.count_params()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_weights_go_from_one_batch_size_to_another(cell: str) -> None:
     architecture = Architecture(cell=cell, layers=2, units=6, embedding=4, vocabulary=list("abcde"))

@@ -100,6 +100,7 @@ def assert_same(expected: tuple[list[np.ndarray], ...], found: tuple[list[np.nda
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scan")
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("steps", [1, 8])
@@ -116,6 +117,7 @@ def test_a_graph_of_unknown_length_gives_what_the_keras_model_gives(cell: str, s
     np.testing.assert_allclose(forward(ids), model(ids), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scan")
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_the_function_gives_what_the_keras_model_gives(cell: str) -> None:
@@ -128,6 +130,7 @@ def test_the_function_gives_what_the_keras_model_gives(cell: str) -> None:
         np.testing.assert_allclose(logits, model(ids), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("text", [pytest.param(IDS, id="whole"), pytest.param(MANY_IDS, id="in parts", marks=pytest.mark.slow)])
 def test_bf16_operands_differ_by_their_rounding(cell: str, text: np.ndarray) -> None:

@@ -22,6 +22,7 @@ def instructions(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("vocabulary", [0, 7])

@@ -42,6 +42,7 @@ def nats(shape: Architecture, tensors: Tensors, ids: NDArray[Any]) -> NDArray[np
     return np.array(found)
 
 
+@pytest.mark.slow
 @LIBRARIES
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.cell)
 def test_both_scores_are_means_of_what_the_reference_says(library: Library | None, shape: Architecture) -> None:
@@ -52,6 +53,7 @@ def test_both_scores_are_means_of_what_the_reference_says(library: Library | Non
     assert scores.cold_256 == pytest.approx(np.mean(windows), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
 def test_without_a_library_the_scores_are_the_same() -> None:
     ids = np.random.default_rng(2).integers(0, 5, 3000).astype(np.uint8)
@@ -73,6 +75,7 @@ def test_they_are_close_to_those_as_trained(shape: Architecture) -> None:
     assert found != trained  # the rounding shows somewhere
 
 
+@pytest.mark.slow
 @LIBRARIES
 @pytest.mark.parametrize("logits", [64 * 5 * 13, 7 * 5])
 def test_scores_do_not_depend_on_how_much_is_scored_at_a_time(

@@ -80,6 +80,7 @@ def test_the_gru_is_the_tutorials(model: keras.Model) -> None:
     assert isinstance(gru.cell.recurrent_initializer, keras.initializers.GlorotUniform)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_as_good_as_a_guess(config: TrainingConfig, model: keras.Model, windows: ShuffledBatches) -> None:
     inputs, targets = next(iter(windows.epoch(1)))
     architecture = config.architecture(list(map(chr, range(65))))

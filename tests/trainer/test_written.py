@@ -95,6 +95,7 @@ def test_a_passage_begins_with_the_text_and_teachers_write_the_rest(teachers: li
         np.testing.assert_allclose(targets[half:], predictions(teachers[0], inputs)[half:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_are_the_mean_of_what_the_teachers_predict(teachers: list[Version]) -> None:
     found = passages(list(batches(teachers, text_share=0, teachers_at_a_time=3).epoch(2)))
     assert len(found) > 20
@@ -103,6 +104,7 @@ def test_targets_are_the_mean_of_what_the_teachers_predict(teachers: list[Versio
         np.testing.assert_allclose(targets, mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_passage_has_as_many_teachers_as_the_option_says_and_all_get_their_turn(teachers: list[Version]) -> None:
     pairs = {(0, 1), (0, 2), (1, 2)}
     used = set()
@@ -113,6 +115,7 @@ def test_each_passage_has_as_many_teachers_as_the_option_says_and_all_get_their_
     assert used == pairs
 
 
+@pytest.mark.slow
 def test_more_teachers_at_a_time_than_there_are_is_all_of_them(teachers: list[Version]) -> None:
     three, nine = (list(batches(teachers, teachers_at_a_time=count).epoch(1)) for count in (3, 9))
     for one, other in zip(three, nine, strict=True):
@@ -137,6 +140,7 @@ def test_the_text_is_the_same_with_and_without_the_kernel(teachers: list[Version
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [6, 12])  # fewer and more than there are characters
 def test_an_epoch_continues_from_any_batch_and_differs_from_the_next_one_and_by_seed(teachers: list[Version], rows: int) -> None:
     source = batches(teachers, rows=rows)
@@ -151,6 +155,7 @@ def test_an_epoch_continues_from_any_batch_and_differs_from_the_next_one_and_by_
     assert not np.array_equal(whole(first)[0], whole(list(source.epoch(2)))[0])
 
 
+@pytest.mark.slow
 def test_workers_share_the_rows_that_one_would_have(teachers: list[Version]) -> None:
     alone, shared = batches(teachers), [batches(teachers, rows=2, worker=Rank(3, rank)) for rank in range(3)]
     assert {len(part) for part in shared} == {len(alone)}

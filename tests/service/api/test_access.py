@@ -42,6 +42,7 @@ PROTECTED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_operation_is_protected_or_meant_to_be_free(keyed: httpx.Client) -> None:
     free = {"/healthz", "/readyz"}
     documented = set(keyed.get("/openapi.json").json()["paths"]) - free

@@ -186,6 +186,7 @@ def test_a_tool_loop_calls_then_ends_with_a_text(client: httpx.Client, stream: b
         assert last["stop_reason"] in ("end_turn", "max_tokens")
 
 
+@pytest.mark.slow
 def test_the_choice_of_tools(client: httpx.Client) -> None:
     def names(choice: Any, **fields: Any) -> list[str]:
         content = message(client, tools=TOOLS, tool_choice=choice, max_tokens=300, **fields)["content"]

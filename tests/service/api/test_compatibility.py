@@ -98,6 +98,7 @@ def test_usual_values_of_sampling_have_their_usual_meaning(
     assert completed(client, **fields)["choices"] == completed(client, **same_as)["choices"]
 
 
+@pytest.mark.slow
 def test_a_null_optional_field_counts_as_absent(client: httpx.Client) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     for path, name, needed in (
@@ -292,6 +293,7 @@ def test_an_assistants_beginning_is_continued(
     assert replied(client, messages=messages, **fields)["choices"][0]["message"]["content"] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", ["{words!r:>10}|", "{{words}}{words}", "<{speaker}>{words}</{speaker}>", "{speaker}: {words:>30}"])
 def test_a_chat_template_that_is_served_continues_too_or_is_refused(tmp_path: Path, publish: Publish, turn: str) -> None:
     publish(architecture=ARCHITECTURE.model_copy(update={"vocabulary": [*VOCABULARY, *"<>/|{}"]}))
@@ -450,6 +452,7 @@ def test_a_compressed_body_is_read(client: httpx.Client, encoding: str, compress
         assert len(response.json()["text"]) == 4
 
 
+@pytest.mark.slow
 def test_what_a_compressed_body_holds_is_limited_too(client: httpx.Client) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
 

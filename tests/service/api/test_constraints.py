@@ -52,6 +52,7 @@ def refused(client: httpx.Client, **fields: Any) -> tuple[str, str]:
     return error["param"], error["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1, 2])
 def test_a_text_matches_its_regular_expression_from_end_to_end(client: httpx.Client, temperature: float) -> None:
     """The model knows letters and no digits."""
@@ -67,6 +68,7 @@ def test_a_set_that_names_no_characters_holds_those_of_the_model(client: httpx.C
     assert "characters that it does not name" in refused(client, regex="[\\u0400-\\u0fff]")[1]
 
 
+@pytest.mark.slow
 def test_every_choice_is_reached_even_one_that_begins_another(client: httpx.Client) -> None:
     choices = ["12", "1234", "{}", "7 é"]
     found = [generated(client, choices=choices, seed=seed) for seed in range(100)]
@@ -205,6 +207,7 @@ def test_openais_and_vllms_fields_of_a_constraint(client: httpx.Client) -> None:
 # --- the compiler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "slow",
     [
@@ -252,6 +255,7 @@ def test_the_cache_is_limited_in_number_and_keeps_no_schemas(monkeypatch: pytest
     found.close()
 
 
+@pytest.mark.slow
 def test_the_process_ends_a_compilation_for_which_no_server_waits() -> None:
     ours, theirs = Pipe()
     code = f"from service.generation.constraints import worker as w; w.SECONDS = 1; w.serve(w.Connection({theirs.fileno()}))"
@@ -263,6 +267,7 @@ def test_the_process_ends_a_compilation_for_which_no_server_waits() -> None:
     assert process.wait(60) == -signal.SIGALRM
 
 
+@pytest.mark.slow
 def test_a_constraint_does_not_wait_for_a_client_that_has_disconnected(
     served: tuple[FastAPI, httpx.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:

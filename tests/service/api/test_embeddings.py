@@ -50,6 +50,7 @@ def test_an_embedding_is_the_state_after_the_last_character_with_length_1(client
     assert embedded(client, TEXT, model="tiny") == [expected], "also from the prompt cache"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 9, 17, 500, 511, 512, 513, 1024, 1025, 10_000])
 def test_texts_of_all_lengths_are_read_to_their_ends(client: httpx.Client, length: int) -> None:
     text = (TEXT * 300)[:length]

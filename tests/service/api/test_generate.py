@@ -364,6 +364,7 @@ def test_a_client_that_leaves_the_queue_is_not_waited_for(client: httpx.Client, 
         assert cancelled() == before + 1
 
 
+@pytest.mark.slow
 def test_the_openapi_document_describes_generate(client: httpx.Client) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/generate"]["post"]
     assert operation["responses"].keys() >= {"200", "404", "422", "429", "503"}

@@ -39,6 +39,7 @@ def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish:
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}, timeout=60).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_tensorflow_graph_is_built_before_the_first_request_needs_it(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: set[tuple[int, bool, bool]] = set()
     decode = TensorFlowBackend.decode

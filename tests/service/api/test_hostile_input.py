@@ -96,6 +96,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=QUIET)
 @given(
     body=st.fixed_dictionaries({"start_string": TEXT}, optional={name: v for name, v in FIELDS.items() if name != "start_string"})
@@ -155,6 +156,7 @@ MANY = {f"field{i}": 0 for i in range(100_000)}
 MESSAGE = {"role": "user", "content": "a"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body"),
     [

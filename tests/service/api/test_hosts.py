@@ -25,6 +25,7 @@ def answering(models: Path, fields: dict[str, Any]) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "answered", "refused"),
     [

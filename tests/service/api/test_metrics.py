@@ -34,6 +34,7 @@ def counted(client: httpx.Client) -> Callable[[], dict[str, float]]:
     return lambda: {name: value - before.get(name, 0) for name, value in samples(client).items()}
 
 
+@pytest.mark.slow
 def test_requests_characters_and_times_are_counted(client: httpx.Client, counted: Callable[[], dict[str, float]]) -> None:
     body: dict[str, Any] = {"start_string": "metrics", "num_generate": 300, "seed": 1}
     text = client.post("/generate", json=body).json()["text"]

@@ -61,6 +61,7 @@ def test_a_paced_reader_gets_so_many_characters_a_second_and_none_before_it_is_d
     assert count / (arrived[-1][0] - start) == pytest.approx(pace, rel=0.05 + 1 / count)
 
 
+@pytest.mark.slow
 def test_a_slow_stream_is_no_faster_than_its_pace(client: httpx.Client) -> None:
     body = {"start_string": "a", "num_generate": 41, "stream": True, "pace": 40}
     start = time.perf_counter()

@@ -3,11 +3,14 @@
 import weakref
 from pathlib import Path
 
+import pytest
+
 from service.settings import Settings
 from tests.sse import events
 from tests.support import Publish, serving, wait_until
 
 
+@pytest.mark.slow
 def test_a_slow_stream_does_not_keep_a_replaced_versions_weights(tmp_path: Path, publish: Publish) -> None:
     publish()
     with serving(Settings(models_dir=tmp_path, watch=0.05, slots=2)) as (app, client):

@@ -101,6 +101,7 @@ def schema(model: type[BaseModel]) -> dict[str, Any]:
 # --- texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "messages"),
     [

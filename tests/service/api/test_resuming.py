@@ -53,6 +53,7 @@ def after(client: httpx.Client, last: str | None, limit: int | None = None, **bo
         return list(events([whole + b"\n\n"])) if whole else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [5, None])
 def test_cut_anywhere_again_and_again_nothing_is_lost_or_repeated(
     replicas: tuple[httpx.Client, httpx.Client], seed: int | None

@@ -57,6 +57,7 @@ def test_ten_swaps_under_load_fail_no_request_and_mix_no_text(tmp_path: Path) ->
         assert not engines[-1].stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 def test_a_request_whose_constraint_compiles_during_a_swap_is_served_by_the_new_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str

@@ -70,6 +70,7 @@ def test_several_calls_come_where_they_are_allowed(peer: OpenAI) -> None:
         assert len({call.id for call in message.tool_calls or []}) == len(message.tool_calls or [])
 
 
+@pytest.mark.slow
 def test_a_stream_has_the_log_probabilities_of_all_characters_of_a_call(peer: OpenAI) -> None:
     fields: dict[str, Any] = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "seed": 1, "tool_choice": "required"}
     fields |= {"logprobs": True, "extra_body": {"pace": 200}}  # in many parts, so that some hold a piece of a tool's name alone

@@ -135,6 +135,7 @@ WHOLE: dict[str, dict[str, Any]] = {path: body | {"stream": False} for path, bod
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WHOLE)
 def test_every_operation_that_uses_the_engine_meets_the_plan(client: httpx.Client, path: str) -> None:
     body = WHOLE[path]
@@ -159,6 +160,7 @@ def test_the_streams_of_every_protocol_break(client: httpx.Client, path: str) ->
         assert kind != "truncated" or faulty == lines[-1:]
 
 
+@pytest.mark.slow
 def test_latencies_delay_a_stream_and_a_whole_answer(client: httpx.Client) -> None:
     headers = by(ttft_ms=300, itl_ms=5)
     start = time.perf_counter()
@@ -292,6 +294,7 @@ def test_a_malformed_json_answer_has_its_length(client: httpx.Client, kind: str)
         response.json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_stalled_answer_goes_on_after_its_silence(client: httpx.Client, streamed: bool) -> None:
     start = time.perf_counter()
@@ -318,6 +321,7 @@ def test_an_endless_stall_ends_when_the_client_leaves(client: httpx.Client, weat
     wait_until(lambda: weather.num_open == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_endless_stall_ends_when_the_server_stops(tmp_path: Path, publish: Publish, streamed: bool) -> None:
     publish()

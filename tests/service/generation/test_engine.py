@@ -245,6 +245,7 @@ def test_the_wait_is_told_from_what_was_measured_and_what_there_is_to_do() -> No
     run(test)
 
 
+@pytest.mark.slow
 def test_what_waits_for_a_slow_reader_is_four_bytes_a_character() -> None:
     async def test() -> None:
         async with running(Counter(2), chunk=64) as engine:
@@ -273,6 +274,7 @@ def test_an_engine_that_has_ended_keeps_no_backend() -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         gate = threading.Semaphore(0)
@@ -296,6 +298,7 @@ def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pyt
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
+@pytest.mark.slow
 def test_the_time_in_which_a_machine_sleeps_is_not_a_calls() -> None:
     async def test() -> None:
         gate, backend = threading.Semaphore(0), Counter(1)

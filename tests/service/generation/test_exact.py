@@ -43,6 +43,7 @@ def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(quantized, "LARGEST_TABLE", request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(("cell", "layers"), [("gru", 1), ("lstm", 1), ("gru", 3), ("lstm", 2)])
 @pytest.mark.usefixtures("table")
@@ -53,12 +54,14 @@ def test_the_kernel_gives_the_references_bits_for_any_batch(instructions: str, t
         check_call(n, native, rows, 2, threads, seed=rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 99, 100])
 def test_the_kernel_gives_the_references_bits_for_any_length_of_a_call(instructions: str, steps: int) -> None:
     n = network("gru", 2, 24, 60)
     check_call(n, LIBRARY.open(n, 5, 2, instructions), 5, steps, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [1, 15, 16, 17, 1023, 1024, 1100])
 @pytest.mark.usefixtures("table")
 def test_any_vocabulary(instructions: str, vocabulary: int) -> None:
@@ -69,12 +72,14 @@ def test_any_vocabulary(instructions: str, vocabulary: int) -> None:
             check_call(n, native, rows, 3, threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", BOUNDARY_SAMPLINGS, ids=str)
 def test_the_choice_changes_at_the_references_uniform_numbers(instructions: str, sampling: Sampling) -> None:
     n = network("gru", 1, 17, 33)
     check_boundaries(n, LIBRARY.open(n, 66, 1, instructions), sampling)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     cell=st.sampled_from(["gru", "lstm"]), layers=st.integers(1, 3), units=st.integers(1, 130), vocabulary=st.integers(1, 200),
@@ -102,6 +107,7 @@ def test_exp_is_within_two_units_in_the_last_place() -> None:
     assert reference.exp(np.zeros(1, np.float32))[0] == 1
 
 
+@pytest.mark.slow
 def test_a_draw_never_takes_a_weight_of_zero() -> None:
     rng = np.random.default_rng(0)
     largest = np.nextafter(np.float32(1), np.float32(0))
@@ -245,6 +251,7 @@ def written(backend: ExactBackend, start: str, characters: int, seed: int, longe
     return start + vocabulary.decode(run_core(core, generation)[generation].characters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LIBRARY.instructions, "reference"])
 def test_the_shipped_model_writes_the_golden_text(name: str) -> None:
     library, instructions = (None, None) if name == "reference" else (LIBRARY, name)
@@ -254,6 +261,7 @@ def test_the_shipped_model_writes_the_golden_text(name: str) -> None:
     assert written(backend, "ROMEO: ", 200, seed=1, longest=7) == GOLDEN.read_text()[:207]
 
 
+@pytest.mark.slow
 def test_rounding_to_8_bits_costs_no_quality() -> None:
     """Nats per character of the corpus's last 64 windows of 256 characters, beside those of the network in float32."""
     version = shipped()

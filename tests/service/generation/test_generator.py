@@ -48,6 +48,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 def test_same_seed_same_text_as_over_http(generator: Generator, client: httpx.Client, options: dict[str, Any]) -> None:
     body = {"num_generate": 200, "seed": 2**63 + 5, **options}
@@ -148,6 +149,7 @@ def test_a_damaged_version_is_passed_over_as_the_service_does(tmp_path: Path) ->
         Generator.load(tmp_path / "tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

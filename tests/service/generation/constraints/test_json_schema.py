@@ -12,6 +12,7 @@ from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, check, compiled, texts, whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "matching", "other"),
     [

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import Draft202012Validator
 
@@ -30,6 +31,7 @@ def check(schema: Any, walks: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_every_text_is_valid_under_its_random_schema() -> None:
     found: Counter[bool] = Counter()
 
