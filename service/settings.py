@@ -46,6 +46,7 @@ class Settings(BaseSettings):
         cli_prog_name=program("serve"),
         cli_kebab_case=True,
         cli_implicit_flags="toggle",  # --tracing needs no value
+        cli_hide_none_type=True,
         protected_namespaces=(),
         hide_input_in_errors=True,  # the input may hold a key
         env_ignore_empty=True,  # Compose passes an empty variable for each that is not set
