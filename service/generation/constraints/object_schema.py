@@ -44,10 +44,9 @@ class Object:
     def pattern(self) -> Node:
         """The pattern. Raises UnsupportedConstraint."""
         fewest, most = self.flat.limit("minProperties", 0), self.flat.limit("maxProperties", 1 << 30)
-        required = self._required()
-        if max(fewest, len(required)) > most:
+        if max(fewest, len(self.required)) > most:
             raise UnsupportedConstraint(f"{at(self.place.path)}more members are required than maxProperties {most}")
-        members = self._named(required)
+        members = self._named()
         if len(members) < fewest or (not members and not any(part.get("properties") for part in self.flat.objects)):
             if most and self._open():
                 return self._free(max(fewest, 1), min(most, max(fewest, self.writer.bounds.members)))
@@ -57,8 +56,9 @@ class Object:
             raise UnsupportedConstraint(f"{at(self.place.path)}{known}, minProperties is {fewest}")
         return braced(within_count(members, fewest, most))
 
-    def _required(self) -> dict[str, None]:
-        """The names of required members, and of those that they bring with them."""
+    @cached_property
+    def required(self) -> dict[str, None]:
+        """The names of required members, and of those that they bring with them. Raises UnsupportedConstraint."""
         required = [name for part in self.flat.objects for name in part.get("required", [])]
         for name in required:  # the list grows
             required += [one for one in self.dependent.get(name, ()) if one not in required]
@@ -77,6 +77,10 @@ class Object:
                     found.setdefault(name, []).extend(needed if isinstance(needed, list) else [])
         return found
 
+    def _optional(self, name: str) -> bool:
+        """Whether an optional member may have this name: it is allowed, and all that it depends on is required."""
+        return self.required.keys() >= {*self.dependent.get(name, ())} and self._allowed(name)
+
     def _allowed(self, name: str) -> bool:
         valid = self.writer.validity.valid
         rules = [part["propertyNames"] for part in self.flat.objects if "propertyNames" in part]
@@ -86,14 +90,14 @@ class Object:
         """All schemas that the member's value has to be valid under."""
         return [schema for part in self.flat.objects for schema in member_schemas(part, name)]
 
-    def _named(self, required: dict[str, None]) -> list[Member]:
+    def _named(self) -> list[Member]:
         """The members that the schema names. One that cannot be written is left out, unless it is required."""
         names = dict.fromkeys(name for part in self.flat.objects for name in part.get("properties", {}))
         members: list[Member] = []
-        room = max(self.writer.bounds.optional, self.flat.limit("minProperties", 0) - len(required))
-        for name in names | required:
-            needed = name in required
-            if needed or (room > 0 and required.keys() >= {*self.dependent.get(name, ())} and self._allowed(name)):
+        room = max(self.writer.bounds.optional, self.flat.limit("minProperties", 0) - len(self.required))
+        for name in names | self.required:
+            needed = name in self.required
+            if needed or (room > 0 and self._optional(name)):
                 value = self._value(self._schemas(name), f"properties.{name}", needed)
                 if value is not None:
                     members.append(Member(named(name, value), needed))
@@ -107,7 +111,7 @@ class Object:
 
     def _open(self) -> bool:
         """Whether any name will do, for members of which the schema names none."""
-        named = ("properties", "patternProperties", "propertyNames", "required")
+        named = ("properties", "patternProperties", "propertyNames", "required", "dependentRequired", "dependencies")
         return not any(part.get(keyword) not in (None, {}, [], True) for part in self.flat.objects for keyword in named)
 
     def _free(self, fewest: int, most: int) -> Node:
@@ -133,14 +137,14 @@ class Object:
         """Members with names that the schema does not list but that its patterns and other rules allow."""
         wanted = min(max(needed, self.writer.bounds.members), room)
         members: list[Member] = []
-        known = {name for part in self.flat.objects for keyword in ("properties", "required") for name in part.get(keyword, ())}
+        known = {*self.required, *(name for part in self.flat.objects for name in part.get("properties", ()))}
         without_pattern = set()  # schemas, by their ids, for which there is no pattern
         for name in self._candidates(wanted):
             if len(members) >= wanted:
                 break
             schemas = self._schemas(name)
             ids = tuple(map(id, schemas))
-            if name in known or ids in without_pattern or not self._allowed(name):
+            if name in known or ids in without_pattern or not self._optional(name):
                 continue
             known.add(name)
             value = self._value(schemas, "additionalProperties", False)

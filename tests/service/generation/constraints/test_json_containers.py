@@ -7,6 +7,7 @@ import pytest
 from tests.service.generation.constraints.walks import check, whole
 
 ONE, TWO = {"const": 1}, {"enum": [2]}
+DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,26 @@ ONE, TWO = {"const": 1}, {"enum": [2]}
             ['{"a":1}', '{"b":2}'],
         ),
         ({"type": "object", "properties": {"a": ONE, "b": TWO}, "dependentRequired": {"b": ["c"]}}, ['{"a":1}'], ['{"b":2}']),
+        (
+            {"type": "object", "additionalProperties": ONE, "dependentRequired": {"a": ["b"]}, "minProperties": 2},
+            ['{"b":1,"c":1}'],
+            ['{"a":1,"c":1}', '{"abc":1,"c":1}'],
+        ),
+        (
+            {"type": "object", "patternProperties": {"^[a-b]$": ONE}, "dependentRequired": {"a": ["zz"]}},
+            ['{"b":1}'],
+            ['{"a":1}', '{"a":1,"b":1}'],
+        ),
+        (
+            {**DRAFT_7, "type": "object", "additionalProperties": ONE, "dependencies": {"a": ["b"]}, "minProperties": 2},
+            ['{"b":1,"c":1}'],
+            ['{"a":1,"c":1}'],
+        ),
+        (
+            {"type": "object", "required": ["a"], "dependentRequired": {"a": ["b"]}, "minProperties": 3, "additionalProperties": ONE},
+            ['{"a":1,"b":1,"c":1}'],
+            ['{"a":1,"b":1,"b":1}'],
+        ),
         (
             {"type": "object", "properties": {"a": ONE, "b": TWO}, "dependentSchemas": {"a": {"required": ["b"]}}},
             ['{"a":1,"b":2}', '{"b":2}'],

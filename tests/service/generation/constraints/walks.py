@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jsonschema import Draft202012Validator
+from jsonschema.validators import validator_for
 
 from service.generation.constraints import worker
 from service.generation.constraints.charset import END
@@ -54,10 +55,20 @@ def texts(schema: Any, count: int = 30) -> list[str]:
     """Random texts of the schema's pattern. Each is checked to be valid and compact."""
     automaton, random = compiled(schema), Random(0)
     found = [automaton.walk(random) for _ in range(count)]
-    validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
     for text in found:
-        validator.validate(json.loads(text))
+        validate(text, schema)
     return found
+
+
+def validate(text: str, schema: Any) -> None:
+    """The text is valid under the schema, of the draft that its `$schema` names, and no object in it has a name twice."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs), f"a name twice in {text}"
+        return dict(pairs)
+
+    draft = validator_for(schema, default=Draft202012Validator)
+    draft(schema, format_checker=draft.FORMAT_CHECKER).validate(json.loads(text, object_pairs_hook=members))
 
 
 def check(schema: Any, matching: list[str], other: list[str]) -> None:
