@@ -15,7 +15,7 @@ from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.string_schema import Strings, samples
 from service.generation.constraints.tree import EMPTY, Characters, Node, alternation, concatenation, literal, repetition
 from service.generation.constraints.validity import member_schemas
-from service.generation.constraints.values import json_string_pattern, json_text
+from service.generation.constraints.values import identity, json_string_pattern, json_text
 
 if TYPE_CHECKING:
     from service.generation.constraints.json_schema import Writer
@@ -170,10 +170,10 @@ class Object:
 
 def all_of(schemas: Sequence[Schema]) -> Schema:
     """One schema that asks for all of them."""
-    distinct = [schema for i, schema in enumerate(schemas) if schema not in (True, {}) and schema not in schemas[:i]]
-    if len(distinct) < 2:
-        return distinct[0] if distinct else True
-    return {"allOf": distinct}
+    distinct = [schema for schema in schemas if schema not in (True, {})]
+    if len(distinct) > 1:
+        distinct = list({identity(schema): schema for schema in distinct}.values())
+    return {"allOf": distinct} if len(distinct) > 1 else distinct[0] if distinct else True
 
 
 def within_count(members: list[Member], fewest: int, most: int) -> list[Member]:

@@ -137,6 +137,11 @@ DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
             ['{"a":4}', '{"a":5}'],
             ['{"a":6}'],
         ),
+        (
+            {"type": "object", "allOf": [{"properties": {"a": ONE, "b": TWO}}, {"properties": {"a": {"const": True}}}]},
+            ['{"b":2}'],
+            ['{"a":1,"b":2}', '{"a":true,"b":2}'],
+        ),
     ],
 )
 def test_objects(schema: Any, matching: list[str], other: list[str]) -> None:
