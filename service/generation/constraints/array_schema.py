@@ -64,7 +64,7 @@ class Array:
         return fewest, min(most, max([usual, *lists]) if "maxItems" not in flat.limits else fewest + explicit)
 
     def _contained(self) -> int:
-        """The number of items at the beginning that `contains` speaks of."""
+        """The number of leading items that must match `contains`."""
         return max((int(part.get("minContains", 1)) for part in self.flat.arrays if "contains" in part), default=0)
 
     def _schema(self, index: int) -> Schema:
@@ -122,10 +122,7 @@ def distinct(flats: list[Flat], count: int) -> Iterator[list[Schema]]:
         if flat.types is not None and {"integer", "number"} & set(flat.types):
             low = max(int(flat.limits.get("minimum", flat.limits.get("exclusiveMinimum", 0))), -FAR)
             low = 0 if low == -FAR else low
-            yield [
-                {"type": "integer", "minimum": low + 10 * i, "exclusiveMinimum": low + 10 * i - 1, "maximum": low + 10 * i + 9}
-                for i in range(count)
-            ]
+            yield [{"type": "integer", "minimum": low + 10 * i, "maximum": low + 10 * i + 9} for i in range(count)]
             yield [{"const": low + i} for i in range(count)]
         shortest = flat.limit("minLength", 0) or 3
         yield [{"type": "string", "minLength": shortest + i, "maxLength": shortest + i} for i in range(count)]

@@ -10,10 +10,9 @@ from service.generation.constraints.document import Document, Json, Place, Schem
 from service.generation.constraints.excluding import ADDED, difference, disjoint
 from service.generation.constraints.flat import Flat, own_keywords
 from service.generation.constraints.pattern import Fatal, TooLarge, UnsupportedConstraint
-from service.generation.constraints.validity import Validity
+from service.generation.constraints.validity import UNEVALUATED, Validity
 
 MAX_BRANCHES = 400
-UNEVALUATED = ("unevaluatedProperties", "unevaluatedItems")
 
 Way = tuple[Schema, list[Schema]]  # a schema under which a value is valid, and schemas under which it is not
 
@@ -25,24 +24,24 @@ class Branches:
     is followed at most `recursion` times within itself, and `not` and `oneOf` are under-approximated.
     """
 
-    def __init__(self, document: Document, recursion: int, possible: Callable[[Flat, Place], bool]) -> None:
-        """`possible`: whether any text can be written for a flat schema."""
+    def __init__(self, document: Document, recursion: int, validity: Validity, possible: Callable[[Flat, Place], bool]) -> None:
+        """`validity`: ignores formats; `possible`: whether any text can be written for a flat schema."""
         self.document = document
         self.recursion = recursion
+        self.validity = validity
         self.possible = possible
-        self.validity = Validity(document, formats=False)
         self._supersets: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
 
-    def of(self, schema: Schema, place: Place, found: list[Flat] | None = None, opened: tuple[str, ...] = ()) -> list[Flat]:
-        """The flat schemas. `found`: those that hold as well; `opened`: references followed on the way here from the same value."""
+    def of(self, schema: Schema, place: Place, given: list[Flat] | None = None, opened: tuple[str, ...] = ()) -> list[Flat]:
+        """The flat schemas. `given`: those that hold as well; `opened`: references followed on the way here from the same value."""
         self.document.spend(place.path)
         keywords.check(schema, place.path)
         if isinstance(schema, bool):
-            return self._both(found, [Flat()] if schema else [])
+            return self._both(given, [Flat()] if schema else [])
         if rest := {one: schema[one] for one in UNEVALUATED if one in schema}:  # about what this schema alone has evaluated
             own = self.of({one: schema[one] for one in schema if one not in rest}, place, opened=opened)
-            return self._both(found, [closed(one, rest) for one in own])
-        found = self._both(found, [own_keywords(schema, place.path)])
+            return self._both(given, [closed(one, rest) for one in own])
+        found = self._both(given, [own_keywords(schema, place.path)])
         if "$ref" in schema:
             found = self._referred(schema["$ref"], place, found, opened)
         for part in schema.get("allOf", []):
@@ -162,13 +161,13 @@ def combinations(schema: Mapping[str, Json]) -> Iterator[tuple[str, list[Way]]]:
 
 
 def preferred(options: list[Schema]) -> list[Schema]:
-    """The options without the string of number or string: pydantic writes so for a Decimal, and accepts few strings for it."""
+    """Drops the string from a choice of number or string. Pydantic writes that choice for a Decimal, but accepts few strings."""
     plain = {"type": "string"}
     return [one for one in options if one != plain] if plain in options and {"type": "number"} in options else options
 
 
 def closed(one: Flat, rest: Mapping[str, Schema]) -> Flat:
-    """With `unevaluatedProperties` and `unevaluatedItems`: what no part of the flat schema speaks of is valid under these."""
+    """With `unevaluatedProperties` and `unevaluatedItems`: they apply to members and items that no part has evaluated."""
     objects, arrays = one.objects, one.arrays
     if "unevaluatedProperties" in rest and not any("additionalProperties" in part for part in objects):
         parts = [part for part in objects if ADDED not in part]

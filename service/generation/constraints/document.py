@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from service.generation.constraints.pattern import MAX_POSITIONS, Fatal, TooMuchWork, UnsupportedConstraint
 
-MAX_WORK = 20_000  # schemas looked at, a schema once for each place that it is used at
+MAX_WORK = 20_000  # schemas visited; a schema counts once for each place that uses it
 
 T = TypeVar("T")
 Json = Any

@@ -15,8 +15,13 @@ TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 OBJECT = (
-    *("properties", "patternProperties", "additionalProperties", "required", "propertyNames"),
-    *("dependentRequired", "dependencies"),
+    "properties",
+    "patternProperties",
+    "additionalProperties",
+    "required",
+    "propertyNames",
+    "dependentRequired",
+    "dependencies",
 )
 ARRAY = ("prefixItems", "items", "additionalItems", "contains", "minContains", "maxContains", "uniqueItems")
 

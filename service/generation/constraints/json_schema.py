@@ -10,7 +10,7 @@ from service.generation.constraints.array_schema import Array
 from service.generation.constraints.branches import Branches
 from service.generation.constraints.document import BOUNDS, Bounds, Document, Json, Place, Schema, at, attempts
 from service.generation.constraints.flat import Flat, values_of
-from service.generation.constraints.number_schema import number_pattern
+from service.generation.constraints.number_schema import LIMITS, number_pattern
 from service.generation.constraints.object_schema import Object
 from service.generation.constraints.pattern import TooLarge, TooMuchWork, UnsupportedConstraint, checked
 from service.generation.constraints.string_schema import Strings
@@ -23,7 +23,7 @@ MOST_LITERALS = 4_000  # characters of all values of one `enum`
 SCALARS = ("string", "number", "boolean")  # types of an item or a member where the schema implies none
 IMPLIED = (  # types implied by keywords where `type` is absent
     ("string", ("minLength", "maxLength")),
-    ("number", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")),
+    ("number", LIMITS),
     ("array", ("minItems", "maxItems")),
     ("object", ("minProperties", "maxProperties")),
 )
@@ -61,11 +61,10 @@ class Writer:
     def __init__(self, schema: Schema, free: str, bounds: Bounds) -> None:
         self.bounds = bounds
         self.document = Document(schema)
-        self.validity = Validity(self.document, formats=True)
-        valid = Validity(self.document, formats=False).valid
-        self.branches = Branches(self.document, bounds.recursion, self.possible)
-        self.strings = Strings(free, bounds.characters, valid)
-        self.valid = valid
+        self.strict = Validity(self.document, formats=True)
+        self.lenient = Validity(self.document, formats=False)
+        self.branches = Branches(self.document, bounds.recursion, self.lenient, self.possible)
+        self.strings = Strings(free, bounds.characters, self.lenient.valid)
 
     def attempt(self, schema: Schema, place: Place) -> Node | None:
         """The pattern, or None where there is none."""
@@ -83,12 +82,13 @@ class Writer:
         flats = self.branches.of(schema, place)
         if not flats:
             raise UnsupportedConstraint(f"{at(place.path)}the schema allows nothing")
-        literals = (literal(json_text(value)) for value in values_of(flats) if self.validity.valid(value, schema, place.path))
+        literals = (literal(json_text(value)) for value in values_of(flats) if self.strict.valid(value, schema, place.path))
         options = within_size(literals, MOST_LITERALS)
         found, errors = attempts(partial(self.write_flat, one, place) for one in flats if one.values is None)
         options += found
         if not options:
-            raise [*errors, UnsupportedConstraint(f"{at(place.path)}no value of enum or const is valid under the schema")][0]
+            no_value = UnsupportedConstraint(f"{at(place.path)}no value of enum or const is valid under the schema")
+            raise errors[0] if errors else no_value
         return checked(alternation(options), self.bounds.positions)
 
     def write_flat(self, flat: Flat, place: Place) -> Node:
@@ -108,17 +108,14 @@ class Writer:
         self.document.spend(place.path)
         if name == "null" or name == "boolean":
             values: list[Json] = [None] if name == "null" else [True, False]
-            kept = [value for value in values if not any(self.valid(value, schema) for schema in flat.excluded)]
-            if not kept:
-                raise UnsupportedConstraint(f"{at(place.path)}no {name} is allowed")
-            return alternation(literal(json_text(value)) for value in kept)
+            return alternation(literal(json_text(value)) for value in values)
         if name == "string":
             return self.strings.pattern(flat, place.path)
         if name == "array":
             return Array(self, flat, place).pattern()
         if name == "object":
             return Object(self, flat, place).pattern()
-        return number_pattern(flat, name == "integer", self.valid, place.path)
+        return number_pattern(flat, name == "integer", self.lenient.valid, place.path)
 
 
 def implied_types(flat: Flat) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from service.generation.constraints.tree import Characters, Node, alternation, c
 from service.generation.constraints.validity import is_multiple
 from service.generation.constraints.values import json_text
 
+LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 USUAL = 999  # the largest number where nothing asks for a larger one
 FAR = 2**31 - 1  # a bound as far as this only says how large a machine's integers are
 MOST_DIGITS = 15  # those that a float keeps
@@ -25,7 +26,7 @@ Valid = Callable[[Json, Json], bool]
 
 def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
     """The pattern. `whole`: integers only. `valid`: whether a number is valid under a schema. Raises UnsupportedConstraint."""
-    limits = {name: bound for name, bound in flat.limits.items() if name.lower().endswith("imum")}
+    limits = {name: flat.limits[name] for name in LIMITS if name in flat.limits}
     if flat.multiples or flat.excluded:
         return chosen(flat, whole, valid, where)
     if not whole and not limits:

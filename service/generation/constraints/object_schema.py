@@ -82,7 +82,7 @@ class Object:
         return self.required.keys() >= {*self.dependent.get(name, ())} and self._allowed(name)
 
     def _allowed(self, name: str) -> bool:
-        valid = self.writer.validity.valid
+        valid = self.writer.strict.valid
         rules = [part["propertyNames"] for part in self.flat.objects if "propertyNames" in part]
         return all(valid(name, rule) for rule in rules) and False not in self._schemas(name)
 
@@ -156,7 +156,7 @@ class Object:
 
     def _candidates(self, wanted: int) -> Iterator[str]:
         """Names to try: those that rules of names describe, then short ones."""
-        names = Strings(LETTERS, 6, self.writer.validity.valid)
+        names = Strings(LETTERS, 6, self.writer.lenient.valid)
         for part in self.flat.objects:
             rules = [{"pattern": regex, "minLength": length} for regex in part.get("patternProperties", {}) for length in (6, 1)]
             for rule in [*rules, part.get("propertyNames", True)]:

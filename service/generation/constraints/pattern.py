@@ -1,6 +1,6 @@
 """Patterns of regular expressions and of choices.
 
-Regular expressions are read in Python's dialect, or in ECMA's where they agree.
+Regular expressions are read as Python's `re` reads them. `python_dialect` first translates four spellings of ECMA.
 """
 
 import contextlib
@@ -126,7 +126,10 @@ class Parser:
         self.starts = self.ends = False
 
     def parse(self) -> Node:
-        """The tree. Raises UnsupportedConstraint for what is no regular expression, or more than one."""
+        """The tree.
+
+        Raises UnsupportedConstraint for an invalid expression, and for features that are not supported, such as back-references.
+        """
         if len(self.regex) > MAX_REGEX:
             raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(self.regex)}")
         try:
@@ -201,7 +204,7 @@ class Parser:
 
 
 def refused(kind: Any, argument: Any) -> str:
-    """What it is that no automaton can hold."""
+    """Names the unsupported construct for an error message."""
     if kind is op.AT:
         one = kind, argument
         return "^ after other characters" if one in STARTS else "$ before other characters" if one in ENDS else "a word boundary"

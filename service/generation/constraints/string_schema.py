@@ -71,7 +71,8 @@ EXPRESSIONS = {  # by formats: some texts of them, which every checker accepts
 }
 FORMATS = {name: expression for names, expression in EXPRESSIONS.items() for name in names.split()}
 
-CHECKS: dict[str, Callable[[str], object]] = {  # raises ValueError for, or returns falsy at, a text that is none
+# By format: raises ValueError or returns a falsy value if the text is not of the format.
+CHECKS: dict[str, Callable[[str], object]] = {
     "date-time": lambda text: re.fullmatch(r"\d{4}-\d\d-\d\d[Tt].*(?:[Zz]|[+-]\d\d:\d\d)", text) and datetime.fromisoformat(text),
     "date": lambda text: re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) and date.fromisoformat(text),
     "time": lambda text: re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", text, re.ASCII),

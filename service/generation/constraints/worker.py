@@ -38,7 +38,7 @@ from service.generation.constraints.tree import (
 
 MEMORY = 2**30  # bytes
 SECONDS = 10  # after which the process ends itself; a server that still runs has ended it before
-MAX_NAMED = 1_000  # characters of a set that names them
+MAX_NAMED = 1_000  # characters of a set; larger sets are cut to the vocabulary
 IMPOSSIBLE = "no text matches it: it requires characters that it does not name and that the model does not know"
 UNREACHABLE = 2**30  # a distance
 MAX_STATES, MAX_ENTRIES = 20_000, 4_000_000  # of a table of states by characters
