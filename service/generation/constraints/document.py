@@ -75,10 +75,8 @@ class Document:
         if self.work > MAX_WORK:
             raise TooMuchWork(f"{at(where)}the schema is too large or refers to itself too often")
 
-    def resolve(self, reference: Json, where: str) -> Schema:
-        """The schema that a `$ref` names. Raises UnsupportedConstraint for one that is not in this document."""
-        if not isinstance(reference, str):
-            raise UnsupportedConstraint(f"{at(where)}$ref is not a string")
+    def resolve(self, reference: str, where: str) -> Schema:
+        """The schema that a `$ref` names. Raises Fatal where it names none, and UnsupportedConstraint for another document's."""
         if self.embedded:
             raise UnsupportedConstraint(f"{at(where)}$ref beside an $id below the outermost schema is not supported")
         address, _, fragment = reference.partition("#")
@@ -87,7 +85,7 @@ class Document:
         fragment = unquote(fragment)
         found = self._pointed(fragment) if not fragment or fragment.startswith("/") else self._anchors.get(fragment)
         if not isinstance(found, dict | bool):
-            raise UnsupportedConstraint(f"{at(where)}$ref {reference!r} names no schema")
+            raise Fatal(f"{at(where)}$ref {reference!r} names no schema")
         return found
 
     def _pointed(self, pointer: str) -> Json:

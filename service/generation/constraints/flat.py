@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from service.generation.constraints.document import Json, at
-from service.generation.constraints.pattern import UnsupportedConstraint
+from service.generation.constraints.pattern import Fatal
 from service.generation.constraints.values import exact, identity, type_of
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
@@ -92,7 +92,7 @@ def values_of(flats: Iterable[Flat]) -> list[Json]:
 
 
 def own_keywords(schema: Mapping[str, Json], where: str) -> Flat:
-    """The keywords of one schema itself, which `keywords.check` has passed. Raises UnsupportedConstraint for an unknown type."""
+    """The keywords of one schema itself, which `keywords.check` has passed. Raises Fatal for an unknown type."""
     values = schema.get("enum")
     if "const" in schema:
         values = [one for one in values or [schema["const"]] if identity(one) == identity(schema["const"])]
@@ -109,15 +109,15 @@ def own_keywords(schema: Mapping[str, Json], where: str) -> Flat:
 
 
 def named_types(schema: Mapping[str, Json], where: str) -> tuple[str, ...] | None:
-    """The types that `type` names. None where it is absent."""
+    """The types that `type` names. None where it is absent. Raises Fatal for an unknown one."""
     if "type" not in schema:
         return None
     named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if not named:
-        raise UnsupportedConstraint(f"{at(where)}type is an empty list")
+        raise Fatal(f"{at(where)}type is an empty list")
     for name in named:
         if name not in TYPES:
-            raise UnsupportedConstraint(f"{at(where)}unknown type {name!r}")
+            raise Fatal(f"{at(where)}unknown type {name!r}")
     return tuple(dict.fromkeys(name for name in named if name != "integer" or "number" not in named))
 
 

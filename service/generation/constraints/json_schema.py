@@ -96,7 +96,8 @@ class Writer:
         if flat.values is not None:
             return alternation(literal(json_text(value)) for value in flat.values)
         errors = []
-        for types in (flat.types,) if flat.types is not None else (implied_types(flat), SCALARS, ("array", "object", "null")):
+        named = flat.types or implied_types(flat)
+        for types in (named,) if named else (SCALARS, ("array", "object", "null")):
             options, found = attempts(partial(self.write_type, flat, name, place) for name in types)
             if options:
                 return alternation(options)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from service.generation.constraints.document import Json, at
-from service.generation.constraints.pattern import UnsupportedConstraint
+from service.generation.constraints.pattern import Fatal, UnsupportedConstraint, syntax_tree
 from service.generation.constraints.values import is_integer, is_number
 
 
@@ -28,6 +28,8 @@ def members(*checks: Callable[[Json], bool]) -> Callable[[Json], bool]:
     return lambda value: isinstance(value, dict) and all(any(check(one) for check in checks) for one in value.values())
 
 
+SUPPORTED = "supported"
+
 SHAPES: tuple[tuple[str, Callable[[Json], bool], str], ...] = (  # keywords, whether the value is one of these, what these are
     ("additionalProperties additionalItems contains propertyNames not if then else", is_schema, "a schema"),
     ("unevaluatedItems unevaluatedProperties", is_schema, "a schema"),
@@ -44,18 +46,26 @@ SHAPES: tuple[tuple[str, Callable[[Json], bool], str], ...] = (  # keywords, whe
     ("required", are_names, "a list of names"),
     ("pattern format $ref", is_string, "a string"),
     ("enum", lambda value: isinstance(value, list), "a list"),
-    ("$dynamicRef $recursiveRef", lambda _: False, "supported"),
+    ("$dynamicRef $recursiveRef", lambda _: False, SUPPORTED),
 )
 SHAPE = {keyword: (fits, wanted) for keywords, fits, wanted in SHAPES for keyword in keywords.split()}
 
 
 def check(schema: Json, where: str) -> None:
-    """Raises UnsupportedConstraint for what is no schema, and for keywords that are not supported. Looks at one level only."""
+    """Raises Fatal for an invalid schema, and UnsupportedConstraint for unsupported keywords. Checks one level only."""
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
-        raise UnsupportedConstraint(f"{at(where)}a schema is an object or a boolean, not {str(schema)[:50]!r}")
+        raise Fatal(f"{at(where)}a schema is an object or a boolean, not {str(schema)[:50]!r}")
     for keyword, value in schema.items():
         fits, wanted = SHAPE.get(keyword, (None, ""))
         if fits is not None and not fits(value):
-            raise UnsupportedConstraint(f"{f'{where}.' if where else ''}{keyword} is not {wanted}")
+            refusal = UnsupportedConstraint if wanted == SUPPORTED else Fatal
+            raise refusal(f"{f'{where}.' if where else ''}{keyword} is not {wanted}")
+    for regex in (*([schema["pattern"]] if "pattern" in schema else ()), *schema.get("patternProperties", ())):
+        try:
+            syntax_tree(regex)
+        except Fatal as error:
+            raise Fatal(f"{at(where)}{error}") from None
+        except UnsupportedConstraint:
+            continue  # refused only where a text has to match it

@@ -21,7 +21,7 @@ DECIMAL = Parser(r"(?:0|[1-9][0-9]{0,2})(?:\.[0-9]{1,2})?").parse()
 
 MINUS, POINT = literal("-"), literal(".")
 
-Valid = Callable[[Json, Json], bool]
+Valid = Callable[[Json, Json, str], bool]
 
 
 def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
@@ -82,7 +82,7 @@ def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
         value = int(number) if number.denominator == 1 else float(number)
         excluded = number == flat.limits.get("exclusiveMinimum") or number == flat.limits.get("exclusiveMaximum")
         fits = all(is_multiple(value, plain(step)) for step in flat.multiples)
-        if fits and not excluded and not any(valid(value, schema) for schema in flat.excluded):
+        if fits and not excluded and not any(valid(value, schema, where) for schema in flat.excluded):
             found.append(value)
         if len(found) == MAX_WRITTEN:
             break

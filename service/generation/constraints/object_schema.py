@@ -84,7 +84,7 @@ class Object:
     def _allowed(self, name: str) -> bool:
         valid = self.writer.strict.valid
         rules = [part["propertyNames"] for part in self.flat.objects if "propertyNames" in part]
-        return all(valid(name, rule) for rule in rules) and False not in self._schemas(name)
+        return all(valid(name, rule, self.place.named("propertyNames")) for rule in rules) and False not in self._schemas(name)
 
     def _schemas(self, name: str) -> list[Schema]:
         """All schemas that the member's value has to be valid under."""

@@ -130,17 +130,8 @@ class Parser:
 
         Raises UnsupportedConstraint for an invalid expression, and for features that are not supported, such as back-references.
         """
-        if len(self.regex) > MAX_REGEX:
-            raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(self.regex)}")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the parser warns of `[[` and the like, which stay as they are
-                parsed = _parser.parse(python_dialect(self.regex))
-            return self.sequence(list(parsed), parsed.state.flags, True, True)
-        except re.error as error:
-            raise UnsupportedConstraint(f"not a regular expression: {error} in {quoted(self.regex)}") from None
-        except (RecursionError, OverflowError):
-            raise UnsupportedConstraint(f"the regular expression is nested too deep: {quoted(self.regex)}") from None
+        parsed = syntax_tree(self.regex)
+        return self.sequence(list(parsed), parsed.state.flags, True, True)
 
     def sequence(self, items: list[Any], flags: int, first: bool, last: bool) -> Node:
         """Items one after another. `first`, `last`: an anchor may stand at this end, for nothing is before or after it."""
@@ -201,6 +192,22 @@ class Parser:
             sure, other = (lacks, holds) if opposite else (holds, lacks)
             return charset.complement(other) if wide else sure
         return folded(((argument, argument),) if kind is op.LITERAL else (argument,), flags)
+
+
+@lru_cache(maxsize=64)
+def syntax_tree(regex: str) -> Any:
+    """The expression as Python's parser reads it. Raises Fatal for an invalid one."""
+    if len(regex) > MAX_REGEX:
+        raise UnsupportedConstraint(f"a regular expression has at most {MAX_REGEX} characters, this one {len(regex)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parser warns of `[[` and the like, which stay as they are
+            return _parser.parse(python_dialect(regex))
+    except re.error as error:
+        refusal = UnsupportedConstraint if error.msg.startswith("bad escape") else Fatal  # \p{L} is valid elsewhere
+        raise refusal(f"not a regular expression: {error} in {quoted(regex)}") from None
+    except (RecursionError, OverflowError):
+        raise UnsupportedConstraint(f"the regular expression is nested too deep: {quoted(regex)}") from None
 
 
 def refused(kind: Any, argument: Any) -> str:

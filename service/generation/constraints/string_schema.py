@@ -109,8 +109,8 @@ class Strings:
         if key not in self._known:
             try:
                 self._known[key] = flat, json_string_pattern(self.tree(flat))
-            except Fatal:
-                raise
+            except Fatal as error:
+                raise type(error)(f"{at(where)}{error}") from None
             except UnsupportedConstraint as error:
                 self._known[key] = flat, error
         found = self._known[key][1]

@@ -67,6 +67,8 @@ from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, c
         ({"minimum": 5, "maximum": 6}, ["5", "6"], ['"a"', "7"]),
         (True, ['"a"', "1.5", "true"], ["null"]),
         ({}, ['"a"', "1.5", "true"], []),
+        ({"minLength": 3, "maxLength": 1, "minimum": 5}, ["5"], ['"a"', "true"]),
+        ({"type": ["string", "null"], "pattern": r"(a)\1"}, ["null"], []),
         ({"type": "string", "title": "t", "description": "d", "default": 1, "examples": [1], "nullable": True}, ['"a"'], ["1"]),
     ],
 )
@@ -79,6 +81,11 @@ def test_a_format_gives_texts_of_the_format(name: str) -> None:
     for text in texts({"type": "string", "format": name}, 50):
         assert Draft202012Validator({"format": name}, format_checker=Draft202012Validator.FORMAT_CHECKER).is_valid(json.loads(text))
         assert len(json.loads(text)) > 2
+
+
+def optional(schema: Any) -> dict[str, Any]:
+    """The schema of an object with a member that need not be there."""
+    return {"type": "object", "properties": {"a": schema}}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +114,21 @@ def test_a_format_gives_texts_of_the_format(name: str) -> None:
         ([], "a schema is an object or a boolean"),
         (whole(a={"$ref": "#/$defs/b"}), r"^properties.a: \$ref '#/\$defs/b' names no schema"),
         (whole(a={"$ref": "https://example.com/x"}), "is not in this document"),
+        ({"properties": {"a": {"$ref": "#/typo"}}, "required": ["a"]}, r"^properties.a: \$ref '#/typo' names no schema"),
+        (optional({"$ref": "#/typo"}), r"^properties.a: \$ref '#/typo' names no schema"),
+        (optional({"anyOf": [{}, {"$ref": "#/typo"}]}), r"^properties.a: \$ref '#/typo' names no schema"),
+        (optional({"type": "text"}), "^properties.a: unknown type 'text'"),
+        (optional({"type": []}), "^properties.a: type is an empty list"),
+        (optional({"minLength": "1"}), "^properties.a.minLength is not a count"),
+        (optional({"pattern": "("}), "^properties.a: not a regular expression: missing"),
+        (optional({"type": "object", "patternProperties": {"[": {}}}), "^properties.a: not a regular expression: unterminated"),
+        (
+            optional({"type": "object", "propertyNames": {"pattern": "("}, "required": ["b"]}),
+            "^properties.a.propertyNames: not a regular expression",
+        ),
+        (optional({"type": "string", "not": {"if": {"pattern": "("}}}), "^properties.a: not a regular expression"),
+        (optional({"type": "integer", "not": {"if": {"$ref": "#/typo"}}}), r"^properties.a: \$ref '#/typo' names no schema"),
+        ({"properties": {"a": False}, "required": ["a"]}, "^the required member 'a' is not allowed"),
         ({"$ref": "#"}, r"\$ref '#' refers to itself without end"),
         ({"$ref": "#/$defs/a", "$defs": {"a": whole(b={"$ref": "#/$defs/a"})}}, r"\$ref '#/\$defs/a' never ends"),
         ({"enum": []}, "no value of enum or const is valid"),
