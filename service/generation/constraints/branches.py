@@ -10,7 +10,7 @@ from service.generation.constraints.document import Document, Json, Place, Schem
 from service.generation.constraints.excluding import ADDED, difference, disjoint
 from service.generation.constraints.flat import Flat, own_keywords
 from service.generation.constraints.pattern import Fatal, TooLarge, UnsupportedConstraint
-from service.generation.constraints.validity import UNEVALUATED, Validity
+from service.generation.constraints.validity import UNEVALUATED, Validity, item_schemas
 
 MAX_BRANCHES = 400
 
@@ -168,15 +168,19 @@ def preferred(options: list[Schema]) -> list[Schema]:
 
 def closed(one: Flat, rest: Mapping[str, Schema]) -> Flat:
     """With `unevaluatedProperties` and `unevaluatedItems`: they apply to members and items that no part has evaluated."""
-    objects, arrays = one.objects, one.arrays
+    objects, arrays = ([part for part in parts if ADDED not in part] for parts in (one.objects, one.arrays))
     if "unevaluatedProperties" in rest and not any("additionalProperties" in part for part in objects):
-        parts = [part for part in objects if ADDED not in part]
         known = {
-            keyword: {name: True for part in parts for name in part.get(keyword, {})}
+            keyword: {name: True for part in objects for name in part.get(keyword, {})}
             for keyword in ("properties", "patternProperties")
         }
-        objects = (*objects, {**known, "additionalProperties": rest["unevaluatedProperties"]})
-    if "unevaluatedItems" in rest and not any("items" in part for part in arrays):
-        first = max((len(part.get("prefixItems", [])) for part in arrays), default=0)
-        arrays = (*arrays, {"prefixItems": [True] * first, "items": rest["unevaluatedItems"]})
-    return replace(one, objects=objects, arrays=arrays)
+        one = replace(one, objects=(*one.objects, {**known, "additionalProperties": rest["unevaluatedProperties"]}))
+    if "unevaluatedItems" in rest and not any(rest_of_items(part) in part for part in arrays):
+        first = max((len(item_schemas(part)[0]) for part in arrays), default=0)
+        one = replace(one, arrays=(*one.arrays, {"prefixItems": [True] * first, "items": rest["unevaluatedItems"]}))
+    return one
+
+
+def rest_of_items(part: Mapping[str, Json]) -> str:
+    """The keyword that evaluates all items but the first ones."""
+    return "additionalItems" if isinstance(part.get("items"), list) else "items"

@@ -1,6 +1,6 @@
 """Whether two flat schemas have no value in common, and what remains of one without the values of another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,7 +12,7 @@ Flatten = Callable[[Schema], list[Flat]]
 
 Options = Iterator[Flat | None]  # None for one that contradicts itself
 
-ADDED = "added"  # a keyword of members that are there only in order to violate another schema
+ADDED = "added"  # a keyword of members and items that are there only in order to violate another schema
 COUNTS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems"), "object": ("minProperties", "maxProperties")}
 
 
@@ -133,10 +133,14 @@ def array_options(one: Flat, other: Flat) -> Options:
         yield one.merged_with(limit("minItems", max(known, default=-1) + 1))
     for part in other.arrays:
         if isinstance(part.get("items"), dict | bool) and "prefixItems" not in part:
-            yield one.merged_with(Flat(limits={"minItems": Fraction(1)}, arrays=({"items": {"not": part["items"]}},)))
+            yield with_items(one, {"items": {"not": part["items"]}})
         if part.get("prefixItems"):
-            first = {"prefixItems": [{"not": part["prefixItems"][0]}]}
-            yield one.merged_with(Flat(limits={"minItems": Fraction(1)}, arrays=(first,)))
+            yield with_items(one, {"prefixItems": [{"not": part["prefixItems"][0]}]})
+
+
+def with_items(one: Flat, part: Mapping[str, Json]) -> Flat | None:
+    """With at least one item, and items as `part` says."""
+    return one.merged_with(Flat(limits={"minItems": Fraction(1)}, arrays=({**part, ADDED: True},)))
 
 
 def object_options(one: Flat, other: Flat, flatten: Flatten) -> Options:

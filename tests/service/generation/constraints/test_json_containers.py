@@ -7,6 +7,7 @@ import pytest
 from tests.service.generation.constraints.walks import check, whole
 
 ONE, TWO = {"const": 1}, {"enum": [2]}
+DRAFT_2019 = {"$schema": "https://json-schema.org/draft/2019-09/schema"}
 DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
 
 
@@ -172,6 +173,16 @@ def test_objects(schema: Any, matching: list[str], other: list[str]) -> None:
         ),
         ({"type": "array", "prefixItems": [ONE, False]}, ["[1]"], ["[1,1]"]),
         ({"type": "array", "prefixItems": [ONE, TWO], "unevaluatedItems": False}, ["[1]", "[1,2]"], ["[1,2,3]"]),
+        (
+            {"type": "array", "prefixItems": [ONE], "not": {"items": {"type": "string"}}, "unevaluatedItems": False},
+            ["[1]"],
+            ["[1,null]"],
+        ),
+        ({"type": "array", "not": {"prefixItems": [ONE]}, "unevaluatedItems": {"enum": [1, 2]}}, ["[2,1]"], ["[3]", "[1]"]),
+        ({**DRAFT_2019, "type": "array", "items": [ONE], "unevaluatedItems": False}, ["[1]"], ["[1,1]", "[1,true]"]),
+        ({**DRAFT_2019, "type": "array", "items": [ONE], "unevaluatedItems": TWO, "minItems": 2}, ["[1,2]"], ["[1,1]"]),
+        ({**DRAFT_2019, "type": "array", "items": [ONE], "additionalItems": TWO, "unevaluatedItems": False}, ["[1,2]"], ["[1,1]"]),
+        ({**DRAFT_2019, "type": "array", "items": ONE, "unevaluatedItems": False}, ["[1,1]"], ["[1,2]"]),
         ({"type": "array", "items": {"type": "integer"}, "contains": ONE}, ["[1]", "[1,5]"], ["[]", "[5]"]),
         (
             {"type": "array", "items": {"enum": [1, 2]}, "contains": ONE, "minContains": 2, "maxContains": 2},
