@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 
 from service.generation.constraints import keywords
-from service.generation.constraints.document import Document, Json, Place, Schema, at, attempts
+from service.generation.constraints.document import Document, Json, Place, Schema, at, attempts, subschemas
 from service.generation.constraints.excluding import ADDED, difference, disjoint
 from service.generation.constraints.flat import Flat, own_keywords
 from service.generation.constraints.pattern import Fatal, TooLarge, UnsupportedConstraint
@@ -30,6 +30,7 @@ class Branches:
         self.recursion = recursion
         self.validity = validity
         self.possible = possible
+        self.unevaluated = any(keyword in part for part in subschemas(document.root) for keyword in UNEVALUATED)
         self._supersets: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
 
     def of(self, schema: Schema, place: Place, given: list[Flat] | None = None, opened: tuple[str, ...] = ()) -> list[Flat]:
@@ -46,7 +47,7 @@ class Branches:
             found = self._referred(schema["$ref"], place, found, opened)
         for part in schema.get("allOf", []):
             found = self.of(part, place, found, opened)
-        for keyword, ways in combinations(schema):
+        for keyword, ways in combinations(schema, self.unevaluated):
             found = self._any([partial(self._way, found, place, opened, place.named(keyword), *way) for way in ways])
         return found
 
@@ -139,8 +140,8 @@ class Branches:
         return found
 
 
-def combinations(schema: Mapping[str, Json]) -> Iterator[tuple[str, list[Way]]]:
-    """By keyword: alternatives, of which a value has to fulfil one."""
+def combinations(schema: Mapping[str, Json], applied: bool) -> Iterator[tuple[str, list[Way]]]:
+    """By keyword: alternatives, of which a value has to fulfil one. `applied`: as for `dependent_ways`."""
     if isinstance(tag := schema.get("discriminator"), dict) and isinstance(tag.get("propertyName"), str):
         # Pydantic chooses a model by this member, though its schema does not always require it.
         yield "discriminator", [({"required": [tag["propertyName"]]}, [])]
@@ -151,13 +152,27 @@ def combinations(schema: Mapping[str, Json]) -> Iterator[tuple[str, list[Way]]]:
         yield "oneOf", [(part, options[:i] + options[i + 1 :]) for i, part in enumerate(options)]
     if "if" in schema:
         yield "if", [({"allOf": [schema["if"], schema.get("then", True)]}, []), (schema.get("else", True), [schema["if"]])]
-    for name, part in {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}.items():
-        if not isinstance(part, list):
-            yield "dependentSchemas", [({"allOf": [part, {"required": [name]}]}, []), ({"properties": {name: False}}, [])]
+    parts = {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}
+    if dependent := {name: part for name, part in parts.items() if not isinstance(part, list)}:
+        yield "dependentSchemas", [(way, []) for way in dependent_ways(dependent, schema.get("required", []), applied)]
     if isinstance(denied := schema.get("not"), dict) and denied.keys() == {"not"}:
         yield "not", [(denied["not"], [])]
     elif "not" in schema:
         yield "not", [(True, [schema["not"]])]
+
+
+def dependent_ways(dependent: Mapping[str, Schema], required: list[str], applied: bool) -> Iterator[Schema]:
+    """Ways to fulfil dependent schemas: all of them hold, or one does and the other names are absent, or all names are absent.
+
+    With every combination of names there would be twice as many ways for each schema. `applied`: schemas hold only for objects that
+    have their names, because `unevaluatedProperties` and `unevaluatedItems` depend on which schemas are applied.
+    """
+    names = [name for name in dependent if name not in required]
+    others = [tuple(one for one in names if one != name) for name in names]
+    for absent in dict.fromkeys([(), *others, tuple(names)]):
+        present = [name for name in dependent if name not in absent]
+        condition = {"type": "object", "required": present} if present and (absent or applied) else True
+        yield {"allOf": [condition, *(dependent[name] for name in present)], "properties": dict.fromkeys(absent, False)}
 
 
 def preferred(options: list[Schema]) -> list[Schema]:

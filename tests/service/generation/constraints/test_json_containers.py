@@ -127,6 +127,17 @@ DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
             ["{}"],
             ['{"b":2}'],
         ),
+        (
+            {
+                "type": "object",
+                "properties": dict.fromkeys("abc", ONE),
+                "required": ["c"],
+                "dependentSchemas": {"a": {"properties": {"d": TWO}}, "b": False, "c": {"properties": {"e": TWO}}},
+                "unevaluatedProperties": False,
+            },
+            ['{"a":1,"c":1,"d":2,"e":2}', '{"c":1,"e":2}'],
+            ['{"b":1,"c":1}', '{"c":1,"d":2}', '{"c":1,"f":1}'],
+        ),
         ({"type": "object", "properties": {"a": ONE}, "unevaluatedProperties": False}, ['{"a":1}'], ["{}"]),
         (
             {"type": "object", "allOf": [{"properties": {"a": ONE}}, {"properties": {"b": TWO}, "unevaluatedProperties": False}]},
@@ -178,6 +189,7 @@ def test_objects(schema: Any, matching: list[str], other: list[str]) -> None:
             ["[1]"],
             ["[1,null]"],
         ),
+        ({"type": "array", "dependentSchemas": {"a": {"prefixItems": [ONE]}}, "unevaluatedItems": TWO}, ["[2]"], ["[1]"]),
         ({"type": "array", "not": {"prefixItems": [ONE]}, "unevaluatedItems": {"enum": [1, 2]}}, ["[2,1]"], ["[3]", "[1]"]),
         ({**DRAFT_2019, "type": "array", "items": [ONE], "unevaluatedItems": False}, ["[1]"], ["[1,1]", "[1,true]"]),
         ({**DRAFT_2019, "type": "array", "items": [ONE], "unevaluatedItems": TWO, "minItems": 2}, ["[1,2]"], ["[1,1]"]),

@@ -165,6 +165,18 @@ def test_many_optional_members_keep_the_pattern_small() -> None:
     assert large < 2.5 * small
 
 
+@pytest.mark.parametrize("closed", [{}, {"unevaluatedProperties": False}])
+def test_many_dependent_schemas_keep_the_pattern_small(closed: Any) -> None:
+    def dependent(count: int) -> Any:
+        properties = {f"{letter}{i}": {"type": "string"} for letter in "ab" for i in range(count)}
+        parts = {f"a{i}": {"properties": {f"b{i}": {"maxLength": 3}}, "required": [f"b{i}"]} for i in range(count)}
+        return {"type": "object", "properties": properties, "dependentSchemas": parts, **closed}
+
+    assert {"a0", "b0"} <= set().union(*(json.loads(text) for text in texts(dependent(9))))
+    small, large = (json_pattern(dependent(n), "").size for n in (9, 18))
+    assert large < 4.5 * small
+
+
 def test_what_is_large_is_bounded_more_tightly_rather_than_refused() -> None:
     schema = {
         "type": "array",
