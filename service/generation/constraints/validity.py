@@ -5,7 +5,7 @@ from math import inf
 
 from service.generation.constraints import keywords
 from service.generation.constraints.document import Document, Json, Schema, at
-from service.generation.constraints.flat import named_types
+from service.generation.constraints.flat import limits_of, named_types
 from service.generation.constraints.pattern import UnsupportedConstraint, searches
 from service.generation.constraints.string_schema import is_format
 from service.generation.constraints.values import exact, identity, is_number, is_type
@@ -56,13 +56,12 @@ class Validity:
     def _number(value: Json, schema: Mapping[str, Json]) -> bool:
         if not is_number(value):
             return True
-        number = exact(value)
-        low, high = schema.get("minimum", -inf), schema.get("maximum", inf)
-        above, below = schema.get("exclusiveMinimum", -inf), schema.get("exclusiveMaximum", inf)
-        if above is True or below is True:
-            raise UnsupportedConstraint("exclusiveMinimum and exclusiveMaximum are numbers")
-        step = schema.get("multipleOf")
-        return low <= number <= high and above < number < below and (step is None or is_multiple(value, step))
+        number, limits = exact(value), limits_of(schema)
+        return (
+            limits.get("minimum", -inf) <= number <= limits.get("maximum", inf)
+            and limits.get("exclusiveMinimum", -inf) < number < limits.get("exclusiveMaximum", inf)
+            and ("multipleOf" not in schema or is_multiple(value, schema["multipleOf"]))
+        )
 
     def _string(self, value: Json, schema: Mapping[str, Json]) -> bool:
         if not isinstance(value, str):

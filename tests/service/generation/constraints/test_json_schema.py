@@ -11,6 +11,8 @@ from service.generation.constraints.json_schema import free_json_object, json_pa
 from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, check, compiled, texts, whole
 
+DRAFT_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -62,6 +64,14 @@ from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, c
         ({"type": ["string", "null"], "enum": ["x", None, 5]}, ['"x"', "null"], ["5"]),
         ({"enum": ['a"\\\n', "é", 1.5, {"b": [1, {}]}]}, [r'"a\"\\\n"', '"é"', "1.5", '{"b":[1,{}]}'], ['"\\u00e9"']),
         ({"enum": [1, 2, 3], "not": {"const": 2}}, ["1", "3"], ["2"]),
+        ({"enum": [0.1, 0.3], "minimum": 0.1, "maximum": 0.2}, ["0.1"], ["0.3"]),
+        ({**DRAFT_4, "enum": [5, 10, 11], "maximum": 10, "exclusiveMaximum": False}, ["5", "10"], ["11"]),
+        ({**DRAFT_4, "enum": [5, 10, 11], "maximum": 10, "exclusiveMaximum": True}, ["5"], ["10", "11"]),
+        ({**DRAFT_4, "enum": [1, 2], "minimum": 1, "exclusiveMinimum": True}, ["2"], ["1"]),
+        ({**DRAFT_4, "enum": [5, 10, 20], "not": {"maximum": 10, "exclusiveMaximum": False}}, ["20"], ["5", "10"]),
+        ({**DRAFT_4, "enum": [5, 10, 20], "not": {"maximum": 10, "exclusiveMaximum": True}}, ["10", "20"], ["5"]),
+        ({**DRAFT_4, "type": "integer", "minimum": 3, "exclusiveMinimum": True, "maximum": 4}, ["4"], ["3"]),
+        ({**DRAFT_4, "type": "integer", "not": {"minimum": 3, "exclusiveMinimum": True}, "minimum": 2}, ["2"], ["4"]),
         ({"const": "\ud800\u2028"}, [r'"\ud800\u2028"'], []),
         ({"enum": ["a", "bb"], "minLength": 2}, ['"bb"'], ['"a"']),
         ({"minimum": 5, "maximum": 6}, ["5", "6"], ['"a"', "7"]),
