@@ -176,9 +176,9 @@ class Parser:
         if kind is op.ANY:
             return charset.complement(() if flags & re.DOTALL else charset.union(((10, 10), (13, 13)), charset.LINE_SEPARATORS))
         if kind is op.LITERAL:
-            return folded(((argument, argument),), flags)
+            return folded(((argument, argument),), flags, False)
         if kind is op.NOT_LITERAL:
-            return charset.complement(folded(((argument, argument),), flags))
+            return charset.complement(folded(((argument, argument),), flags, True))
         negative = argument[0][0] is op.NEGATE
         members = charset.union(*(self.member(kind, member, flags, negative) for kind, member in argument[negative:]))
         return charset.complement(members) if negative else members
@@ -191,7 +191,7 @@ class Parser:
             holds, lacks = CATEGORIES[OPPOSITES.get(argument, argument)]
             sure, other = (lacks, holds) if opposite else (holds, lacks)
             return charset.complement(other) if wide else sure
-        return folded(((argument, argument),) if kind is op.LITERAL else (argument,), flags)
+        return folded(((argument, argument),) if kind is op.LITERAL else (argument,), flags, wide)
 
 
 @lru_cache(maxsize=64)
@@ -220,14 +220,18 @@ def refused(kind: Any, argument: Any) -> str:
     return REFUSED[kind]
 
 
-def folded(ranges: Ranges, flags: int) -> Ranges:
-    """With the flag i: the ASCII letters in both cases."""
+def folded(ranges: Ranges, flags: int, wide: bool) -> Ranges:
+    """With the flag i: the letters in all cases that Python takes for the same. Only ASCII letters, unless `wide`."""
     if not flags & re.IGNORECASE:
         return ranges
-    lower = charset.intersection(ranges, ((97, 122),))
-    upper = charset.intersection(ranges, ((65, 90),))
-    both = (tuple((a + shift, b + shift) for a, b in some) for some, shift in ((lower, -32), (upper, 32)))
-    return charset.union(ranges, *both)
+    members = "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+    return charset.union(ranges, charset.of(re.findall(f"(?{'i' if wide else 'ai'})[{members}]", cased())))
+
+
+@lru_cache(maxsize=1)
+def cased() -> str:
+    """All characters that have two cases. None is beyond U+1F000."""
+    return "".join(one for one in map(chr, range(0x1F000)) if one.lower() != one.upper())
 
 
 def python_dialect(regex: str) -> str:
