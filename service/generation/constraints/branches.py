@@ -182,7 +182,7 @@ def preferred(options: list[Schema]) -> list[Schema]:
 
 
 def closed(one: Flat, rest: Mapping[str, Schema]) -> Flat:
-    """With `unevaluatedProperties` and `unevaluatedItems`: they apply to members and items that no part has evaluated."""
+    """With `unevaluatedProperties` and `unevaluatedItems`, which apply to what no part of the flat schema has evaluated."""
     objects, arrays = ([part for part in parts if ADDED not in part] for parts in (one.objects, one.arrays))
     if "unevaluatedProperties" in rest and not any("additionalProperties" in part for part in objects):
         known = {

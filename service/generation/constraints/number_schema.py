@@ -31,7 +31,7 @@ def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
         return chosen(flat, whole, valid, where)
     if not whole and not limits:
         return DECIMAL
-    low, high = usual_bounds(limits, where)
+    low, high = usual_bounds(limits)
     for places in range(1 if whole else MOST_DIGITS):  # two decimal places, or more if the range needs them
         step = Fraction(1, 10**places)
         first = floor(low / step) + 1 if low == limits.get("exclusiveMinimum") else ceil(low / step)
@@ -40,10 +40,17 @@ def number_pattern(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
         enough = whole or places >= 2 or digits + 2 > MOST_DIGITS
         if (enough and first <= last) or (first == last and low == high):
             return number_range(first * step, last * step, places)
-    raise UnsupportedConstraint(f"{at(where)}no {'integer' if whole else 'number'} is from {shown(low)} to {shown(high)}")
+    raise not_found(flat, whole, where)
 
 
-def usual_bounds(limits: Mapping[str, Fraction], where: str, step: Fraction = Fraction(1)) -> tuple[Fraction, Fraction]:
+def not_found(flat: Flat, whole: bool, where: str) -> UnsupportedConstraint:
+    """The error where no number is found, with what the schema asks for."""
+    asked = [f"{name} {plain(flat.limits[name])}" for name in LIMITS if name in flat.limits]
+    asked += [f"multipleOf {plain(step)}" for step in flat.multiples] + ["not"] * bool(flat.excluded)
+    return UnsupportedConstraint(f"{at(where)}no {'integer' if whole else 'number'} is found with {' and '.join(asked)}")
+
+
+def usual_bounds(limits: Mapping[str, Fraction], step: Fraction = Fraction(1)) -> tuple[Fraction, Fraction]:
     """The least and the largest number. Where there is no bound, or one far away, the usual numbers are preferred.
 
     `step`: the least difference of two numbers, of which the usual ones are to hold some.
@@ -51,9 +58,9 @@ def usual_bounds(limits: Mapping[str, Fraction], where: str, step: Fraction = Fr
     usual = max(Fraction(USUAL), 20 * step)
     lows = [limits[name] for name in ("minimum", "exclusiveMinimum") if name in limits]
     highs = [limits[name] for name in ("maximum", "exclusiveMaximum") if name in limits]
-    low, high = inward(max(lows, default=None), 1), inward(min(highs, default=None), -1)
-    if low is not None and high is not None and low > high:
-        raise UnsupportedConstraint(f"{at(where)}no number is from {shown(low)} to {shown(high)}")
+    low, high = max(lows, default=None), min(highs, default=None)
+    if low is None or high is None or low < high:
+        low, high = inward(low, 1), inward(high, -1)
     if low is not None and low <= -FAR and (high is None or high > 0):
         low = Fraction(0)
     if high is not None and high >= FAR and (low is None or low <= usual) and high > 2 * usual:
@@ -66,17 +73,18 @@ def usual_bounds(limits: Mapping[str, Fraction], where: str, step: Fraction = Fr
 
 
 def inward(bound: Fraction | None, direction: int) -> Fraction | None:
-    """The bound, moved past the numbers that a float does not tell from it where it is large."""
+    """The bound, moved past the numbers that a float does not tell from it where it is large, to a number of few digits."""
     if bound is None or abs(bound) < 2**53:
         return bound
-    return bound + direction * abs(bound) / 2**50
+    unit = 10 ** (len(str(int(abs(bound)))) - MOST_DIGITS)
+    return Fraction(direction * unit * (ceil(direction * bound / unit) + 1))
 
 
 def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
     """Some numbers, one by one: the multiples nearest to the least bound, without those that are valid under another schema."""
     steps = [*flat.multiples, *([Fraction(1)] if whole else [])] or [Fraction(1, 2)]
     step = common_multiple(steps)
-    low, high = usual_bounds(flat.limits, where, step)
+    low, high = usual_bounds(flat.limits, step)
     found = []
     for number in multiples(low, high, step):
         value = int(number) if number.denominator == 1 else float(number)
@@ -87,7 +95,7 @@ def chosen(flat: Flat, whole: bool, valid: Valid, where: str) -> Node:
         if len(found) == MAX_WRITTEN:
             break
     if not found:
-        raise UnsupportedConstraint(f"{at(where)}no number is found that fits multipleOf and the bounds")
+        raise not_found(flat, whole, where)
     return alternation(literal(json_text(value)) for value in found)
 
 
@@ -106,10 +114,6 @@ def multiples(low: Fraction, high: Fraction, step: Fraction) -> Iterator[Fractio
 
 def plain(step: Fraction) -> float:
     return int(step) if step.denominator == 1 else float(step)
-
-
-def shown(bound: Fraction) -> str:
-    return str(plain(bound))
 
 
 @lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Hashable
 from fractions import Fraction
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 from service.generation.constraints import charset
@@ -58,10 +59,10 @@ def identity(value: Any) -> Hashable:
 
 
 def exact(number: float) -> Fraction:
-    """A number as JSON writes it: 0.1 is a tenth, not the float next to it."""
-    if isinstance(number, int):
+    """A number as JSON writes it: 0.1 is a tenth, not the float next to it. 1e23 is the integer that Python reads."""
+    if isinstance(number, int) or number.is_integer():
         return Fraction(number)
-    if number != number or number in (float("inf"), float("-inf")):
+    if not isfinite(number):
         raise UnsupportedConstraint("a number of the schema is not finite")
     return Fraction(repr(number))
 

@@ -46,6 +46,9 @@ DRAFT_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
         ({"type": "integer", "minimum": 0, "maximum": 10**12}, ["0", "999"], []),
         ({"type": "integer", "multipleOf": 7, "minimum": 50, "maximum": 70}, ["56", "63", "70"], ["50", "49", "77"]),
         ({"type": "number", "minimum": 1e100, "maximum": 2e100}, [], ["1" + "0" * 100]),
+        ({"type": "number", "minimum": 1e100, "maximum": 1e100}, [str(int(1e100))], ["1" + "0" * 100]),
+        ({"type": "integer", "minimum": 2**60, "maximum": 2**60}, [str(2**60)], [str(2**60 + 1)]),
+        ({"type": "integer", "minimum": -(2**60), "maximum": -(2.0**60), "multipleOf": 4}, [str(-(2**60))], []),
         ({"type": "integer", "multipleOf": 5000}, ["0", "5000"], ["999"]),
         ({"type": "integer", "multipleOf": 0.4}, ["2", "4"], ["1", "3"]),
         ({"type": "number"}, ["0", "1.5", "999.99"], ["1.", ".5", "1.234", "-1", "1e5"]),
@@ -103,10 +106,17 @@ def optional(schema: Any) -> dict[str, Any]:
     [
         (False, "^the schema allows nothing$"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "at least 3 and at most 2 characters"),
-        (whole(age={"type": "integer", "minimum": 3, "maximum": 2}), "^properties.age: no number is from 3 to 2"),
+        (
+            whole(age={"type": "integer", "minimum": 3, "maximum": 2}),
+            "^properties.age: no integer is found with minimum 3 and maximum 2$",
+        ),
+        ({"type": "number", "exclusiveMinimum": 99, "maximum": 99}, "^no number is found with exclusiveMinimum 99 and maximum 99$"),
+        ({"type": "integer", "minimum": 2**60, "maximum": 2**60 + 1}, f"no integer is found with minimum {2**60} and maximum"),
+        ({"type": "integer", "exclusiveMinimum": 2**60, "maximum": 2**60}, f"with exclusiveMinimum {2**60} and maximum {2**60}$"),
+        ({"type": "number", "minimum": 0.5, "maximum": 0.25}, "^no number is found with minimum 0.5 and maximum 0.25$"),
         (
             whole(a={"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 6}),
-            "^properties.a: no number is found that fits multipleOf",
+            "^properties.a: no integer is found with minimum 1 and maximum 6 and multipleOf 7$",
         ),
         (whole(a={"type": "string", "not": {}}), "^properties.a.not excludes everything"),
         (
