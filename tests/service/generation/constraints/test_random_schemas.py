@@ -13,7 +13,7 @@ from service.generation.constraints.pattern import UnsupportedConstraint
 from tests.service.generation.constraints.schemas import schemas
 from tests.service.generation.constraints.walks import SHAKESPEARE, Automaton, validate
 
-EXAMPLES = 100
+EXAMPLES = 150
 
 
 def check(schema: Any, walks: int) -> bool:
