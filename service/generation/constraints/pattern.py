@@ -8,8 +8,8 @@ import re
 import warnings
 from collections.abc import Iterable
 from functools import lru_cache
-from re import _constants as op  # type: ignore[attr-defined]
-from re import _parser  # type: ignore[attr-defined]
+from re import _constants as op
+from re import _parser
 from typing import Any
 
 from service.generation.constraints import charset
