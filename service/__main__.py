@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serves until told to stop, then returns 0; 1 if it can't listen, 2 for settings that can't be. Or see `generate`."""
+    """Runs the server until it is stopped. Returns 0, 1 if it cannot listen, or 2 for invalid settings.
+
+    If the first argument is `generate`, runs `service.cli.generate` instead.
+    """
     if arguments[:1] == ["generate"]:
         _stop_at_once_on_signals(program("generate"), {signal.SIGINT: 130, signal.SIGTERM: 1})
         from service.cli import generate
@@ -40,6 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         check_removed(arguments, os.environ)
         settings = CliApp.run(Settings, list(arguments))
+        # Until `listeners.close` is called on a signal, one would leave the file of a Unix socket behind: it waits meanwhile.
+        held = {signal.SIGINT, signal.SIGTERM} if settings.uds else set[signal.Signals]()
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
         listeners = listen(settings.listens_on, settings.port, settings.uds)
     except ValidationError as error:
         return _fail("; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors()), code=2)
@@ -48,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     except CannotListen as error:
         return _fail(str(error), code=1)
     _stop_at_once_on_signals(program("serve"), {signal.SIGINT: 0, signal.SIGTERM: 0}, listeners.close)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
     try:
         return _serve(settings, listeners)
     finally:

@@ -131,3 +131,24 @@ def test_a_unix_socket_is_removed_when_the_server_is_told_to_stop(tmp_path: Path
             process.terminate()
             said = process.communicate(timeout=60)[1]
         assert (process.returncode, file.exists()) == (0, False), said
+
+
+def test_a_unix_socket_is_removed_though_the_signal_comes_while_it_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "folio.sock"
+    code = """
+import os, signal, sys
+from pathlib import Path
+from service.__main__ import main
+
+def killed(self, mode, chmod=Path.chmod):
+    os.kill(os.getpid(), signal.SIGTERM)
+    chmod(self, mode)
+
+Path.chmod = killed
+sys.exit(main(["--uds", sys.argv[1]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, file.exists()) == (0, False), done.stderr
+    assert "stopped by SIGTERM" in done.stderr
