@@ -283,16 +283,13 @@ def test_the_time_limit_includes_the_time_in_which_a_constraint_compiles(
     served: tuple[FastAPI, httpx.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, client = served
-    waiting: Future[Any] = Future()
-    monkeypatch.setattr(app.state.compiler, "submit", lambda *_: waiting)
-    began = threading.Event()
-    submit = app.state.compiler.submit
+    waiting, began = Future[Any](), threading.Event()
 
-    def submitted(*arguments: Any) -> Any:
+    def submit(*_: Any) -> Future[Any]:
         began.set()
-        return submit(*arguments)
+        return waiting
 
-    monkeypatch.setattr(app.state.compiler, "submit", submitted)
+    monkeypatch.setattr(app.state.compiler, "submit", submit)
     with ThreadPoolExecutor() as pool:
         body = {"start_string": "R", "regex": "[a-z]{10}", "max_time_ms": 10}
         response = pool.submit(client.post, "/generate", json=body)
