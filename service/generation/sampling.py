@@ -65,7 +65,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     automaton: Automaton | None = None
 
-    @property
+    @cached_property
     def inverse_temperature(self) -> float:
         """1 / temperature, from 1e-30 to 1e30. At 1e30 only the most likely character keeps a weight."""
         return 1 / min(max(self.temperature, 1e-30), 1e30)

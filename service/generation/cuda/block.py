@@ -40,7 +40,7 @@ class Block:
 
     def send(self) -> None:
         last, array = self._parts[-1]
-        host = np.zeros(last + array.nbytes, np.uint8)
+        host = np.empty(last + array.nbytes, np.uint8)
         for start, array in self._parts:
             host[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
         self._memory.device.write(self._pointer, host)

@@ -125,6 +125,7 @@ class Resident:
     """How a network's weights are divided among the shared memory of blocks; see resident.cu. The formulas are the kernels'."""
 
     width: int  # units of a block
+    split: int  # parts of a recurrent product in advance_few
     blocks: int  # of a group
     groups: int
     few: int  # bytes of shared memory of advance_few, and of advance_many
@@ -141,10 +142,11 @@ class Resident:
         for width in (32, 16, 8):
             columns = 24 * triples
             common = 256 + 3 * width * network.units + (network.vocabulary + 2) * 12 * width + 4 * parts * TILE * columns
-            few = common + TILE * (network.units + 64) + 12 * TILE * (width + 8) + 4 * TILE
+            split = max(n for n in range(1, THREADS // 4 // width + 1) if slices % n == 0)  # a warp has one part of 8 units
+            few = common + TILE * (network.units + 64) + 12 * TILE * (width + 8) * split + 4 * TILE
             many, blocks = common + columns * network.units, network.units // width
             if processors >= blocks and max(few, many) <= shared_memory:
-                return cls(width, blocks, processors // blocks, few, many)
+                return cls(width, split, blocks, processors // blocks, few, many)
         return None
 
     @property
@@ -153,7 +155,7 @@ class Resident:
         return TILE * self.groups
 
     def macros(self, network: QuantizedNetwork) -> dict[str, int]:
-        return {"UNITS": network.units, "VOCABULARY": network.vocabulary, "WIDTH": self.width}
+        return {"UNITS": network.units, "VOCABULARY": network.vocabulary, "WIDTH": self.width, "SPLIT": self.split}
 
 
 def as_bytes(value: ctypes.Array[Any] | Structure) -> NDArray[np.uint8]:

@@ -76,10 +76,11 @@ class CudaNetwork:
         snapshots = np.empty((rows, *self._network.state_shape), np.float32)
         logits = np.empty((steps, rows, self._network.vocabulary), np.float32) if batch.top_logprobs is not None else None
         for resident, places in self._parts(batch):
-            part = batch.part(places)
+            part = batch if len(places) == rows else batch.part(places)
             call, table = self._launch(resident, part)
             self._read(call, part, places, chosen, snapshots, logits)
-            _update(part, chosen[:, places], self._read_rows(call, table))
+            if part.histories:
+                _update(part, chosen[:, places], self._read_rows(call, table))
         return chosen, snapshots, logits
 
     def _parts(self, batch: Batch) -> Iterator[tuple[bool, NDArray[np.intp]]]:
@@ -152,15 +153,15 @@ class CudaNetwork:
         self, call: CallPointers, part: Batch, places: NDArray[np.intp], chosen: Ids, snapshots: Floats, logits: Floats | None
     ) -> None:
         """Reads a call's results into those of all rows. places: where the part's rows are among them."""
-        ids = np.empty(part.forced.shape, np.int32)
+        all_rows = part.forced.shape == chosen.shape
+        ids = chosen if all_rows else np.empty(part.forced.shape, np.int32)
         self._device.read(call.chosen, ids)
-        chosen[:, places] = ids
+        if not all_rows:
+            chosen[:, places] = ids
         for b in np.flatnonzero(part.snapshot_at >= 0).tolist():
             self._device.read(call.snapshots + b * self._state_size, snapshots[places[b]])
         if logits is not None:
-            own = np.empty((*ids.shape, self._network.vocabulary), np.float32)
-            self._device.read(call.logits, own)
-            logits[:, places] = own
+            self._device.read(call.logits, logits)  # a call that wants logits has one part
 
     def _read_rows(self, call: CallPointers, table: Rows) -> Rows:
         """The rows after the call, if one of them has an automaton."""

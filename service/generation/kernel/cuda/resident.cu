@@ -1,6 +1,7 @@
 // A call for a GRU of one layer, rows that sample with a temperature alone, and weights that fit the blocks' shared memory.
 //
-// Compile with -DUNITS, -DVOCABULARY and -DWIDTH (the units of a block). Launch THREADS threads a block, one block a multiprocessor,
+// Compile with -DUNITS, -DVOCABULARY, -DWIDTH (the units of a block) and -DSPLIT (the parts of the depth into which advance_few divides
+// the recurrent products). Launch THREADS threads a block, one block a multiprocessor,
 // cooperatively: blocks wait for one another, so all must be resident. BLOCKS = UNITS / WIDTH blocks are a group. A group advances
 // its own part of the rows and never waits for another group. Block `rank` of it owns WIDTH units, and keeps their columns of the
 // recurrent kernel, and of the table, in shared memory.
@@ -16,6 +17,7 @@ constexpr int PARTS = SLICES % 4 ? 1 : 4, DEPTH = SLICES / PARTS, TASKS = TRIPLE
 constexpr int STRIDE = U + 64, SPACED = WIDTH + 8;  // of a row of states, and of sums, without conflicts of banks
 constexpr int TABLE = (V + 2) * 3 * WIDTH;          // and the scales, and the biases
 static_assert(U % 64 == 0 && U % WIDTH == 0 && WIDTH % 8 == 0, "unsupported number of units");
+static_assert(SLICES % SPLIT == 0 && OCTETS * SPLIT <= WARPS, "unsupported parts");
 static_assert(WIDTH <= THREADS / TILE && TASKS <= WARPS && TILE <= WARPS, "too few threads");
 
 // The new state of a unit of a row. x: the unit's place in the table's row. scale: its place in the scales.
@@ -30,10 +32,10 @@ __device__ inline float advanced(int sz, int sr, int sh, const float *x, const f
 // sum[o][i] = up to 16 rows of states times 8 columns, over N slices. weights(o, k, i): this lane's 16 bytes of slice k.
 template <int O, int N, int AHEAD, class Weights>
 __device__ inline void products(int (&sum)[O][3][4], const int8 *q, int stride, int rows, Weights weights) {
-  constexpr int S = O == 1 ? 2 : 1;  // with few octets there are two sums, so that the tensor cores need not wait for one
   const int lane = threadIdx.x % 32, row = lane / 4;
   const uint4 zero = {0, 0, 0, 0};
-  int part[S][O][3][4] = {};
+#pragma unroll
+  for (int n = 0; n < O * 12; n++) sum[n / 12][n / 4 % 3][n % 4] = 0;
   q += row * stride + lane % 4 * 16;
 #pragma unroll AHEAD
   for (int k = 0; k < N; k++) {
@@ -44,14 +46,9 @@ __device__ inline void products(int (&sum)[O][3][4], const int8 *q, int stride, 
 #pragma unroll
       for (int i = 0; i < 3; i++) {
         uint4 w = weights(o, k, i);
-        mma(part[0][o][i], a.x, b.x, a.y, b.y, w.x, w.y);
-        mma(part[S - 1][o][i], a.z, b.z, a.w, b.w, w.z, w.w);
+        mma(sum[o][i], a.x, b.x, a.y, b.y, w.x, w.y);
+        mma(sum[o][i], a.z, b.z, a.w, b.w, w.z, w.w);
       }
-  }
-#pragma unroll
-  for (int n = 0; n < O * 12; n++) {
-    const int o = n / 12, i = n / 4 % 3, j = n % 4;
-    sum[o][i][j] = part[0][o][i][j] + (S > 1 ? part[S - 1][o][i][j] : 0);
   }
 }
 
@@ -114,9 +111,22 @@ __device__ inline int invert(const float (&weight)[N], float uniform) {
   return group * 16 + min(found, highest - first);
 }
 
+// The scales and biases of the logits that a lane has in registers.
+constexpr int N = (V + 31) / 32;
+struct Output {
+  float scale[N], bias[N];
+
+  __device__ explicit Output(const Kernel &kernel) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+      const int i = min(n * 32 + (int)threadIdx.x % 32, V - 1);
+      scale[n] = kernel.scale[i], bias[n] = kernel.bias[i];
+    }
+  }
+};
+
 // A warp samples a row's id. logit: the row's sums in each part.
-__device__ inline int draw(const int *logit, const float *scale, const float *bias, float inverse, float uniform) {
-  constexpr int N = (V + 31) / 32;
+__device__ inline int draw(const int *logit, const Output &output, float inverse, float uniform) {
   const int lane = threadIdx.x % 32;
   float v[N], top = EXCLUDED;
 #pragma unroll
@@ -127,7 +137,7 @@ __device__ inline int draw(const int *logit, const float *scale, const float *bi
       int sum = 0;
 #pragma unroll
       for (int p = 0; p < PARTS; p++) sum += logit[p * TILE * COLUMNS + i];
-      v[n] = (float)sum * scale[i] + bias[i];
+      v[n] = (float)sum * output.scale[n] + output.bias[n];
     }
     top = fmaxf(top, v[n]);
   }

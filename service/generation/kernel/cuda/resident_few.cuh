@@ -34,13 +34,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) advance_few(const Netwo
   uint4 *w = (uint4 *)shared_memory() + 16;
   float *x = (float *)(w + WEIGHTS);
   int8 *q = (int8 *)(x + TABLE);
-  int *sums = (int *)(q + TILE * STRIDE), *logit = sums + 3 * TILE * SPACED, *id = logit + PARTS * TILE * COLUMNS;
+  int *sums = (int *)(q + TILE * STRIDE), *logit = sums + SPLIT * 3 * TILE * SPACED, *id = logit + PARTS * TILE * COLUMNS;
   static_assert(sizeof(Call) <= 256, "too little shared memory");
   for (int i = tid; i < (int)sizeof(Call) / 4; i += THREADS) ((int *)&c)[i] = ((const int *)call)[i];
   __syncthreads();
 
   const int rows = c.rows, steps = c.steps, begin = rows * group / groups, n = rows * (group + 1) / groups - begin;
-  const float *scale = network->output.scale, *bias = network->output.bias;
+  const Output output(network->output);
   copy(w, network->layer->recurrent.weights + rank * WEIGHTS, WEIGHTS);
   copy_columns(x, *network, rank);
   if (tid < n) id[tid] = c.inputs[begin + tid];
@@ -52,6 +52,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) advance_few(const Netwo
   float *h = network->states + (row < n ? c.slots[begin + row] * U : 0) + rank * WIDTH + unit;
   float own = row < n ? *h : 0.f;
   const int snapshot_at = row < n ? c.row[begin + row].snapshot_at : -1;
+
+  const int octet = warp % OCTETS, part = warp / OCTETS, depth = SLICES / SPLIT;
+  auto multiply = [&] {  // a warp's task of the recurrent products
+    if (part >= SPLIT) return;
+    int sum[1][3][4];
+    products<1, SLICES / SPLIT, SLICES / SPLIT>(sum, q + part * depth * 64, STRIDE, n, [=](int, int k, int i) {
+      return w[((octet * SLICES + part * depth + k) * 3 + i) * 32 + lane];
+    });
+    spread(sums + part * 3 * TILE * SPACED + octet * 8, TILE * SPACED, SPACED, n, sum[0]);
+  };
 
   for (int s = 0;; s++) {
     const unsigned tag = (c.tag + s) << 16, state = quantize(own), other = __shfl_down_sync(~0u, state, 1);
@@ -66,25 +76,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) advance_few(const Netwo
     }
     receive(q, box, n, tag);
     __syncthreads();  // the states of all units are in q
+    const bool late = s && warp < TASKS;  // these warps compute the logits before they multiply
+    if (late) logits(logit, q, STRIDE, n, warp, [&](int, int k, int i) { return d[k][i]; });
+    if (!late && s < steps) multiply();
     if (s) {
-      if (warp < TASKS) logits(logit, q, STRIDE, n, warp, [&](int, int k, int i) { return d[k][i]; });
       __syncthreads();
-      if (mine < n) {  // the last warps sample while the first ones begin the next products
-        const int next = forced >= 0 ? forced : draw(logit + mine * COLUMNS, scale, bias, inverse, uniform);
+      if (mine < n) {  // the warps without logits sample first
+        const int next = forced >= 0 ? forced : draw(logit + mine * COLUMNS, output, inverse, uniform);
         if (lane == 0) id[mine] = next;
         if (lane == 0 && rank == 0) c.chosen[(s - 1) * rows + begin + mine] = next;
       }
     }
     if (s == steps) break;
-    if (warp < OCTETS) {
-      int sum[1][3][4];
-      products<1, SLICES, 2>(sum, q, STRIDE, n, [=](int, int k, int i) { return w[((warp * SLICES + k) * 3 + i) * 32 + lane]; });
-      spread(sums + warp * 8, TILE * SPACED, SPACED, n, sum[0]);
-    }
+    if (late) multiply();
     __syncthreads();  // the products and the ids are there
     if (row < n) {
-      const int *p = sums + row * SPACED + unit;
-      own = advanced(p[0], p[TILE * SPACED], p[2 * TILE * SPACED], x + id[row] * 3 * WIDTH + unit, x + V * 3 * WIDTH + unit, own);
+      int sum[3] = {};
+#pragma unroll
+      for (int i = 0; i < SPLIT * 3; i++) sum[i % 3] += sums[(i * TILE + row) * SPACED + unit];
+      own = advanced(sum[0], sum[1], sum[2], x + id[row] * 3 * WIDTH + unit, x + V * 3 * WIDTH + unit, own);
     }
   }
   if (row < n) *h = own;

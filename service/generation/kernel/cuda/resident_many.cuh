@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) advance_many(const Netw
   unsigned *stepped = c.arrivals + group * 64, *drawn = stepped + 32;
   int8 *rounded = network->rounded + begin * U;
   const long long other = (long long)network->rows * U;  // from one buffer of rounded states to the other
-  const float *scale = network->output.scale, *bias = network->output.bias;
+  const Output output(network->output);
   copy(w, network->layer->recurrent.weights + rank * WEIGHTS, WEIGHTS);
   copy(d, network->output.weights, TRIPLES * SLICES * 96);
   copy_columns(x, *network, rank);
@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) advance_many(const Netw
       if (warp < some) {
         const int forced = c.forced[place];
         const float inverse = c.row[begin + r].inverse_temperature;
-        const int id = forced >= 0 ? forced : draw(logit + warp * COLUMNS, scale, bias, inverse, c.uniforms[place]);
+        const int id = forced >= 0 ? forced : draw(logit + warp * COLUMNS, output, inverse, c.uniforms[place]);
         if (lane == 0) c.chosen[place] = id;
       }
       __syncthreads();

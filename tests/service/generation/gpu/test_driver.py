@@ -52,7 +52,7 @@ def test_the_kernels_run_through_the_real_packages(folder: Path, tmp_path: Path)
     driver = tmp_path / "libcuda.so.1"
     flags = ["-shared", "-fPIC", "-Wall", "-O1", f"-Wl,-soname,{driver.name}"]
     subprocess.run(["gcc", *flags, "-o", driver, HERE / "fake_driver.c", "-ldl"], check=True)
-    macros = (("UNITS", 64), ("VOCABULARY", 33), ("WIDTH", 32))
+    macros = (("UNITS", 64), ("VOCABULARY", 33), ("WIDTH", 32), ("SPLIT", 1))
     kernels = [build(folder, "streamed.cu", ()), build(folder, "resident.cu", macros)]
     variables = {"FAKE_KERNELS": ":".join(map(str, kernels)), "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=os.environ | variables, capture_output=True, text=True, check=False)
