@@ -12,7 +12,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from service.generation.backend import Batch, Decoded, Precision
+from service.generation.backend import Batch, Decoded
 from service.generation.core import EngineCore
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
@@ -71,7 +71,7 @@ class SimulatedBackend:
     """Chooses zeros. An iteration adds to `seconds` what it would take on the machine."""
 
     name: str = "simulated"
-    precision: Precision = "f32"
+    precision: str = "f32"
     arithmetic: str = "none"
 
     def __init__(self, machine: Machine, slots: int) -> None:

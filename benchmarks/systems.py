@@ -30,7 +30,6 @@ SYSTEMS = (
     "tutorial",
     "one_step",
     "torch",
-    "tensorflow",
     "reference",
     "native",
     "cuda",
@@ -84,9 +83,7 @@ class Folio:
         core.submit(*(Generation(Prompt(self._start), 10**9, Sampling(), seed) for seed in range(streams)))
         return rate_of(lambda: sum(len(output.chunk.characters) for output in core.step()[0]), seconds)
 
-    @property
-    def rounded(self) -> bool:
-        return self._backend(SLOTS).precision != "f32"
+    rounded = True
 
     def log_probabilities(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         decoded = self._backend(SLOTS).decode(
@@ -111,7 +108,7 @@ class Folio:
             match self._name.split("-"):
                 case ["native", instructions]:
                     self._backends[slots] = open_native(self._version, slots, instructions)
-                case [("native" | "reference" | "cuda" | "tensorflow") as backend]:
+                case [("native" | "reference" | "cuda") as backend]:
                     self._backends[slots] = open_backend(self._version, backend, slots=slots)
                 case ["folio"]:
                     self._backends[slots] = open_backend(self._version, "auto", slots=slots)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from service import models_folder
 from service.chat import ChatTemplate
-from service.generation.backend import Precision
 from service.generation.backends import Unsupported
 from service.generation.engine import Engine
 from service.malloc import release_free_memory
@@ -49,7 +48,7 @@ class Model:
     vocabulary: Vocabulary
     engine: Engine
     engine_name: str  # its backend's name, such as "native"
-    precision: Precision
+    precision: str
     arithmetic: str  # its backend's
     files: frozenset[str]  # the names of its files when it was loaded
     start_string: str  # an example that it can continue

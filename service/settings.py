@@ -100,11 +100,11 @@ class Settings(BaseSettings):
     default_model: str = Field(
         "shakespeare", description="model of requests that name none; if only one model is loaded, that one is used instead"
     )
-    backend: Literal["auto", "native", "reference", "cuda", "tensorflow"] = Field(
+    backend: Literal["auto", "native", "reference", "cuda"] = Field(
         "auto",
         description="implementation of the network. native: C. reference: NumPy, slower. cuda: for NVIDIA's GPUs. All three "
-        "generate the same text on every machine. tensorflow: for GPUs, other texts. auto: cuda or tensorflow if there is a GPU "
-        "and the packages are installed, else native, or reference if the C code cannot be compiled",
+        "generate the same text on every machine. auto: cuda if there is a GPU and its packages are installed, else native, or "
+        "reference if the C code cannot be compiled",
     )
     slots: AtLeastOne = Field(64, description="most requests of a model that run at the same time")
     queue_limit: int = Field(1024, ge=0, description="most requests of a model that wait for a slot; more get 429")

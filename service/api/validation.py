@@ -68,8 +68,6 @@ async def constrain(
     """
     if constraint is None:
         return None
-    if model.engine_name == "tensorflow":
-        raise invalid_field(field, "the tensorflow backend does not support constraints", "unsupported_value")
     compiler: Compiler = request.app.state.compiler
     try:
         found = compiler.cached(constraint, model.vocabulary)
@@ -105,7 +103,7 @@ def sampling_of(
             raise _invalid_token("logit_bias", f"{unknown[0]}", vocabulary)
         bias = np.zeros(len(vocabulary), np.float32)
         bias[ids] = list(logit_bias.values())
-    sampling = Sampling(
+    return Sampling(
         temperature=fields.temperature,
         top_k=fields.top_k,
         top_p=fields.top_p,
@@ -117,9 +115,6 @@ def sampling_of(
         repetition_penalty=fields.repetition_penalty,
         automaton=None if constrained is None else constrained.automaton,
     )
-    if model.engine_name == "tensorflow" and (bias is not None or sampling.needs_history):
-        raise ApiError(422, "unsupported_value", "the tensorflow backend does not support penalties and logit_bias")
-    return sampling
 
 
 def history_of(model: Model, sampling: Sampling, prompt: NDArray[np.int32], num_generate: int) -> History | None:

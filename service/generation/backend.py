@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.sampling import History, Sampling
-from trainer.artifact import Tensors
 
-Precision = Literal["f32", "int8"]
 State = NDArray[np.float32]  # [states, units]: all that a network remembers of a text
 
 STATES = {"gru": 1, "lstm": 2}  # state vectors a layer keeps: h; h and c
@@ -81,7 +79,7 @@ class Backend(Protocol):
     """A network with a fixed number of slots. Each slot keeps a state from call to call."""
 
     name: str  # as in "native"
-    precision: Precision
+    precision: str  # of the weights and states in products, as in "int8"
     arithmetic: str  # backends of the same arithmetic give the same text for a version, a request and a seed
     slots: int
 
@@ -92,13 +90,3 @@ class Backend(Protocol):
         row's result does not depend on the others.
         """
         ...
-
-
-def input_table(tensors: Tensors) -> NDArray[np.float32]:
-    """The product of each character's embedding and the first layer's kernel, plus its bias: [vocabulary, gates * units]."""
-    return tensors["embedding"] @ tensors["rnn.0.kernel"] + input_bias(tensors["rnn.0.bias"])
-
-
-def input_bias(bias: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The bias of the input product: the first row of a GRU's (the second belongs to the recurrent product), all of an LSTM's."""
-    return bias[0] if bias.ndim == 2 else bias

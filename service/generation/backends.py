@@ -2,7 +2,6 @@
 
 import logging
 from functools import cache
-from importlib.util import find_spec
 from itertools import product
 from typing import Literal, get_args
 
@@ -18,7 +17,7 @@ from trainer.artifact import Version
 
 log = logging.getLogger(__name__)
 
-BackendName = Literal["native", "reference", "cuda", "tensorflow"]
+BackendName = Literal["native", "reference", "cuda"]
 
 
 class Unsupported(Exception):
@@ -39,16 +38,10 @@ def load_library() -> Library:
 
 @cache
 def choose() -> BackendName:
-    """`cuda` or `tensorflow` if it is installed and there is a GPU; else `native`, or `reference` if the kernel cannot be built."""
-    # Nothing large is imported without a GPU: TensorFlow takes seconds and hundreds of MB.
+    """`cuda` if there is a GPU and its packages are installed; else `native`, or `reference` if the kernel cannot be built."""
     if has_device():
         if is_installed():
             return "cuda"
-        if find_spec("tensorflow"):
-            import tensorflow as tf
-
-            if tf.config.list_physical_devices("GPU"):
-                return "tensorflow"
         log.warning("there is a GPU, but the packages that use it are not installed: install the extra `cuda`")
     return choose_without_gpu()
 
@@ -88,11 +81,10 @@ def _open_and_warm_up(version: Version, name: BackendName, slots: int) -> Backen
 
 
 def _warm_up(backend: Backend) -> None:
-    # Warms up one row and a full batch, so that no first request waits for it. Only TensorFlow has graphs that differ by request.
-    # On a GPU each kernel runs once, which shows whether the device can run it.
-    name, slots = backend.name, backend.slots
-    options = (Sampling(), Sampling(top_k=1)) if name in ("tensorflow", "cuda") else (Sampling(),)
-    for rows, snapshot_at, sampling in product((1, slots), (-1, 0) if name == "tensorflow" else (-1,), options):
+    # Warms up one row and a full batch, so that no first request waits for it. On a GPU each kernel runs once, which shows whether
+    # the device can run it.
+    options = (Sampling(), Sampling(top_k=1)) if backend.name == "cuda" else (Sampling(),)
+    for rows, sampling in product((1, backend.slots), options):
         backend.decode(
             Batch(
                 slots=np.arange(rows, dtype=np.int32),
@@ -101,19 +93,13 @@ def _warm_up(backend: Backend) -> None:
                 forced=np.full((2, rows), -1, np.int32),
                 uniforms=np.zeros((2, rows), np.float32),
                 sampling=[sampling] * rows,
-                snapshot_at=np.full(rows, snapshot_at, np.int32),
+                snapshot_at=np.full(rows, -1, np.int32),
             )
         )
 
 
 def _open(version: Version, name: BackendName, slots: int) -> Backend:
     """Raises Unsupported or CudaError."""
-    if name == "tensorflow":
-        try:
-            from service.generation.tensorflow_backend import TensorFlowBackend
-        except ModuleNotFoundError as error:
-            raise Unsupported("the tensorflow backend needs TensorFlow: install the extra `trainer`, or `gpu`") from error
-        return TensorFlowBackend(version.config, version.tensors, slots)
     if name == "cuda":
         from service.generation.cuda.backend import CudaBackend
 

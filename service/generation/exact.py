@@ -1,4 +1,4 @@
-"""The backends of the exact step on a CPU, `native` and `reference`. They keep the slots' states and compute log-probabilities."""
+"""The exact step's backends: what all share, and those on a CPU, `native` and `reference`. They keep the slots' states."""
 
 from abc import ABC, abstractmethod
 from typing import cast
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation import reference
-from service.generation.backend import Batch, Decoded, LogProbabilities, Precision
+from service.generation.backend import Batch, Decoded, LogProbabilities
 from service.generation.native import Library
 from service.generation.quantized import quantize
 from service.generation.sampling import Sampling
@@ -22,7 +22,7 @@ UNKNOWN = np.float32(-9999)  # the log-probability of an id outside the vocabula
 class Exact(ABC):
     """See `service.generation.backend.Backend`. All backends of this kind give the same bits, on every machine."""
 
-    precision: Precision = "int8"
+    precision = "int8"
     arithmetic = "exact"
 
     def decode(self, batch: Batch) -> Decoded:

@@ -206,10 +206,7 @@ class Generator:
             allowed[self._encode(characters)] = True
         top_k = options.pop("top_k", None)
         automaton = None if constrained is None else constrained.automaton
-        sampling = Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed, automaton=automaton)  # type: ignore[misc]
-        if sampling.needs_history and self.backend.name == "tensorflow":
-            raise ValueError("the tensorflow backend does not support penalties and constraints")
-        return sampling
+        return Sampling(**options, top_k=top_k if top_k and top_k > 0 else None, allowed=allowed, automaton=automaton)  # type: ignore[misc]
 
     def _encode(self, text: str) -> NDArray[np.int32]:
         if not text:

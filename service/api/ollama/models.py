@@ -16,7 +16,6 @@ from trainer import __version__
 router = APIRouter(route_class=AnyTypeRoute)
 
 NEVER = "9999-12-31T23:59:59Z"
-BYTES = {"int8": 1, "f32": 4}  # of a weight
 TEMPLATE = "{{ if .System }}{{ .System }}{{ end }}{{ if .Tools }}{{ .Tools }}{{ end }}{{ .Prompt }}"  # clients look for .Tools
 
 
@@ -112,7 +111,7 @@ def _listed(model: Model) -> dict[str, Any]:
         "name": f"{config.name}{LATEST}",
         "model": f"{config.name}{LATEST}",
         "modified_at": config.created,
-        "size": config.parameters * BYTES[model.precision],
+        "size": config.parameters,  # bytes: one for each weight
         "digest": config.sha256.weights,
         "details": _details(model),
     }

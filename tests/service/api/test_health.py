@@ -1,7 +1,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,8 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.generation.backend import Batch, Decoded
 from service.generation.backends import open_backend
 from service.generation.engine import Engine
-from service.generation.tensorflow_backend import TensorFlowBackend
 from service.settings import Settings
 from tests.support import Gate, Publish, run_server, serving, wait_until
 
@@ -37,20 +34,6 @@ def test_ready_only_when_the_models_are_loaded_and_warm(tmp_path: Path, publish:
         go_on.set()
         wait_until(lambda: client.get("/readyz").status_code == 200)
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}, timeout=60).status_code == 200
-
-
-@pytest.mark.slow
-def test_a_tensorflow_graph_is_built_before_the_first_request_needs_it(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: set[tuple[int, bool, bool]] = set()
-    decode = TensorFlowBackend.decode
-
-    def counted(self: TensorFlowBackend, batch: Batch) -> Decoded:
-        calls.add((len(batch.slots), bool((batch.snapshot_at >= 0).any()), any(row.restricted for row in batch.sampling)))
-        return decode(self, batch)
-
-    monkeypatch.setattr(TensorFlowBackend, "decode", counted)
-    open_backend(publish(), "tensorflow", slots=2)
-    assert calls == set(product((1, 2), (False, True), (False, True)))
 
 
 def test_without_a_model_it_lives_and_says_why_it_is_not_ready(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Each backend against exact distributions, and TensorFlow's against the tutorial's own loop (plain Keras, a call a character)."""
+"""The `native` backend against exact distributions; `reference` and `cuda` give the same bits (test_exact.py, gpu/)."""
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from service.generation.backend import MAX_TOP_LOGPROBS, Backend, Batch, Decoded
@@ -19,10 +17,9 @@ from service.generation.core import EngineCore
 from service.generation.exact import ExactBackend
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Sampling
-from service.generation.tensorflow_backend import TensorFlowBackend
 from service.models_folder import candidates
-from tests.support import VOCABULARY, load_weights, random_tensors, reference_logits, run_core
-from trainer import artifact, network
+from tests.support import VOCABULARY, random_tensors, reference_logits, run_core
+from trainer import artifact
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary
 
@@ -30,16 +27,9 @@ pytestmark = pytest.mark.slow
 
 SHAKESPEARE = Path(__file__).parents[3] / "models" / "shakespeare"
 
-MakeBackend = Callable[[Architecture, Tensors, int], Backend]
-
 
 def native(architecture: Architecture, tensors: Tensors, slots: int) -> Backend:
     return ExactBackend(architecture, tensors, slots, load_library())
-
-
-@pytest.fixture(params=[native, TensorFlowBackend])
-def make(request: pytest.FixtureRequest) -> MakeBackend:
-    return request.param  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -85,19 +75,6 @@ def made(cell: str, layers: int = 1) -> Architecture:
     return Architecture(cell=cell, layers=layers, units=24, embedding=8, vocabulary=VOCABULARY)
 
 
-def keras_logits(architecture: Architecture, tensors: Tensors, ids: list[int]) -> NDArray[np.float64]:
-    """What plain Keras says after each of the ids: [characters, vocabulary]."""
-    single = network.build(architecture, batch_size=1)
-    load_weights(single, tensors)
-    return single(np.array([ids], np.int32))[0].numpy().astype(np.float64)  # type: ignore[no-any-return]
-
-
-def own_logits(backend: Backend, architecture: Architecture, tensors: Tensors, ids: list[int]) -> NDArray[np.float64]:
-    """What the backend's network says after each of the ids: [characters, vocabulary]. An exact one rounds its weights."""
-    says = reference_logits if backend.arithmetic == "exact" else keras_logits
-    return says(architecture, tensors, ids)
-
-
 def distribution(logits: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
     """What `Sampling` says, in its words and in float64: the exact probabilities of all characters."""
     logits = logits if sampling.allowed is None else np.where(sampling.allowed, logits, -np.inf)
@@ -124,37 +101,8 @@ SAMPLINGS = [
 ]
 
 
-def by_keras(architecture: Architecture, tensors: Tensors, start: str, characters: int, temperature: float, seed: int) -> str:
-    """The tutorial's loop. Character i inverts the distribution's CDF at the i-th uniform number of Philox(seed)."""
-    single, vocabulary, text = network.build(architecture, batch_size=1), Vocabulary(architecture.vocabulary), start
-    load_weights(single, tensors)
-    run = tf.function(single, input_signature=[tf.TensorSpec((1, None), tf.int32)], autograph=False)  # eagerly it takes minutes
-    unread = vocabulary.encode(start)
-    for uniform in np.random.Generator(np.random.Philox(key=seed)).random(characters, np.float32):
-        scaled = run(unread[None])[0, -1].numpy() / np.float32(temperature)
-        cdf = np.cumsum(np.exp(scaled - scaled.max()))
-        unread = np.array([(cdf <= uniform * cdf[-1]).sum()], np.int32)
-        text += vocabulary.decode(unread.tolist())
-    return text
-
-
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_on_tensorflow_the_text_is_the_tutorials(cell: str, layers: int) -> None:
-    architecture = made(cell, layers)
-    vocabulary, tensors = Vocabulary(VOCABULARY), random_tensors(architecture)
-    expected = by_keras(architecture, tensors, "ROMEO: ", characters=300, temperature=0.8, seed=12)
-    assert len(set(expected)) > 20
-    asked = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8))
-    assert generate(TensorFlowBackend(architecture, tensors, 1), vocabulary, [asked]) == [expected]
-    wordy = Asked("ROMEO: ", 300, 12, Sampling(temperature=0.8), top_logprobs=3)
-    assert generate(TensorFlowBackend(architecture, tensors, 1), vocabulary, [wordy]) == [expected]
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_a_text_does_not_depend_on_its_neighbours_nor_on_how_calls_are_cut_nor_on_who_read_its_prompt(
-    make: MakeBackend, cell: str
-) -> None:
+def test_a_text_does_not_depend_on_its_neighbours_nor_on_how_calls_are_cut_nor_on_who_read_its_prompt(cell: str) -> None:
     architecture = made(cell, layers=2)
     vocabulary, tensors = Vocabulary(VOCABULARY), random_tensors(architecture)
     rng = np.random.default_rng(1)
@@ -170,20 +118,20 @@ def test_a_text_does_not_depend_on_its_neighbours_nor_on_how_calls_are_cut_nor_o
         )
         for i in range(17)
     ]
-    backend = make(architecture, tensors, 5)
+    backend = native(architecture, tensors, 5)
     together = generate(backend, vocabulary, asked)
     assert together == [generate(backend, vocabulary, [one])[0] for one in asked]
     assert together == generate(backend, vocabulary, asked, longest=3)
     assert together == generate(backend, vocabulary, asked, prompt_cache=100_000)
 
 
-def test_a_draw_inverts_the_cdf(make: MakeBackend) -> None:
+def test_a_draw_inverts_the_cdf() -> None:
     """At uniforms through [0, 1) the characters come in id order, each for a span as wide as its probability."""
     architecture = made("gru")
     tensors = random_tensors(architecture)
     count = 4096
-    backend = make(architecture, tensors, count)
-    logits = own_logits(backend, architecture, tensors, [5])[0]
+    backend = native(architecture, tensors, count)
+    logits = reference_logits(architecture, tensors, [5])[0]
     for sampling in SAMPLINGS:
         drawn = step(backend, (np.arange(count) + 0.5) / count, sampling).chosen[0]
         assert (np.diff(drawn) >= 0).all()
@@ -191,7 +139,7 @@ def test_a_draw_inverts_the_cdf(make: MakeBackend) -> None:
         np.testing.assert_allclose(spans, distribution(logits, sampling), atol=1.5 / count)
 
 
-def test_draws_follow_the_exact_distribution(make: MakeBackend) -> None:
+def test_draws_follow_the_exact_distribution() -> None:
     """Pearson's chi-square over 60,000 draws with a generation's own uniforms.
 
     With c characters that can come, the sum of (seen - expected)^2 / expected over them is close to chi-square with c - 1
@@ -203,8 +151,8 @@ def test_draws_follow_the_exact_distribution(make: MakeBackend) -> None:
     architecture = made("gru")
     tensors = random_tensors(architecture)
     slots, calls = 2000, 30
-    backend = make(architecture, tensors, slots)
-    logits = own_logits(backend, architecture, tensors, [5])[0]
+    backend = native(architecture, tensors, slots)
+    logits = reference_logits(architecture, tensors, [5])[0]
     for seed, sampling in enumerate(SAMPLINGS):
         generation = Generation(Prompt(np.array([5], np.int32)), slots * calls, sampling, seed)
         seen = np.zeros(len(VOCABULARY))
@@ -220,11 +168,11 @@ def test_draws_follow_the_exact_distribution(make: MakeBackend) -> None:
         assert ((seen - expected) ** 2 / expected).sum() < freedom + 6 * sqrt(2 * freedom), sampling
 
 
-def test_temperature_zero_takes_the_likeliest_allowed_character(make: MakeBackend) -> None:
+def test_temperature_zero_takes_the_likeliest_allowed_character() -> None:
     architecture = made("gru")
     tensors = random_tensors(architecture)
-    backend = make(architecture, tensors, 3)
-    logits = own_logits(backend, architecture, tensors, [5])[0]
+    backend = native(architecture, tensors, 3)
+    logits = reference_logits(architecture, tensors, [5])[0]
     for allowed in (None, ALLOWED, ~ALLOWED):
         sampling = Sampling(temperature=0, allowed=allowed)
         uniforms = Generation(Prompt(np.array([5], np.int32)), 3, sampling, 1).uniforms(3)
@@ -235,28 +183,28 @@ def test_temperature_zero_takes_the_likeliest_allowed_character(make: MakeBacken
             assert step(backend, np.array([0, 0.5, 0.999]), one).chosen.tolist() == [[expected] * 3]
 
 
-def test_of_equally_likely_characters_top_k_keeps_those_of_lower_id(make: MakeBackend) -> None:
+def test_of_equally_likely_characters_top_k_keeps_those_of_lower_id() -> None:
     architecture = made("gru")
     tensors = {name: np.zeros_like(tensor) for name, tensor in random_tensors(architecture).items()}
     uniforms = np.linspace(0, 0.999, 100)
-    drawn = step(make(architecture, tensors, 100), uniforms, Sampling(top_k=3)).chosen[0]
+    drawn = step(native(architecture, tensors, 100), uniforms, Sampling(top_k=3)).chosen[0]
     assert sorted(set(drawn.tolist())) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-38, 1e-3, 1e300])
-def test_any_temperature_draws_characters_and_the_smallest_take_the_likeliest(make: MakeBackend, temperature: float) -> None:
+def test_any_temperature_draws_characters_and_the_smallest_take_the_likeliest(temperature: float) -> None:
     architecture = made("gru")
-    vocabulary, backend = Vocabulary(VOCABULARY), make(made("gru"), random_tensors(architecture), 1)
+    vocabulary, backend = Vocabulary(VOCABULARY), native(made("gru"), random_tensors(architecture), 1)
     (text,) = generate(backend, vocabulary, [Asked("a", 200, 1, Sampling(temperature))])
     assert len(text) == 201
     (other,) = generate(backend, vocabulary, [Asked("a", 200, 2, Sampling(temperature))])
     assert (text == other) == (temperature <= 1e-3)
 
 
-def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(make: MakeBackend) -> None:
+def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters() -> None:
     architecture = made("gru")
     tensors, rng = random_tensors(architecture), np.random.default_rng(0)
-    backend = make(architecture, tensors, 2)
+    backend = native(architecture, tensors, 2)
     forced = np.array([[3, -1], [9, -1], [1, 4], [-1, -1]], np.int32)
     decoded = backend.decode(
         Batch(
@@ -274,7 +222,7 @@ def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(
     assert (decoded.chosen[forced >= 0] == forced[forced >= 0]).all()
     for b, first in enumerate((5, 6)):
         ids = [first, *decoded.chosen[:, b].tolist()]
-        logits = own_logits(backend, architecture, tensors, ids[:-1])
+        logits = reference_logits(architecture, tensors, ids[:-1])
         expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         order = np.argsort(-expected, axis=1)[:, :MAX_TOP_LOGPROBS]
         np.testing.assert_allclose(decoded.log_probabilities.chosen[:, b], expected[range(4), ids[1:]], atol=1e-4)
@@ -282,9 +230,9 @@ def test_log_probabilities_are_the_networks_own_for_forced_and_drawn_characters(
         np.testing.assert_allclose(decoded.log_probabilities.top_values[:, b], np.take_along_axis(expected, order, 1), atol=1e-4)
 
 
-def test_a_state_kept_in_mid_call_goes_on_as_the_slot_itself_did(make: MakeBackend) -> None:
+def test_a_state_kept_in_mid_call_goes_on_as_the_slot_itself_did() -> None:
     architecture = made("lstm", layers=2)
-    backend = make(architecture, random_tensors(architecture), 4)
+    backend = native(architecture, random_tensors(architecture), 4)
     rng = np.random.default_rng(0)
 
     def call(slots: list[int], steps: int, inputs: list[int], uniforms: NDArray[np.float32], **options: Any) -> Decoded:
@@ -331,10 +279,10 @@ def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_a
     assert together == [generate(backend, vocabulary, [one])[0] for one in asked]
 
 
-def test_a_large_vocabulary_is_no_fault(make: MakeBackend) -> None:
+def test_a_large_vocabulary_is_no_fault() -> None:
     characters = [chr(0x4E00 + i) for i in range(5000)]
     architecture = Architecture(cell="gru", layers=1, units=16, embedding=4, vocabulary=characters)
-    backend = make(architecture, random_tensors(architecture), 2)
+    backend = native(architecture, random_tensors(architecture), 2)
     asked = [Asked("\u4e00", 50, 3), Asked("\u4e00", 50, 3, Sampling(top_k=5000), top_logprobs=20)]
     texts = generate(backend, Vocabulary(characters), asked)
     assert len(set(texts[0])) > 10
@@ -358,7 +306,6 @@ def test_where_the_kernel_cannot_be_built_the_reference_runs_and_the_log_says_wh
         raise Unsupported("there is no C compiler")
 
     monkeypatch.setattr("service.generation.backends.load_library", no_compiler)
-    monkeypatch.setattr("service.generation.backends.find_spec", lambda _: None)
     choose.cache_clear()
     assert choose() == "reference"
     choose.cache_clear()

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from service.generation.backend import Batch, Decoded, Precision
+from service.generation.backend import Batch, Decoded
 from service.generation.core import EngineCore, StepBudget
 from service.generation.engine import Engine, EngineStopped
 from service.generation.request import Generation, Prompt
@@ -24,7 +24,7 @@ class Counter:
     """Chooses input + 1. `calls` keeps each batch; where `gate` is set, a call waits for a permit."""
 
     name: str = "counter"
-    precision: Precision = "f32"
+    precision = "f32"
     arithmetic = "none"
 
     def __init__(self, slots: int, gate: threading.Semaphore | None = None) -> None:

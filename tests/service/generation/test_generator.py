@@ -178,15 +178,6 @@ def test_an_option_out_of_range_is_named(generator: Generator, options: dict[str
     assert len(generator.generate("a", num_generate=5)) == 6, "it still works"
 
 
-@pytest.mark.parametrize("options", [{"presence_penalty": 1}, {"regex": "a"}])
-def test_what_a_backend_does_not_have_is_refused(
-    generator: Generator, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generator.backend, "name", "tensorflow")
-    with pytest.raises(ValueError, match="the tensorflow backend does not support"):
-        generator.generate("a", **options)
-
-
 @pytest.mark.parametrize(("options", "message"), [({"slots": 0}, "slots is 0"), ({"backend": "x"}, "no backend 'x'")])
 def test_a_generator_that_cannot_be_is_refused(models: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -69,7 +69,6 @@ def test_a_gpu_that_starts_no_call_is_left_too(
 @pytest.mark.usefixtures("gpu")
 def test_a_gpu_without_its_packages_is_mentioned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(backends, "is_installed", lambda: False)
-    monkeypatch.setattr(backends, "find_spec", lambda _: None)
     assert choose() in ("native", "reference")
     assert "there is a GPU, but the packages that use it are not installed: install the extra `cuda`" in caplog.text
 
