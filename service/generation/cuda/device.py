@@ -77,6 +77,7 @@ class Gpu:
 
         self._core, self._driver, self._lock = core, driver, Lock()
         self._sent: list[NDArray[Any]] = []
+        self._compiled: dict[Any, Any] = {}
         try:
             device = core.Device(0)
             device.set_current()
@@ -128,8 +129,11 @@ class Gpu:
         self._check(self._driver.cuMemsetD8Async(pointer, 0, size, self._queue))
 
     def compile(self, source: str, macros: Mapping[str, int], shared: Mapping[str, int]) -> dict[str, Any]:
-        """Compiles a file of SOURCES. shared: the kernels' names, and the bytes of shared memory that their blocks need."""
-        code = compile_cubin(source, self.arch, macros)
+        """Compiles a file of SOURCES, once. shared: the kernels' names, and the bytes of shared memory that their blocks need."""
+        key = source, *macros.items()
+        if key not in self._compiled:
+            self._compiled[key] = compile_cubin(source, self.arch, macros)
+        code = self._compiled[key]
         kernels = {name: code.get_kernel(name) for name in shared}
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         for name, size in shared.items():

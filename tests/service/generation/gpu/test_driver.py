@@ -27,12 +27,15 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ 
 
 PROGRAM = """
 import json
+from service.generation.cuda import device
 from service.generation.cuda.backend import CudaBackend, gives_the_references_bits
 from service.generation.cuda.device import has_device, open_gpu
 from service.generation.quantized import quantize
 from service.generation.sampling import Sampling
 from tests.service.generation.gpu.test_driver import ARCHITECTURE, TENSORS
 assert has_device()
+CudaBackend(ARCHITECTURE, TENSORS, 1, open_gpu())
+device.compile_cubin = None  # the next version of a model needs no compiler
 backend = CudaBackend(ARCHITECTURE, TENSORS, 40, open_gpu())
 network = quantize(ARCHITECTURE, TENSORS)
 mixed = [Sampling(), Sampling(top_p=0.5), Sampling(presence_penalty=1), Sampling(temperature=0)]
