@@ -13,6 +13,7 @@ import yaml
 
 from service.settings import Settings
 from tests.deploy.helm_template import NotSupported, render
+from trainer import __version__
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "folio"
 KUBERNETES = "1.34"
@@ -58,7 +59,7 @@ def test_by_default_it_serves_the_model_in_the_image_to_the_cluster() -> None:
     labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert objects["Service"]["spec"]["selector"] == objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     (container,) = pod(objects)["containers"]
-    assert container["image"] == "folio:0.2.0"
+    assert container["image"] == f"folio:{__version__}"
     assert environment(objects)["SERVICE_ALLOWED_HOSTS"] == "play play.theatre play.theatre.svc"
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert pod(objects)["securityContext"]["runAsNonRoot"]
