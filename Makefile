@@ -114,7 +114,7 @@ format: setup ## fix and format by ruff
 lock: setup ## update the locks in requirements/ from pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
 	$(LOCK) pyproject.toml --extra trainer --extra tracing --extra cluster --extra cuda --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra trainer -c requirements/dev.txt -o requirements/trainer.txt
-	$(LOCK) pyproject.toml --extra gpu --extra tracing -c requirements/dev.txt -o requirements/gpu.txt
+	$(LOCK) pyproject.toml --extra gpu -c requirements/dev.txt -o requirements/gpu.txt
 	$(LOCK) pyproject.toml --extra tracing -c requirements/dev.txt -o requirements/service.txt
 	$(LOCK) pyproject.toml --extra cuda --extra tracing -c requirements/dev.txt -o requirements/cuda.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt

@@ -71,7 +71,7 @@ class SimulatedBackend:
     """Chooses zeros. An iteration adds to `seconds` what it would take on the machine."""
 
     name: str = "simulated"
-    precision: str = "f32"
+    precision: str = "none"
     arithmetic: str = "none"
 
     def __init__(self, machine: Machine, slots: int) -> None:

@@ -67,6 +67,8 @@ def shipped() -> Version:
 class Folio:
     """A backend of the service, driven by the service's `EngineCore`."""
 
+    rounded = True
+
     def __init__(self, version: Version, name: str, *, chunk: int, call_seconds: float) -> None:
         """name: as in `SYSTEMS`, or "folio" for what the service chooses; the rest as for `service.generation.engine.Engine`.
 
@@ -82,8 +84,6 @@ class Folio:
         core = EngineCore(self._backend(max(SLOTS, streams)), max_steps=self._chunk, iteration_seconds=self._call_seconds)
         core.submit(*(Generation(Prompt(self._start), 10**9, Sampling(), seed) for seed in range(streams)))
         return rate_of(lambda: sum(len(output.chunk.characters) for output in core.step()[0]), seconds)
-
-    rounded = True
 
     def log_probabilities(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         decoded = self._backend(SLOTS).decode(
@@ -126,7 +126,7 @@ def open_native(version: Version, slots: int, instructions: str) -> Backend:
 
 
 def open_system(name: str, *, chunk: int, call_seconds: float) -> System:
-    """One of SYSTEMS. Raises Missing where a package or a precision is not to be had."""
+    """One of SYSTEMS. Raises Missing if a package is not installed, or the machine cannot run the backend."""
     version = shipped()
     try:
         match name:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 REMOVED = {  # with what to use now
     "decoder": "it is --backend now",
-    "precision": "the native and reference backends compute exactly, with int8 weights",
+    "precision": "every backend computes exactly, with int8 weights",
 }
 
 

@@ -1,4 +1,4 @@
-"""The exact step's backends: what all share, and those on a CPU, `native` and `reference`. They keep the slots' states."""
+"""The base class of the exact backends, and the backends of a CPU, `native` and `reference`, which keep the slots' states."""
 
 from abc import ABC, abstractmethod
 from typing import cast

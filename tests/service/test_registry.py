@@ -18,7 +18,7 @@ from trainer.artifact import ArtifactError, Version
 
 
 class FakeEngine:
-    backend = SimpleNamespace(name="fake", precision="f32", arithmetic="fake")
+    backend = SimpleNamespace(name="fake", precision="none", arithmetic="fake")
 
     def __init__(self, version: Version) -> None:
         self.version, self.started, self.joined, self.stopped, self.idle = version, False, False, "", False

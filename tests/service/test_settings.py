@@ -123,5 +123,5 @@ def test_an_option_of_an_earlier_release_is_refused_with_what_became_of_it() -> 
     for arguments in (["--decoder", "openvino"], ["--decoder=native"]):
         with pytest.raises(ValueError, match="--decoder was removed: it is --backend now"):
             check_removed(arguments, {})
-    with pytest.raises(ValueError, match="SERVICE_PRECISION was removed: the native and reference backends compute exactly"):
+    with pytest.raises(ValueError, match="SERVICE_PRECISION was removed: every backend computes exactly, with int8 weights"):
         check_removed([], {"SERVICE_PRECISION": "bf16"})

@@ -77,7 +77,7 @@ class Gpu:
 
         self._core, self._driver, self._lock = core, driver, Lock()
         self._sent: list[NDArray[Any]] = []
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[tuple[Any, ...], dict[str, Any]] = {}  # kernels by name
         try:
             device = core.Device(0)
             device.set_current()
@@ -129,12 +129,21 @@ class Gpu:
         self._check(self._driver.cuMemsetD8Async(pointer, 0, size, self._queue))
 
     def compile(self, source: str, macros: Mapping[str, int], shared: Mapping[str, int]) -> dict[str, Any]:
-        """Compiles a file of SOURCES, once. shared: the kernels' names, and the bytes of shared memory that their blocks need."""
-        key = source, *macros.items()
-        if key not in self._compiled:
-            self._compiled[key] = compile_cubin(source, self.arch, macros)
-        code = self._compiled[key]
-        kernels = {name: code.get_kernel(name) for name in shared}
+        """Compiles a file of SOURCES at the first call with these arguments. Raises CudaError.
+
+        shared: the kernels' names, and the bytes of shared memory that their blocks need.
+        """
+        key = source, *macros.items(), *shared.items()
+        with self._lock:
+            if key not in self._compiled:
+                self._compiled[key] = self._load(compile_cubin(source, self.arch, macros), shared)
+            return self._compiled[key]
+
+    def _load(self, code: Any, shared: Mapping[str, int]) -> dict[str, Any]:
+        try:
+            kernels = {name: code.get_kernel(name) for name in shared}
+        except Exception as error:  # cuda-core raises several kinds
+            raise CudaError(f"the GPU does not load the compiled kernels: {error}") from error
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         for name, size in shared.items():
             handle = self._driver.CUkernel(int(kernels[name].handle))

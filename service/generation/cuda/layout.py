@@ -139,14 +139,14 @@ class Resident:
         is_kind = network.cell == "gru" and len(network.layers) == 1 and network.units % SLICE == 0
         if not is_kind or network.table() is None or triples * parts > THREADS // 32:
             return None
+        columns = 24 * triples
         for width in (32, 16, 8):
-            columns = 24 * triples
             common = 256 + 3 * width * network.units + (network.vocabulary + 2) * 12 * width + 4 * parts * TILE * columns
-            split = max(n for n in range(1, THREADS // 4 // width + 1) if slices % n == 0)  # a warp has one part of 8 units
-            few = common + TILE * (network.units + 64) + 12 * TILE * (width + 8) * split + 4 * TILE
             many, blocks = common + columns * network.units, network.units // width
-            if processors >= blocks and max(few, many) <= shared_memory:
-                return cls(width, split, blocks, processors // blocks, few, many)
+            for split in range(THREADS // 4 // width, 0, -1):  # at most: a warp has one part of 8 units
+                few = common + TILE * (network.units + 64) + 12 * TILE * (width + 8) * split + 4 * TILE
+                if slices % split == 0 and processors >= blocks and max(few, many) <= shared_memory:
+                    return cls(width, split, blocks, processors // blocks, few, many)
         return None
 
     @property

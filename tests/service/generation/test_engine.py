@@ -24,7 +24,7 @@ class Counter:
     """Chooses input + 1. `calls` keeps each batch; where `gate` is set, a call waits for a permit."""
 
     name: str = "counter"
-    precision = "f32"
+    precision = "none"
     arithmetic = "none"
 
     def __init__(self, slots: int, gate: threading.Semaphore | None = None) -> None:

@@ -150,7 +150,7 @@ __device__ inline float lstm(const float (&a)[4], const float (&x)[4], float &c)
 }
 
 // The weights below are 0 where x < -80, so that temperature 0 (inverse 1e30) leaves the likeliest alone. There is no branch, so
-// that a lane's weights are computed at the same time.
+// that the compiler can interleave a lane's exponentials.
 __device__ inline float weight_of(float logit, float top, float inverse) {
   float x = (logit - top) * inverse;
   return exp_(x) * (x >= -80.f ? 1.f : 0.f);

@@ -1,10 +1,10 @@
 // A call for a GRU of one layer, rows that sample with a temperature alone, and weights that fit the blocks' shared memory.
 //
-// Compile with -DUNITS, -DVOCABULARY, -DWIDTH (the units of a block) and -DSPLIT (the parts of the depth into which advance_few divides
-// the recurrent products). Launch THREADS threads a block, one block a multiprocessor,
-// cooperatively: blocks wait for one another, so all must be resident. BLOCKS = UNITS / WIDTH blocks are a group. A group advances
-// its own part of the rows and never waits for another group. Block `rank` of it owns WIDTH units, and keeps their columns of the
-// recurrent kernel, and of the table, in shared memory.
+// Compile with -DUNITS, -DVOCABULARY, -DWIDTH (the units of a block) and -DSPLIT (the parts of the depth into which advance_few
+// divides the recurrent products). Launch THREADS threads a block, one block a multiprocessor, cooperatively: blocks wait for one
+// another, so all must be resident. BLOCKS = UNITS / WIDTH blocks are a group. A group advances its own part of the rows and never
+// waits for another group. Block `rank` of it owns WIDTH units, and keeps their columns of the recurrent kernel, and of the table,
+// in shared memory.
 //
 // advance_few   for up to 16 rows a group. The blocks exchange their new states as words that carry the step's number (the tag), so
 //               that one trip through the L2 cache is the only wait of a step. Each block samples all ids of its group itself.
@@ -111,14 +111,14 @@ __device__ inline int invert(const float (&weight)[N], float uniform) {
   return group * 16 + min(found, highest - first);
 }
 
-// The scales and biases of the logits that a lane has in registers.
-constexpr int N = (V + 31) / 32;
+// The scales and biases of a lane's logits: lane l has logits l, l + 32, ...
 struct Output {
-  float scale[N], bias[N];
+  static constexpr int COUNT = (V + 31) / 32;
+  float scale[COUNT], bias[COUNT];
 
   __device__ explicit Output(const Kernel &kernel) {
 #pragma unroll
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < COUNT; n++) {
       const int i = min(n * 32 + (int)threadIdx.x % 32, V - 1);
       scale[n] = kernel.scale[i], bias[n] = kernel.bias[i];
     }
@@ -127,6 +127,7 @@ struct Output {
 
 // A warp samples a row's id. logit: the row's sums in each part.
 __device__ inline int draw(const int *logit, const Output &output, float inverse, float uniform) {
+  constexpr int N = Output::COUNT;
   const int lane = threadIdx.x % 32;
   float v[N], top = EXCLUDED;
 #pragma unroll

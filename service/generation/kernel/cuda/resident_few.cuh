@@ -81,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) advance_few(const Netwo
     if (!late && s < steps) multiply();
     if (s) {
       __syncthreads();
-      if (mine < n) {  // the warps without logits sample first
+      if (mine < n) {  // rows go to the last warps first: those without logits have multiplied already
         const int next = forced >= 0 ? forced : draw(logit + mine * COLUMNS, output, inverse, uniform);
         if (lane == 0) id[mine] = next;
         if (lane == 0 && rank == 0) c.chosen[(s - 1) * rows + begin + mine] = next;

@@ -96,12 +96,25 @@ def test_any_shape(
 # --- resident.cu: a GRU of one layer that fits, and a temperature
 
 
-@pytest.mark.parametrize(("units", "vocabulary", "processors"), [(64, 33, 4), (64, 65, 2), (256, 17, 8)])
-def test_weights_in_shared_memory_give_the_references_bits(folder: Path, units: int, vocabulary: int, processors: int) -> None:
+@pytest.mark.parametrize(
+    ("units", "vocabulary", "processors", "shared_memory", "fit"),
+    [
+        (64, 33, 4, SHARED, (32, 1)),
+        (64, 65, 2, SHARED, (32, 1)),
+        (256, 17, 8, SHARED, (32, 4)),
+        (128, 33, 4, 40 << 10, (32, 1)),  # too little for two parts
+        (128, 33, 8, 36 << 10, (16, 2)),
+    ],
+)
+def test_weights_in_shared_memory_give_the_references_bits(
+    folder: Path, units: int, vocabulary: int, processors: int, shared_memory: int, fit: tuple[int, int]
+) -> None:
     n = network("gru", 1, units, vocabulary)
-    device = ShimDevice(folder, processors=processors)
+    device = ShimDevice(folder, processors=processors, shared_memory=shared_memory)
     on_shim = OnShim(device, n, 50)
-    few = processors * 32 // units * 16
+    assert on_shim.network.resident
+    assert (on_shim.network.resident.width, on_shim.network.resident.split) == fit
+    few = on_shim.network.resident.rows_of_few
     for seed, rows in enumerate((1, 2, 15, few, few + 1) if units == 64 else (7, few + 1)):
         device.launched.clear()
         check_call(n, on_shim, rows, 5, seed, seed, plain=rows)
@@ -141,11 +154,13 @@ def test_another_network_is_streamed(cell: str, layers: int, units: int, vocabul
 def test_a_network_larger_than_the_shared_memory_is_streamed() -> None:
     n = network("gru", 1, 1024, 65)
     fit = Resident.fit(n, 132, SHARED)
-    assert (fit and (fit.width, fit.groups)) == (32, 4)
+    assert (fit and (fit.width, fit.split, fit.groups)) == (32, 4, 4)
     assert max(fit.few, fit.many) <= SHARED if fit else False
     fit = Resident.fit(n, 108, 163 << 10)  # an A100
-    assert (fit and (fit.width, fit.groups)) == (16, 1)
+    assert (fit and (fit.width, fit.split, fit.groups)) == (16, 8, 1)
     assert Resident.fit(n, 60, 99 << 10) is None
+    fit = Resident.fit(network("gru", 1, 512, 65), 58, 99 << 10)  # an L4
+    assert (fit and (fit.width, fit.split, fit.groups)) == (16, 4, 1)
 
 
 def test_the_mail_is_cleared_before_its_tags_are_used_again(folder: Path) -> None:
@@ -246,10 +261,11 @@ from pathlib import Path
 from tests.service.generation.exact_calls import check_call, network
 from tests.service.generation.gpu.shim import OnShim, ShimDevice
 flags = ("-O1", "-g", *sys.argv[2:])
-for cell, layers, units, vocabulary in (("gru", 1, 9, 20), ("lstm", 2, 9, 20), ("gru", 1, 9, 260), ("gru", 1, 64, 33)):
-    n, plain = network(cell, layers, units, vocabulary), units == 64
-    on_shim = OnShim(ShimDevice(Path(sys.argv[1]), processors=2, flags=flags), n, 20)
-    for seed, rows in enumerate((1, 7, 20) if plain else (1, 5)):
+networks = (("gru", 1, 9, 20), ("lstm", 2, 9, 20), ("gru", 1, 9, 260), ("gru", 1, 64, 33), ("gru", 1, 128, 33))
+for cell, layers, units, vocabulary in networks:
+    n, plain = network(cell, layers, units, vocabulary), units >= 64
+    on_shim = OnShim(ShimDevice(Path(sys.argv[1]), processors=max(units // 32, 2), flags=flags), n, 20)
+    for seed, rows in enumerate((1, 7, 20) if units == 64 else (1, 5)):
         check_call(n, on_shim, rows, 4, seed, seed, plain=rows * plain)
 """
 
