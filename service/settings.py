@@ -47,6 +47,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags="toggle",  # --tracing needs no value
         cli_hide_none_type=True,
+        cli_parse_none_str="none",  # what --help shows of an option without a value
         protected_namespaces=(),
         hide_input_in_errors=True,  # the input may hold a key
         env_ignore_empty=True,  # Compose passes an empty variable for each that is not set
