@@ -133,9 +133,9 @@ class ModelMetrics(Observer):
         self._observe("e2e_request_latency_seconds", now - generation.arrived_at)
         self._observe("request_queue_time_seconds", times.queue)
         if times.prefill is not None:
-            self._count("prompt_tokens", len(prompt.ids))
+            self._count("prompt_tokens", prompt.num_characters)
             self._count("prompt_tokens_cached", prompt.num_cached)
-            self._observe("request_prompt_tokens", len(prompt.ids))
+            self._observe("request_prompt_tokens", prompt.num_characters)
             self._observe("request_generation_tokens", generation.num_emitted)
             self._observe("request_inference_time_seconds", times.prefill + (times.decode or 0))
             self._observe("request_prefill_time_seconds", times.prefill)

@@ -35,10 +35,10 @@ async def embed_texts(
     """
     _check(model, len(given), dimensions, field)
     texts = [read_prompt(one, on_unknown, field, model, request.app.state.settings) for one in given]
-    prompts = [Prompt(np.append(ids, np.int32(PLACEHOLDER)), shared=True) for _, ids in texts]
+    prompts = [Prompt(np.append(ids, np.int32(PLACEHOLDER)), shared=True, padding=1) for _, ids in texts]
     generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
     completions = [(text, one) for (text, _), one in zip(texts, generations, strict=True)]
-    with Job(request, model, completions, padding=1).submit() as job:
+    with Job(request, model, completions).submit() as job:
         await job.collect()
     return await asyncio.to_thread(lambda: [_embedding(model, prompt, dimensions) for prompt in prompts]), job
 

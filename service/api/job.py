@@ -39,16 +39,14 @@ class Job:
         calls: bool = False,
         pace: float | None = None,
         skip: int = 0,
-        padding: int = 0,
     ) -> None:
         """generations: each with its prompt, as it was read. vocabulary: of the texts, if a constraint adds characters to the
-        model's. calls: the texts are calls of tools (see `service.conversation`). pace, skip: see `PacedReader`. padding: ids at
-        the end of each prompt that are not of its text.
+        model's. calls: the texts are calls of tools (see `service.conversation`). pace, skip: see `PacedReader`.
         """
         self.model, self.vocabulary, self.calls = model, vocabulary or model.vocabulary, calls
         self.sent: int | None = None  # characters streamed so far; None: the answer is no stream
         self.cut_by: Literal["cancelled", "error", "timeout"] | None = None  # why the answer ended before its texts did
-        self._request, self._padding = request, padding
+        self._request = request
         self._faults: RequestFaults | None = getattr(request.state, "faults", None)
         registry = request.app.state.registry
         self.completions = [
@@ -108,8 +106,8 @@ class Job:
     @property
     def num_prompt(self) -> int:
         """Characters of all prompts; a shared one counts once."""
-        lengths = {id(c.generation.prompt): len(c.generation.prompt.ids) for c in self.completions}
-        return sum(lengths.values()) - self._padding * len(lengths)
+        prompts = {id(c.generation.prompt): c.generation.prompt for c in self.completions}
+        return sum(prompt.num_characters for prompt in prompts.values())
 
     @property
     def num_cached(self) -> int:

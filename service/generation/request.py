@@ -41,12 +41,18 @@ class Prompt:
 
     ids: NDArray[np.int32]
     shared: bool = False
+    padding: int = 0  # ids at the end that are not of the text
     initial_state: State | None = None  # the network's state before the first character; None: zeros
     scored: bool = False  # compute log-probabilities of all characters but the first
     state: State | None = None  # after all characters but the last, once they have been read
     num_cached: int = 0  # characters whose state came from the prompt cache
     prefilled_by: "Generation | None" = None
     log_probabilities: list[LogProbabilities] = field(default_factory=list)  # where scored, of what has been read so far
+
+    @property
+    def num_characters(self) -> int:
+        """The length of the text."""
+        return len(self.ids) - self.padding
 
     @property
     def prefilling(self) -> bool:

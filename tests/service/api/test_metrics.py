@@ -65,6 +65,11 @@ def test_that_each_choice_counts_is_told(client: httpx.Client, counted: Callable
         assert "each choice" in told[name]
 
 
+def test_embedded_texts_count_as_long_as_they_are(client: httpx.Client, counted: Callable[[], dict[str, float]]) -> None:
+    usage = client.post("/v1/embeddings", json={"model": "tiny", "input": ["once", "upon a"]}).json()["usage"]
+    assert counted()["folio_prompt_tokens_total"] == counted()["folio_request_prompt_tokens_sum"] == usage["prompt_tokens"] == 10
+
+
 def test_what_runs_and_waits_shows_and_who_leaves_is_counted(
     client: httpx.Client, engine: Any, counted: Callable[[], dict[str, float]]
 ) -> None:
