@@ -23,8 +23,6 @@ from trainer import artifact
 from trainer.artifact import Architecture, Tensors
 from trainer.vocabulary import Vocabulary
 
-pytestmark = pytest.mark.slow
-
 SHAKESPEARE = Path(__file__).parents[3] / "models" / "shakespeare"
 
 
@@ -139,6 +137,7 @@ def test_a_draw_inverts_the_cdf() -> None:
         np.testing.assert_allclose(spans, distribution(logits, sampling), atol=1.5 / count)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_exact_distribution() -> None:
     """Pearson's chi-square over 60,000 draws with a generation's own uniforms.
 
@@ -257,6 +256,7 @@ def test_a_state_kept_in_mid_call_goes_on_as_the_slot_itself_did() -> None:
     assert fresh.chosen[:, 0].tolist() == whole.chosen[:, 2].tolist()
 
 
+@pytest.mark.slow
 def test_sixty_four_at_once_on_the_shipped_model_get_bit_for_bit_what_they_get_alone() -> None:
     """The network's real size, where a product is cut into blocks that could depend on the batch; not one character may differ."""
     version = artifact.read(candidates(SHAKESPEARE)[0])
@@ -289,6 +289,7 @@ def test_a_large_vocabulary_is_no_fault() -> None:
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(choose() != "native", reason="this machine has a GPU")
 def test_without_a_gpu_a_version_is_served_with_no_tensorflow_or_cuda_in_the_process() -> None:
     program = (
