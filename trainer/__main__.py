@@ -24,6 +24,7 @@ from trainer.cluster import Rank, read_rank
 from trainer.config import TrainingConfig
 from trainer.errors import RunConflict, TrainerError, WorkersDisagree
 from trainer.evaluate import evaluate
+from trainer.importing import importing_tensorflow
 from trainer.options import (
     Options,
     check_not_interrupted,
@@ -34,7 +35,7 @@ from trainer.options import (
     take_architecture,
 )
 from trainer.program import program
-from trainer.resources import configure_tensorflow, faster_imports
+from trainer.resources import configure_tensorflow
 
 ERRORS = (TrainerError, ArtifactError, OSError, MemoryError, ValidationError, SettingsError, KeyboardInterrupt)
 
@@ -141,7 +142,7 @@ def _run(options: Options, folder: Path, worker: Rank, saved: SavedState | None,
     print(f"{len(text.ids):,} characters, {len(text.vocabulary)} distinct", flush=True)
 
     configure_tensorflow(config.batch_size, config.precision)
-    with faster_imports():
+    with importing_tensorflow():
         from trainer.loop import train
         from trainer.served import compare
         from trainer.workers import Workers

@@ -16,8 +16,8 @@ from trainer.artifact import PublishedScores, Version
 from trainer.batches import split
 from trainer.corpus import Corpus, Newlines, OnUnknown
 from trainer.errors import CorpusError, RunConflict
+from trainer.importing import importing_tensorflow
 from trainer.program import program
-from trainer.resources import faster_imports
 from trainer.vocabulary import Vocabulary
 
 
@@ -93,7 +93,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _score(versions: Sequence[Version], ids: NDArray[Any]) -> PublishedScores:
-    with faster_imports():
+    with importing_tensorflow():
         from trainer.evaluation import Evaluator
         from trainer.scoring import averaged, score
         from trainer.served import find_library, rows_of, served_begin

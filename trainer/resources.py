@@ -1,10 +1,7 @@
 """The CPU cores and the memory that this process may use. Does not import TensorFlow."""
 
-import gc
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.scan_library import choose_library
@@ -38,23 +35,18 @@ def configure_tensorflow(rows: int, precision: str) -> None:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
 
 
-@contextmanager
-def faster_imports() -> Iterator[None]:
-    """Pauses the garbage collector: importing TensorFlow makes many objects and no garbage. Saves a tenth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has bfloat16 instructions. False where /proc/cpuinfo does not exist."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    """Whether the CPU has bfloat16 instructions."""
+    flags = cpu_flags()
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def cpu_flags() -> str:
+    """What /proc/cpuinfo says of the CPU, its instruction sets among it; empty where there is no such file."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
 
 
 def read_memory() -> int:
