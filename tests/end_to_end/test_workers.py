@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.conftest import StartTrainer, trainers
-from tests.support import wait_until
+from tests.support import publish, wait_until
 from trainer import artifact
 from trainer.__main__ import main
+from trainer.artifact import Architecture
 from trainer.checkpoints import STATE, load_progress
 
 SMALL = ["--units", "32", "--embedding", "8", "--seq-length", "20", "--epochs", "2", "--save-every", "5"]
@@ -62,14 +63,27 @@ def history(models: Path) -> list[dict[str, Any]]:
 
 
 def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path, text: Path, two: tuple[Path, list[str]]) -> None:
-    alone = ["--models-dir", tmp_path, "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8"]
-    assert main([str(part) for part in alone]) == 0
     models, (first, second) = two
+    follows_one_with_the_doubled_batch(models, tmp_path, text)
     assert first.splitlines()[-1] == f"published {models / 'play' / '1'}"
     assert second.splitlines()[-1] == "trained; worker 0 publishes"
-    for one, both in zip(history(tmp_path), history(models), strict=True):
-        np.testing.assert_allclose(both["losses"], one["losses"], atol=1e-4)
-        assert both["held_out"]["full_pass"] == pytest.approx(one["held_out"]["full_pass"], abs=1e-4)
+
+
+def test_two_learn_from_teachers_what_one_learns_with_the_doubled_batch(tmp_path: Path, text: Path, start: StartTrainer) -> None:
+    """Each has the teachers write its own rows."""
+    shape = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=sorted(set(text.read_text())))
+    teachers = ["--teacher", *(publish(tmp_path, f"teacher-{seed}", seed, shape).path for seed in range(3))]
+    ended(start_two(start, tmp_path / "two", *together(text), *teachers))
+    follows_one_with_the_doubled_batch(tmp_path / "two", tmp_path / "one", text, *teachers)
+
+
+def follows_one_with_the_doubled_batch(both: Path, alone: Path, text: Path, *options: object) -> None:
+    """Trains the one, in this process."""
+    arguments = ["--models-dir", alone, "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8", *options]
+    assert main([str(part) for part in arguments]) == 0
+    for one, two in zip(history(alone), history(both), strict=True):
+        np.testing.assert_allclose(two["losses"], one["losses"], atol=1e-4)
+        assert two["held_out"]["full_pass"] == pytest.approx(one["held_out"]["full_pass"], abs=1e-4)
 
 
 def test_a_worker_that_was_killed_and_started_again_goes_on_from_the_last_saved_state(
