@@ -306,10 +306,14 @@ static void add_columns(const Scan *s, const float *states, const float *d, int 
   int all = gates_of(s) * s->units;
   for (int u = 0; u < s->units; u += PANEL) {
     float sums[PANEL * TILE] __attribute__((aligned(64))) = {0}, *to = s->d_kernel + (size_t)u * all + column;
-    for (int i = 0; i < PANEL; i++) __builtin_prefetch(to + (size_t)i * all);
-    add_panel(states + (size_t)u * depth, d, depth, sums);
-    for (int i = 0; i < PANEL && u + i < s->units; i++)
-      for (int j = 0; j < columns; j++) to[(size_t)i * all + j] += sums[i * TILE + j];
+    int count = least(PANEL, s->units - u);
+    for (int i = 0; i < count; i++) __builtin_prefetch(to + (size_t)i * all);
+    add_panel(states + (size_t)u * depth, d, depth, sums, NULL, 0);
+    for (int i = 0; i < count; i++, to += all) {
+      Tile x = load(to, columns);
+      for (int j = 0; j < VECTORS; j++) x.part[j] += ((V *)sums)[i * VECTORS + j];
+      store(to, columns, &x);
+    }
   }
 }
 

@@ -71,25 +71,33 @@ static inline V exp_(V x) {
 static inline V sigmoid(V x) { return 1.f / (1.f + exp_(-x)); }
 static inline V tanh_(V x) { return 2.f / (1.f + exp_(-2.f * x)) - 1.f; }
 
-// sums[PANEL][TILE] += a panel's outputs. x: [depth][TILE].
-static inline void add_panel(const float *weights, const float *x, int depth, float *sums) {
+// sums[PANEL][TILE] += a panel's outputs. x: [depth][TILE]. ahead: weights to fetch into the cache meanwhile, `bytes` for each of
+// the `depth` elements; may be null.
+static inline void add_panel(const float *weights, const float *x, int depth, float *sums, const char *ahead, int bytes) {
   V s[PANEL][VECTORS];
   for (int i = 0; i < PANEL; i++)
     for (int j = 0; j < VECTORS; j++) s[i][j] = ((V *)sums)[i * VECTORS + j];
-  for (int k = 0; k < depth; k++, weights += PANEL, x += TILE)
+  for (int k = 0; k < depth; k++, weights += PANEL, x += TILE) {
+    if (ahead) __builtin_prefetch(ahead + (size_t)k * bytes, 0, 2);
     for (int i = 0; i < PANEL; i++)
       for (int j = 0; j < VECTORS; j++) s[i][j] += weights[i] * ((const V *)x)[j];
+  }
   for (int i = 0; i < PANEL; i++)
     for (int j = 0; j < VECTORS; j++) ((V *)sums)[i * VECTORS + j] = s[i][j];
 }
 
 // sums[tiles][BLOCK][TILE] += a block's outputs. x: [tiles][kernel's depth][TILE].
+//
+// The kernel of a large network does not fit the L2 cache, so each panel fetches its share of the next weights while it computes.
 static void add_product(const Packed *kernel, int block, const float *x, int tiles, float *sums) {
+  int share = PANEL * sizeof(float) / tiles;  // bytes for each element
   for (int k = 0; k < kernel->depth; k += DEPTH) {
     int depth = least(DEPTH, kernel->depth - k);
     const float *weights = kernel->weights + ((size_t)block * kernel->depth + k) * BLOCK;
+    const char *ahead = (const char *)(weights + (size_t)depth * BLOCK);
     for (int t = 0; t < tiles; t++)
-      for (int i = 0; i < BLOCK; i += PANEL)
-        add_panel(weights + (size_t)i * depth, x + ((size_t)t * kernel->depth + k) * TILE, depth, sums + (t * BLOCK + i) * TILE);
+      for (int i = 0; i < BLOCK; i += PANEL, ahead += (size_t)depth * share)
+        add_panel(weights + (size_t)i * depth, x + ((size_t)t * kernel->depth + k) * TILE, depth, sums + (t * BLOCK + i) * TILE,
+                  ahead, share);
   }
 }
