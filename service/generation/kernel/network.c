@@ -126,6 +126,9 @@ static void *allocate(size_t bytes) {
   return memory;
 }
 
+// An operand of a product as the instruction set needs it.
+static inline int8_t stored(const Network *n, int8_t value) { return n->instructions->unsigned_states ? value ^ SIGN : value; }
+
 static int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // ---- opening
@@ -188,7 +191,8 @@ static int open_input(Network *n, const float *table, const int8_t *embedded, co
     n->read = allocate((size_t)(n->max_rows + LANES) * k->depth);
     if (!n->embedded || !n->embedded_scale || !n->read) return 1;
     for (int c = 0; c < n->vocabulary; c++)
-      memcpy(n->embedded + (size_t)c * k->depth, embedded + (size_t)c * n->embedding, (size_t)n->embedding);
+      for (int i = 0; i < n->embedding; i++)
+        n->embedded[(size_t)c * k->depth + i] = stored(n, embedded[(size_t)c * n->embedding + i]);
     memcpy(n->embedded_scale, scale, (size_t)n->vocabulary * 4);
     return 0;
   }
@@ -309,7 +313,7 @@ void folio_advance(Network *n, const Call *call) {
       memcpy(h, call->states + ((size_t)r * n->vectors + v) * n->units, (size_t)n->units * 4);
       memset(h + n->units, 0, (size_t)(U - n->units) * 4);
       int8_t *rounded = n->rounded[0] + ((size_t)(v / of_layer) * (n->max_rows + LANES) + r) * U;
-      for (int i = 0; v % of_layer == 0 && i < U; i++) rounded[i] = (int8_t)(int32_t)((h[i] * 127.f + 12582912.f) - 12582912.f);
+      for (int i = 0; v % of_layer == 0 && i < U; i++) rounded[i] = stored(n, (int8_t)(int32_t)((h[i] * 127.f + 12582912.f) - 12582912.f));
     }
   }
   n->states.parties = n->drawn.parties = bounded.threads;

@@ -113,20 +113,30 @@ static inline int32_t load_four(const int8_t *q) {
 }
 
 #if defined(__AVX512VNNI__)
-enum { UNSIGNED = 1 };  // vpdpbusd needs one unsigned operand: states + 128, which flips the sign bit
+enum { UNSIGNED = 1, MOST_ROWS = 16 };  // vpdpbusd needs one unsigned operand: states + 128
+// GCC 12 copies each sum twice around the intrinsic, which takes longer than the product.
+static inline __m512i dot(__m512i sum, __m512i x, __m512i w) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+  return sum;
+}
 static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth, int32_t *sums) {
-  __m512i a[4];
-  for (int i = 0; i < n; i++) a[i] = _mm512_setzero_si512();
-  for (int k = 0; k < depth; k += 4) {
-    __m512i v = _mm512_load_si512(w + (size_t)k * LANES);
-    for (int i = 0; i < n; i++)
-      a[i] = _mm512_dpbusd_epi32(a[i], _mm512_set1_epi32(load_four(q + (size_t)i * depth + k) ^ (int32_t)0x80808080), v);
+  // A product takes five cycles, and two can begin in each. So there are several sums for a row if there are few rows.
+  int chains = n < 4 ? 4 : n < 16 ? 2 : 1;
+  __m512i a[16] = {0};
+  for (int k = 0; k < depth; k += 4 * chains)
+    for (int c = 0; c < chains; c++) {
+      __m512i v = _mm512_load_si512(w + (size_t)(k + 4 * c) * LANES);
+      for (int i = 0; i < n; i++)
+        a[i * chains + c] = dot(a[i * chains + c], _mm512_set1_epi32(load_four(q + (size_t)i * depth + k + 4 * c)), v);
+    }
+  for (int i = 0; i < n; i++) {
+    for (int c = 1; c < chains; c++) a[i * chains] = _mm512_add_epi32(a[i * chains], a[i * chains + c]);
+    _mm512_store_si512(sums + (size_t)i * LANES, a[i * chains]);
   }
-  for (int i = 0; i < n; i++) _mm512_store_si512(sums + (size_t)i * LANES, a[i]);
 }
 
 #elif defined(__AVXVNNI__)
-enum { UNSIGNED = 1 };
+enum { UNSIGNED = 1, MOST_ROWS = 4 };
 static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth, int32_t *sums) {
   __m256i a[4][2];
   for (int i = 0; i < n; i++) a[i][0] = a[i][1] = _mm256_setzero_si256();
@@ -134,7 +144,7 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
     const __m256i *v = (const __m256i *)(w + (size_t)k * LANES);
     __m256i v0 = _mm256_load_si256(v), v1 = _mm256_load_si256(v + 1);
     for (int i = 0; i < n; i++) {
-      __m256i x = _mm256_set1_epi32(load_four(q + (size_t)i * depth + k) ^ (int32_t)0x80808080);
+      __m256i x = _mm256_set1_epi32(load_four(q + (size_t)i * depth + k));
       a[i][0] = _mm256_dpbusd_avx_epi32(a[i][0], x, v0);
       a[i][1] = _mm256_dpbusd_avx_epi32(a[i][1], x, v1);
     }
@@ -146,7 +156,7 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
 }
 
 #elif defined(__AVX2__)
-enum { UNSIGNED = 0 };
+enum { UNSIGNED = 0, MOST_ROWS = 4 };
 // vpmaddubsw needs one unsigned operand: |w|, and the state takes the sign of w. The sum of two products, each at most 127 x 127,
 // fits 16 bits.
 static inline __m256i dot(__m256i sum, __m256i w, __m256i magnitude, __m256i x) {
@@ -173,7 +183,7 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
 }
 
 #elif defined(__ARM_FEATURE_DOTPROD)
-enum { UNSIGNED = 0 };
+enum { UNSIGNED = 0, MOST_ROWS = 4 };
 static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth, int32_t *sums) {
   int32x4_t a[4][4];
   for (int i = 0; i < n; i++)
@@ -191,7 +201,7 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
 }
 
 #else
-enum { UNSIGNED = 0 };
+enum { UNSIGNED = 0, MOST_ROWS = 4 };
 static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth, int32_t *sums) {
   for (int i = 0; i < n; i++) {
     int32_t a[LANES] = {0};
@@ -205,14 +215,16 @@ static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth,
 
 static void products(const int8_t *w, int blocks, const int8_t *q, int rows, int depth, int32_t *sums) {
   for (int b = 0; b < blocks; b++)  // a block stays in the L1 cache while all rows use it
-    for (int r = 0; r < rows; r += 4) {
+    for (int r = 0, n; r < rows; r += n) {
       const int8_t *v = w + (size_t)b * LANES * depth, *p = q + (size_t)r * depth;
       int32_t *to = sums + ((size_t)b * rows + r) * LANES;
-      switch (rows - r) {  // constant row counts let the compiler keep the sums in registers
+      n = rows - r < 4 ? rows - r : rows - r < MOST_ROWS ? 4 : MOST_ROWS;
+      switch (n) {  // constant row counts let the compiler keep the sums in registers
         case 1: some_rows(v, p, 1, depth, to); break;
         case 2: some_rows(v, p, 2, depth, to); break;
         case 3: some_rows(v, p, 3, depth, to); break;
-        default: some_rows(v, p, 4, depth, to);
+        case 4: some_rows(v, p, 4, depth, to); break;
+        default: some_rows(v, p, MOST_ROWS, depth, to);
       }
     }
 }
@@ -281,7 +293,8 @@ static void gates(Network *n, int layer, int block, Sums s, const int32_t *chara
       h = gru(a, x, *(F *)state);
     }
     *(F *)state = h;
-    *(B16 *)(rounded + (size_t)r * U + LANES * block) = __builtin_convertvector(__builtin_convertvector(to_integer(h * 127.f), I), B16);
+    B16 q = __builtin_convertvector(__builtin_convertvector(to_integer(h * 127.f), I), B16);
+    *(B16 *)(rounded + (size_t)r * U + LANES * block) = UNSIGNED ? q ^ (int8_t)SIGN : q;
   }
 }
 
