@@ -20,8 +20,8 @@ WITH_ONEDNN = ("vnni", "bf16", "fp16", "amx")  # TensorFlow uses oneDNN by defau
 
 @contextmanager
 def importing_tensorflow() -> Iterator[None]:
-    """Import TensorFlow within it. Afterwards it is imported."""
-    gc.disable()  # the import makes many objects and no garbage: this saves a tenth of its time
+    """Wraps the imports that load TensorFlow: pauses the garbage collector, and keeps TensorFlow's notes off standard error."""
+    gc.disable()  # the imports make many objects and no garbage: this saves a tenth of their time
     try:
         with _without_notes():
             yield
@@ -37,9 +37,9 @@ def importing_tensorflow() -> Iterator[None]:
 
 @contextmanager
 def _without_notes() -> Iterator[None]:
-    """Keeps what is written to standard error until the end, and drops the notes.
+    """Holds back what is written to standard error, and at the end writes it without the notes.
 
-    Where there are no notes it keeps nothing. There TensorFlow may abort the process with a message, on a CPU without AVX.
+    Holds back nothing on CPUs on which TensorFlow does not use oneDNN. Without AVX it aborts the process, with a message.
     """
     if "tensorflow" in sys.modules or not any(name in cpu_flags() for name in WITH_ONEDNN):
         yield
