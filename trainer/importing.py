@@ -5,11 +5,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from trainer.resources import cpu_flags
 
-# Written before TF_CPP_MIN_LOG_LEVEL applies. The last one is wrong, too: it comes on CPUs with AVX-512.
+# TensorFlow writes these before it reads TF_CPP_MIN_LOG_LEVEL. The last one is wrong: it also appears on CPUs with AVX-512.
 NOTES = (
     b"All log messages before absl::InitializeLog() is called are written to STDERR",
     b"oneDNN custom operations are on.",
@@ -20,37 +20,51 @@ WITH_ONEDNN = ("vnni", "bf16", "fp16", "amx")  # TensorFlow uses oneDNN by defau
 
 @contextmanager
 def importing_tensorflow() -> Iterator[None]:
-    """Wraps the imports that load TensorFlow: pauses the garbage collector, and keeps TensorFlow's notes off standard error."""
-    gc.disable()  # the imports make many objects and no garbage: this saves a tenth of their time
+    """Imports TensorFlow without its notes, and pauses the garbage collector for the imports that follow in the block."""
+    gc.disable()  # imports make many objects and no garbage: this saves a tenth of their time
     try:
-        with _without_notes():
-            yield
-            import tensorflow as tf
-
-            # The first transposition writes a note. It runs in a session of its own, because several workers start as a cluster,
-            # and TensorFlow refuses that once it has computed outside of sessions.
-            with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-                session.run(tf.transpose(tf.zeros((1, 1), tf.int32)))
+        flags = cpu_flags()
+        if "tensorflow" not in sys.modules and any(name in flags for name in WITH_ONEDNN):
+            with without_notes():
+                _provoke_notes()
+        yield
     finally:
         gc.enable()
 
 
 @contextmanager
-def _without_notes() -> Iterator[None]:
+def without_notes() -> Iterator[None]:
     """Holds back what is written to standard error, and at the end writes it without the notes.
 
-    Holds back nothing on CPUs on which TensorFlow does not use oneDNN. Without AVX it aborts the process, with a message.
+    A process that aborts within the block writes nothing. So it is not for CPUs without AVX, on which TensorFlow aborts with a
+    message.
     """
-    if "tensorflow" in sys.modules or not any(name in cpu_flags() for name in WITH_ONEDNN):
-        yield
-        return
-    with tempfile.TemporaryFile() as written:
-        stderr = os.dup(2)
-        os.dup2(written.fileno(), 2)
+    with ExitStack() as stack:
         try:
+            written, stderr = stack.enter_context(tempfile.TemporaryFile()), os.dup(2)
+        except OSError:  # there is no temporary folder, or no standard error
+            yield
+            return
+        try:
+            os.dup2(written.fileno(), 2)
             yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             written.seek(0)
-            os.write(2, b"".join(line for line in written if not any(note in line for note in NOTES)))
+            kept = [line for line in written if not any(note in line for note in NOTES)]
+            with suppress(OSError), open(2, "wb", closefd=False) as out:
+                out.writelines(kept)
+
+
+def _provoke_notes() -> None:
+    """Imports TensorFlow and transposes integers once: both write notes.
+
+    The transposition runs in a session of its own, on the CPU. Several workers start as a cluster, and TensorFlow refuses that once
+    it has computed outside of sessions.
+    """
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        session.run(tf.transpose(tf.zeros((1, 1), tf.int32)))

@@ -42,7 +42,7 @@ def cpu_has_bf16() -> bool:
 
 
 def cpu_flags() -> str:
-    """What /proc/cpuinfo says of the CPU, its instruction sets among it; empty where there is no such file."""
+    """The text of /proc/cpuinfo, which lists the CPU's instruction sets. Empty where there is no such file."""
     try:
         return Path("/proc/cpuinfo").read_text()
     except OSError:

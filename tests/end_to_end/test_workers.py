@@ -70,18 +70,18 @@ def test_two_follow_one_with_the_doubled_batch_and_one_publishes(tmp_path: Path,
 
 
 def test_two_learn_from_teachers_what_one_learns_with_the_doubled_batch(tmp_path: Path, text: Path, start: StartTrainer) -> None:
-    """Each has the teachers write its own rows."""
+    """Each worker's teachers write that worker's rows only."""
     shape = Architecture(cell="gru", layers=1, units=24, embedding=8, vocabulary=sorted(set(text.read_text())))
     teachers = ["--teacher", *(publish(tmp_path, f"teacher-{seed}", seed, shape).path for seed in range(3))]
     ended(start_two(start, tmp_path / "two", *together(text), *teachers))
     follows_one_with_the_doubled_batch(tmp_path / "two", tmp_path / "one", text, *teachers)
 
 
-def follows_one_with_the_doubled_batch(both: Path, alone: Path, text: Path, *options: object) -> None:
-    """Trains the one, in this process."""
-    arguments = ["--models-dir", alone, "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8", *options]
+def follows_one_with_the_doubled_batch(models_of_two: Path, models_of_one: Path, text: Path, *options: object) -> None:
+    """Trains one worker with the doubled batch, in this process, and compares its history with that of the two."""
+    arguments = ["--models-dir", models_of_one, "--name", "play", *SMALL, *CERTAIN, "--corpus", text, "--batch-size", "8", *options]
     assert main([str(part) for part in arguments]) == 0
-    for one, two in zip(history(alone), history(both), strict=True):
+    for one, two in zip(history(models_of_one), history(models_of_two), strict=True):
         np.testing.assert_allclose(two["losses"], one["losses"], atol=1e-4)
         assert two["held_out"]["full_pass"] == pytest.approx(one["held_out"]["full_pass"], abs=1e-4)
 
