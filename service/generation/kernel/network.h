@@ -10,7 +10,7 @@ enum {
   DEPTH = 64,  // inputs of a kernel are padded to a multiple of this
   SHARED_BLOCKS = 64,  // the output product of a vocabulary of at least this many blocks is split over the threads
   MAX_THREADS = 64,
-  SIGN = -128,         // flips the sign bit of an int8, which adds 128 to it as an unsigned byte
+  SIGN = -128,  // flips the sign bit of an int8, which adds 128 to it as an unsigned byte
   SPINS = 4000,  // polls of a barrier before a thread sleeps; they take tens of microseconds
 };
 
@@ -62,7 +62,7 @@ typedef struct Network Network;
 // The code of one instruction set: step.c, compiled for it.
 typedef struct {
   const char *name;
-  int unsigned_states;  // states are stored + 128, as unsigned bytes, so a column's offset is 128 times the sum of its weights
+  int unsigned_states;  // states and embeddings are stored + 128, so a column's offset is 128 times the sum of its weights
   void (*begin_thread)(void);
   void (*advance)(Network *, int thread);
 } Instructions;

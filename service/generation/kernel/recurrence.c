@@ -308,11 +308,11 @@ static void add_columns(const Scan *s, const float *states, const float *d, int 
     float sums[PANEL * TILE] __attribute__((aligned(64))) = {0}, *to = s->d_kernel + (size_t)u * all + column;
     int count = least(PANEL, s->units - u);
     for (int i = 0; i < count; i++) __builtin_prefetch(to + (size_t)i * all);
-    add_panel(states + (size_t)u * depth, d, depth, sums, NULL, 0);
-    for (int i = 0; i < count; i++, to += all) {
-      Tile x = load(to, columns);
+    add_panel(states + (size_t)u * depth, d, depth, sums, 0, 0);
+    for (int i = 0; i < count; i++) {
+      Tile x = load(to + (size_t)i * all, columns);
       for (int j = 0; j < VECTORS; j++) x.part[j] += ((V *)sums)[i * VECTORS + j];
-      store(to, columns, &x);
+      store(to + (size_t)i * all, columns, &x);
     }
   }
 }

@@ -113,14 +113,15 @@ static inline int32_t load_four(const int8_t *q) {
 }
 
 #if defined(__AVX512VNNI__)
-enum { UNSIGNED = 1, MOST_ROWS = 16 };  // vpdpbusd needs one unsigned operand: states + 128
+// MOST_ROWS: rows whose sums fit the registers. UNSIGNED: vpdpbusd needs one unsigned operand, which is states + 128.
+enum { UNSIGNED = 1, MOST_ROWS = 16 };
 // GCC 12 copies each sum twice around the intrinsic, which takes longer than the product.
 static inline __m512i dot(__m512i sum, __m512i x, __m512i w) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
   return sum;
 }
 static inline void some_rows(const int8_t *w, const int8_t *q, int n, int depth, int32_t *sums) {
-  // A product takes five cycles, and two can begin in each. So there are several sums for a row if there are few rows.
+  // A product takes five cycles, and two can begin in each cycle. So with few rows, each row has several sums.
   int chains = n < 4 ? 4 : n < 16 ? 2 : 1;
   __m512i a[16] = {0};
   for (int k = 0; k < depth; k += 4 * chains)

@@ -71,14 +71,14 @@ static inline V exp_(V x) {
 static inline V sigmoid(V x) { return 1.f / (1.f + exp_(-x)); }
 static inline V tanh_(V x) { return 2.f / (1.f + exp_(-2.f * x)) - 1.f; }
 
-// sums[PANEL][TILE] += a panel's outputs. x: [depth][TILE]. ahead: weights to fetch into the cache meanwhile, `bytes` for each of
-// the `depth` elements; may be null.
-static inline void add_panel(const float *weights, const float *x, int depth, float *sums, const char *ahead, int bytes) {
+// sums[PANEL][TILE] += a panel's outputs. x: [depth][TILE]. ahead: the address of weights to fetch into the cache. Each of the
+// `depth` elements fetches `bytes` of them, which may be 0.
+static inline void add_panel(const float *weights, const float *x, int depth, float *sums, uintptr_t ahead, int bytes) {
   V s[PANEL][VECTORS];
   for (int i = 0; i < PANEL; i++)
     for (int j = 0; j < VECTORS; j++) s[i][j] = ((V *)sums)[i * VECTORS + j];
-  for (int k = 0; k < depth; k++, weights += PANEL, x += TILE) {
-    if (ahead) __builtin_prefetch(ahead + (size_t)k * bytes, 0, 2);
+  for (int k = 0; k < depth; k++, weights += PANEL, x += TILE, ahead += bytes) {
+    if (bytes) __builtin_prefetch((const void *)ahead, 0, 2);
     for (int i = 0; i < PANEL; i++)
       for (int j = 0; j < VECTORS; j++) s[i][j] += weights[i] * ((const V *)x)[j];
   }
@@ -88,15 +88,15 @@ static inline void add_panel(const float *weights, const float *x, int depth, fl
 
 // sums[tiles][BLOCK][TILE] += a block's outputs. x: [tiles][kernel's depth][TILE].
 //
-// The kernel of a large network does not fit the L2 cache, so each panel fetches its share of the next weights while it computes.
+// The kernel of a large network does not fit the L2 cache. So each panel fetches its share of the next weights while it computes.
 static void add_product(const Packed *kernel, int block, const float *x, int tiles, float *sums) {
-  int share = PANEL * sizeof(float) / tiles;  // bytes for each element
+  int share = PANEL * sizeof(float) / tiles;  // bytes that a panel fetches for each element
   for (int k = 0; k < kernel->depth; k += DEPTH) {
-    int depth = least(DEPTH, kernel->depth - k);
+    int depth = least(DEPTH, kernel->depth - k), last = block + 1 == kernel->blocks && k + depth == kernel->depth;
     const float *weights = kernel->weights + ((size_t)block * kernel->depth + k) * BLOCK;
-    const char *ahead = (const char *)(weights + (size_t)depth * BLOCK);
+    uintptr_t ahead = (uintptr_t)(last ? kernel->weights : weights + (size_t)depth * BLOCK);  // the next step starts over
     for (int t = 0; t < tiles; t++)
-      for (int i = 0; i < BLOCK; i += PANEL, ahead += (size_t)depth * share)
+      for (int i = 0; i < BLOCK; i += PANEL, ahead += (uintptr_t)depth * share)
         add_panel(weights + (size_t)i * depth, x + ((size_t)t * kernel->depth + k) * TILE, depth, sums + (t * BLOCK + i) * TILE,
                   ahead, share);
   }
