@@ -194,12 +194,12 @@ def test_the_start_string_looks_unlike_its_continuation(page: Page) -> None:
 
 
 def test_measurements_and_the_servers_receipt_are_shown(page: Page) -> None:
-    generate(page, start_string="Romeo", num_generate=5000)
-    assert page.locator("#count").text_content() == "5,000"
+    generate(page, start_string="Romeo", num_generate=100_000)  # a busy browser gets a short text in one read, which has no rate
+    assert page.locator("#count").text_content() == "100,000"
     assert re.fullmatch(r"[\d,]+", page.locator("#speed").text_content() or "")
     assert re.fullmatch(r"[\d,.]+ ms", page.locator("#ttft").text_content() or "")
     rows = page.locator("#receipt dl > div").all_text_contents()
-    for row in ("Modeltiny, version 1", "Enginenative", "Finish reasonlength", "Characters read5", "Characters generated5,000"):
+    for row in ("Modeltiny, version 1", "Enginenative", "Finish reasonlength", "Characters read5", "Characters generated100,000"):
         assert row in rows
     for name in ("Queue", "Prefill", "Decode"):
         assert any(re.fullmatch(rf"{name}[\d,.]+ ms", row) for row in rows)
