@@ -41,12 +41,13 @@ def test_a_completion_streamed_or_not_has_the_same_text(client: OpenAI) -> None:
 
 def test_a_chat_streamed_or_not_sync_or_async_has_the_same_text(client: OpenAI, asynchronous: AsyncOpenAI) -> None:
     answer = client.chat.completions.create(
-        model="shakespeare", messages=[{"role": "user", "content": "Who art thou?"}], max_tokens=50, seed=1
+        model="shakespeare", messages=[{"role": "user", "content": "Who art thou?"}], max_tokens=1000, seed=1
     )
     text = answer.choices[0].message.content
     assert text
+    assert answer.choices[0].finish_reason == "stop"  # the client's own stream raises an error for a text that was cut
     with client.chat.completions.stream(
-        model="shakespeare", messages=[{"role": "user", "content": "Who art thou?"}], max_tokens=50, seed=1
+        model="shakespeare", messages=[{"role": "user", "content": "Who art thou?"}], max_tokens=1000, seed=1
     ) as stream:
         assert stream.get_final_completion().choices[0].message.content == text
 
@@ -54,7 +55,7 @@ def test_a_chat_streamed_or_not_sync_or_async_has_the_same_text(client: OpenAI, 
         chunks = await asynchronous.chat.completions.create(
             model="shakespeare",
             messages=[{"role": "user", "content": "Who art thou?"}],
-            max_tokens=50,
+            max_tokens=1000,
             seed=1,
             stream=True,
             stream_options={"include_usage": True},
