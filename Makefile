@@ -63,7 +63,8 @@ train: .venv/trains .venv/kernel ## train a model on a text and publish it: make
 	$(BIN)/python -m trainer $(if $(TEXT),--corpus "$(TEXT)") $(if $(NAME),--name "$(NAME)") $(TRAIN_FLAGS)
 
 # The included model started from the weights of teacher-0, and learned from what three teachers write (docs/distillation.md).
-# teacher-0 was trained in bfloat16, all others in float32: `--precision auto` chooses by the CPU. PUBLISHED: a folder, quoted.
+# teacher-0 was trained in bfloat16, all others in float32: `--precision auto` chooses by the CPU. TRAIN_FLAGS
+# go to every new run. PUBLISHED: a folder, quoted.
 PUBLISHED := "$(or $(MODELS),dist/models)"
 
 # $(1): a name. $(2): the options of its run. A run that was interrupted continues. A version that exists is kept.
@@ -75,7 +76,7 @@ define train_once
 	set -x; $(BIN)/python -m trainer --models-dir $(PUBLISHED) --name $(1) "$$@"
 endef
 
-model: .venv/trains .venv/kernel ## rebuild the included model and its teachers in MODELS (dist/models); 3 hours on two cores
+model: .venv/trains .venv/kernel ## rebuild the included model and its teachers in MODELS (dist/models); about 3 hours on two cores
 	$(call train_once,teacher-0,--seed 0)
 	$(call train_once,first-half-1,--seed 1 --epochs 10 --weight-drop 0.1)
 	$(call train_once,first-half-2,--seed 2 --epochs 10 --weight-drop 0.1)
