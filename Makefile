@@ -148,5 +148,6 @@ dist: setup ## the sdist and a wheel for each platform, in dist/
 		FOLIO_WHEEL=$$platform $(BIN)/python -m hatchling build -d dist -t wheel || exit 1; \
 	done
 
-clean: ## remove everything that make created
-	rm -rf .venv .venv-* $(NODE)/node_modules .mypy_cache .pytest_cache .ruff_cache dist $(KERNEL)/libfolio-*
+clean: ## remove everything that make created, but the models: those in dist/models took hours
+	rm -rf .venv .venv-* $(NODE)/node_modules .mypy_cache .pytest_cache .ruff_cache $(KERNEL)/libfolio-* \
+		$(filter-out dist/models,$(wildcard dist/*))

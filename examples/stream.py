@@ -1,4 +1,4 @@
-"""Streams a text: python examples/stream.py "ROMEO: " """
+"""Streams a text: .venv/bin/python examples/stream.py "ROMEO: " """
 
 import json
 import sys

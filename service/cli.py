@@ -17,7 +17,7 @@ from trainer.artifact import ArtifactError
 from trainer.program import program
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}  # as on the page
-NOT_FOR_GENERATOR = ("url", "models_dir", "model", "start_string", "pace")  # options that are no options of a `Generator`
+NOT_FOR_GENERATOR = ("model", "start_string", "pace")  # options that are no options of a `Generator`
 
 
 def generate(arguments: Sequence[str]) -> int:
@@ -114,7 +114,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     help_start = "the text to continue; to include a line break, write $'ROMEO:\\n' in bash and zsh"
     parser.add_argument("start_string", metavar="START", help=help_start)
     parser.add_argument(
-        "--temperature", type=float, help="1 samples as trained, lower is safer, 0 always takes the most likely character"
+        "--temperature",
+        type=float,
+        help="1 follows the model's probabilities, lower values prefer likely characters, 0 always takes the most likely one",
     )
     parser.add_argument("--num-generate", type=int, metavar="N", help="characters to generate (default: 1000)")
     parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely characters only")

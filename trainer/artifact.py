@@ -88,7 +88,7 @@ class Scores(BaseModel):
 
 
 class PublishedScores(Scores):
-    """The scores of the float32 network as trained. as_served: of the int8 network that the service runs on CPUs.
+    """The scores of the float32 network as trained. as_served: of the int8 network that the service runs.
 
     `as_served` is null if nothing was held out, and in versions of earlier releases.
     """

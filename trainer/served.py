@@ -1,4 +1,4 @@
-"""The held-out scores of a network as served. On CPUs the service computes in int8. `trainer.scoring` defines the scores.
+"""The held-out scores of a network as served: the service computes in int8. `trainer.scoring` defines the scores.
 
 This module, `trainer.sampling`, `trainer.teachers` and `trainer.scan_library`, which loads the kernel, are the only ones of the
 trainer that know the service.
@@ -62,7 +62,7 @@ def compare(scores: PublishedScores) -> str | None:
     if all(abs(b - a) <= TOLERANCE for a, b in known.values()):
         return None
     figures = ", ".join(f"{name} is {b:.4f} as served, {a:.4f} as trained" for name, (a, b) in known.items())
-    return f"on CPUs the service computes in int8, which changes this network's held-out scores by more than {TOLERANCE}: {figures}"
+    return f"the service computes in int8, which changes this network's held-out scores by more than {TOLERANCE}: {figures}"
 
 
 def _begin(backend: ExactBackend, rows: int) -> Nats:

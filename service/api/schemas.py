@@ -226,7 +226,7 @@ class ModelCard(BaseModel):
         "the whole text; `cold_256` reads windows of 256 characters, each from a zero state."
     )
     scores_as_served: dict[str, float | None] | None = Field(
-        description="The same scores of the int8 network that the service runs on CPUs. Null if they were not measured."
+        description="The same scores of the int8 network that the service runs. Null if they were not measured."
     )
     loss: str | None = Field(description="Path of the loss curve, a PNG image. Null if the version has none.")
     sample: str | None = Field(description="Path of sample texts. Null if the version has none.")
