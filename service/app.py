@@ -32,12 +32,11 @@ from service.generation.constraints.compiler import Compiler
 from service.generation.core import EngineCore
 from service.generation.engine import Engine
 from service.included import included_models
-from service.metrics import Metrics
+from service.metrics import Metrics, ModelMetrics
 from service.middleware.access import Access
 from service.middleware.body_limit import BodyLimit
 from service.middleware.cors import CORS
 from service.middleware.hosts import Hosts
-from service.middleware.notes import NotesMiddleware
 from service.middleware.paths import Paths
 from service.middleware.request_log import RequestLog
 from service.middleware.weather import WeatherMiddleware
@@ -52,6 +51,8 @@ from trainer.artifact import Version
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# FastAPI's own would send queries and messages of errors, which hold start strings. Where --tracing is set, `trace` sends spans.
+NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 STUCK = 5  # seconds to wait for each thread at shutdown; a hanging volume or the loading of a large model may take longer
 
 
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="A character-level recurrent network, served over REST and SSE.",
         lifespan=lambda app: _lifespan(app, settings),
+        telemetry=NO_TELEMETRY,
     )
     _log_included(settings)
     _log_useless_aliases(settings)
@@ -132,7 +134,7 @@ def _open_engine(version: Version, settings: Settings, loop: asyncio.AbstractEve
         event_seconds=settings.event_ms / 1000,
         prompt_cache=int(settings.prompt_cache_mb * 1e6),
     )
-    return Engine(core, loop, observer=metrics.of(version.config.name))
+    return Engine(core, loop, observer=ModelMetrics(metrics, version.config.name))
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
@@ -168,8 +170,12 @@ def _add_middlewares(app: FastAPI, settings: Settings) -> None:
         )
     app.add_middleware(Paths)
     ignored_headers = {} if settings.fault_header else {FAULTS.lower().encode(): FAULTS}
-    app.add_middleware(NotesMiddleware, on_unknown_fields=settings.unknown_fields, ignored_headers=ignored_headers)
-    app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
+    app.add_middleware(
+        RequestLog,
+        log_prompts=settings.log_prompts,
+        ignore_unknown_fields=settings.unknown_fields == "ignore",
+        ignored_headers=ignored_headers,
+    )
     app.add_middleware(
         CorrelationIdMiddleware, header_name="X-Request-Id", validator=lambda given: bool(REQUEST_ID.fullmatch(given))
     )

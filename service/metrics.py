@@ -91,9 +91,6 @@ class Metrics:
             faults.labels(kind)
         return lambda kind: faults.labels(kind).inc()
 
-    def of(self, model_name: str) -> "ModelMetrics":
-        return ModelMetrics(self, model_name)
-
     def count_response(self, status: int) -> None:
         self._responses.labels(status).inc()
 
@@ -113,42 +110,36 @@ class ModelMetrics(Observer):
         }
 
     def looked_up(self, prompts: int, hits: int) -> None:
-        self._count("prompt_cache_queries", prompts)
-        self._count("prompt_cache_hits", hits)
+        self._counters["prompt_cache_queries"].inc(prompts)
+        self._counters["prompt_cache_hits"].inc(hits)
 
     def iterated(self, rows: int) -> None:
-        self._observe("batch_size", rows)
+        self._histograms["batch_size"].observe(rows)
 
     def delivered(self, generation: Generation, characters: int, now: float) -> None:
         if generation.last_delivery_at is None:
-            self._observe("time_to_first_token_seconds", now - generation.arrived_at)
+            self._histograms["time_to_first_token_seconds"].observe(now - generation.arrived_at)
         else:
-            self._observe("inter_token_latency_seconds", (now - generation.last_delivery_at) / characters)
-        self._count("generation_tokens", characters)
+            self._histograms["inter_token_latency_seconds"].observe((now - generation.last_delivery_at) / characters)
+        self._counters["generation_tokens"].inc(characters)
 
     def ended(self, generation: Generation, reason: FinishReason) -> None:
         now = time.perf_counter()
         times, prompt = generation.times(now), generation.prompt
         self._finished[reason].inc()
-        self._observe("e2e_request_latency_seconds", now - generation.arrived_at)
-        self._observe("request_queue_time_seconds", times.queue)
+        self._histograms["e2e_request_latency_seconds"].observe(now - generation.arrived_at)
+        self._histograms["request_queue_time_seconds"].observe(times.queue)
         if times.prefill is not None:
-            self._count("prompt_tokens", prompt.num_characters)
-            self._count("prompt_tokens_cached", prompt.num_cached)
-            self._observe("request_prompt_tokens", prompt.num_characters)
-            self._observe("request_generation_tokens", generation.num_emitted)
-            self._observe("request_inference_time_seconds", times.prefill + (times.decode or 0))
-            self._observe("request_prefill_time_seconds", times.prefill)
+            self._counters["prompt_tokens"].inc(prompt.num_characters)
+            self._counters["prompt_tokens_cached"].inc(prompt.num_cached)
+            self._histograms["request_prompt_tokens"].observe(prompt.num_characters)
+            self._histograms["request_generation_tokens"].observe(generation.num_emitted)
+            self._histograms["request_inference_time_seconds"].observe(times.prefill + (times.decode or 0))
+            self._histograms["request_prefill_time_seconds"].observe(times.prefill)
         if times.decode is not None:
-            self._observe("request_decode_time_seconds", times.decode)
+            self._histograms["request_decode_time_seconds"].observe(times.decode)
             if generation.num_emitted > 1:
-                self._observe("request_time_per_output_token_seconds", times.decode / (generation.num_emitted - 1))
-
-    def _count(self, name: str, amount: float) -> None:
-        self._counters[name].inc(amount)
-
-    def _observe(self, name: str, value: float) -> None:
-        self._histograms[name].observe(value)
+                self._histograms["request_time_per_output_token_seconds"].observe(times.decode / (generation.num_emitted - 1))
 
 
 class Serving(Collector):

@@ -1,18 +1,16 @@
 """Notes about a request: its ignored fields, and the number of unknown characters removed or replaced.
 
-`NotesMiddleware` sends them as response headers, and the request log includes them. They are in a context variable because
+`RequestLog` sends them as response headers and logs them. They are in a context variable because
 pydantic's validators have no access to the request.
 """
 
 import re
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
 
 IGNORED, UNKNOWN = "X-Ignored-Fields", "X-Unknown-Characters"
 HEADERS = [IGNORED, UNKNOWN]
 
-OnUnknownFields = Literal["refuse", "ignore"]
 MAX_IGNORED = 20  # ignored fields that are named
 
 
@@ -20,7 +18,7 @@ MAX_IGNORED = 20  # ignored fields that are named
 class Notes:
     """The notes of one request."""
 
-    on_unknown_fields: OnUnknownFields
+    ignore_unknown_fields: bool
     ignored_fields: list[str] = field(default_factory=list)
     unknown_characters: int = 0  # removed or replaced
 
@@ -55,4 +53,4 @@ def note_ignored(field: str) -> None:
 def ignores_unknown_fields() -> bool:
     """Whether the request's unknown fields are ignored. Otherwise they are rejected."""
     notes = current.get(None)
-    return notes is not None and notes.on_unknown_fields == "ignore"
+    return notes is not None and notes.ignore_unknown_fields

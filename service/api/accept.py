@@ -35,9 +35,9 @@ class CompletionParams:
     """What an operation asks of the engine: the one form that every protocol is translated to."""
 
     model: str | None
-    prompts: Sequence[str | list[int]]  # texts or ids
     max_tokens: int  # of each continuation; 0, in a chat: MAX_REPLY
     sampling: SamplingFields
+    prompts: Sequence[str | list[int]] = ()  # texts or ids; in a chat, the conversation's
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     n: int = 1  # continuations of each prompt
     stop: Sequence[str] = ()
@@ -120,11 +120,16 @@ def _of_chat(
     )
 
 
-def count_chat(request: Request, conversation: Conversation, params: CompletionParams) -> int:
-    """The number of characters that `accept_chat` would read. Raises ApiError, UnknownModel or NotReady."""
-    model: Model = request.app.state.registry.get(params.model)
-    prompt = _chat_prompt(conversation, model.chat)
-    return len(read_prompt(prompt, params.on_unknown, params.prompt_field, model, request.app.state.settings)[1])
+def count_chat(
+    request: Request, name: str | None, conversation: Conversation, on_unknown: OnUnknown, field: str = "messages"
+) -> int:
+    """The number of characters that `accept_chat` would read. field: errors name it.
+
+    Raises ApiError, UnknownModel or NotReady.
+    """
+    model: Model = request.app.state.registry.get(name)
+    _, ids = read_prompt(_chat_prompt(conversation, model.chat), on_unknown, field, model, request.app.state.settings)
+    return len(ids)
 
 
 def _chat_prompt(conversation: Conversation, template: ChatTemplate) -> str:

@@ -22,7 +22,7 @@ PLACEHOLDER = 0  # Prompt.state excludes the last character, so one is appended;
 
 async def embed_texts(
     request: Request,
-    model: Model,
+    name: str | None,
     given: Sequence[str | list[int]],
     *,
     dimensions: int | None = None,
@@ -31,9 +31,13 @@ async def embed_texts(
 ) -> tuple[list[NDArray[np.float32]], Job]:
     """(The vector of each text or list of tokens, the job that read them). dimensions: of the vectors, if they are cut.
 
-    field: errors name it. Raises ApiError, QueueFull, EngineStopped or ClientDisconnect.
+    name: of the model. field: errors name it. Raises ApiError, ClientDisconnect, or what the registry and the engine raise.
     """
-    _check(model, len(given), dimensions, field)
+    model: Model = request.app.state.registry.get(name)
+    if len(given) > model.engine.capacity:
+        raise invalid_field(field, f"{len(given):,} texts exceed this server's limit of {model.engine.capacity:,}", "too_many")
+    if dimensions is not None and dimensions > model.config.units:
+        raise invalid_field("dimensions", f"at most {model.config.units:,}, the size of this model's vectors")
     texts = [read_prompt(one, on_unknown, field, model, request.app.state.settings) for one in given]
     prompts = [Prompt(np.append(ids, np.int32(PLACEHOLDER)), shared=True, padding=1) for _, ids in texts]
     generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
@@ -43,22 +47,13 @@ async def embed_texts(
     return await asyncio.to_thread(lambda: [_embedding(model, prompt, dimensions) for prompt in prompts]), job
 
 
-def _check(model: Model, count: int, dimensions: int | None, field: str) -> None:
-    """Raises ApiError for too many texts or dimensions."""
-    if count > model.engine.capacity:
-        raise invalid_field(field, f"{count:,} texts exceed this server's limit of {model.engine.capacity:,}", "too_many")
-    if dimensions is not None and dimensions > model.config.units:
-        raise invalid_field("dimensions", f"at most {model.config.units:,}, the size of this model's vectors")
-
-
 def _embedding(model: Model, prompt: Prompt, dimensions: int | None) -> NDArray[np.float32]:
-    """The first components of the last layer's state after a prompt that has been read, scaled to length 1: [dimensions]."""
+    """The first components of the last layer's state after a prompt that has been read, scaled to length 1: [dimensions].
+
+    The sum in it is exact, and so the same on every machine.
+    """
     assert prompt.state is not None, "a shared prompt keeps its state"  # noqa: S101
-    hidden: NDArray[np.float32] = prompt.state[-STATES[model.config.cell]]  # h of the last layer: an LSTM has c after it
-    return _scaled_to_1(hidden[:dimensions])
-
-
-def _scaled_to_1(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vector divided by its length. The sum is exact, and so the same on every machine."""
-    length = math.sqrt(math.fsum((values.astype(np.float64) ** 2).tolist()))
-    return values if length == 0 else (values.astype(np.float64) / length).astype(np.float32)
+    hidden = prompt.state[-STATES[model.config.cell]][:dimensions].astype(np.float64)  # h of the last layer: an LSTM has c after it
+    length = math.sqrt(math.fsum((hidden**2).tolist()))
+    vector: NDArray[np.float32] = (hidden / (length or 1)).astype(np.float32)
+    return vector

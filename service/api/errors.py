@@ -142,13 +142,11 @@ class ApiError(HTTPException):
     def response(self, scope: Scope | None = None) -> JSONResponse:
         """In the format of the protocol that the request uses. scope: of the request; without it OpenAI's format."""
         body: BaseModel = self.body
-        headers = dict(self.headers or {})
         if scope is not None and is_anthropics(scope):
             body = self.anthropics_body
-            headers |= request_id_header()
         elif scope is not None and scope["path"].startswith(OLLAMA):
             body = self.ollamas_body
-        return JSONResponse(body.model_dump(), self.status_code, headers)
+        return JSONResponse(body.model_dump(), self.status_code, self.headers)
 
 
 def invalid_field(field: str, message: str, code: str = "invalid_value") -> ApiError:
@@ -162,11 +160,6 @@ def is_anthropics(scope: Scope) -> bool:
     if path.startswith("/v1/models"):
         return any(name == b"anthropic-version" for name, _ in scope["headers"])
     return bool(ANTHROPIC.fullmatch(path))
-
-
-def request_id_header() -> dict[str, str]:
-    """Anthropic's name for X-Request-Id."""
-    return {"Request-Id": correlation_id.get() or ""}
 
 
 def to_api_error(error: Exception) -> ApiError:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -112,45 +113,6 @@ Joined = Annotated[
 """A text, or parts with a `text` each, which are joined."""
 
 ModelName = Annotated[str | None, Field(description="Name of the model. If omitted, the server's default model is used.")]
-Temperature = Annotated[
-    float,
-    Field(
-        ge=0,
-        allow_inf_nan=False,
-        description="Divides the logits. 1 samples from the model's own distribution, lower values favour likely characters, and "
-        "0 always takes the most likely character.",
-    ),
-]
-TopK = Annotated[
-    Annotated[int, Field(ge=-1, le=2**31 - 1)] | None,
-    AfterValidator(lambda k: k if k and k > 0 else None),
-    Field(description="Sample only from the k most likely characters. 0 and -1 disable the limit."),
-]
-TopP = Annotated[
-    float,
-    Field(
-        ge=0,
-        le=1,
-        description="Nucleus sampling: sample only from the smallest set of most likely characters whose probabilities sum to at "
-        "least this value. 1 disables the limit.",
-    ),
-]
-MinP = Annotated[
-    float,
-    Field(
-        ge=0,
-        le=1,
-        description="Sample only from characters whose probability is at least this fraction of the highest one. 0: no limit.",
-    ),
-]
-AllowedCharacters = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=MAX_ALLOWED,
-        description="Sample only from these characters. If omitted, every character is allowed.",
-    ),
-]
 Seed = Annotated[
     Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None,
     AfterValidator(lambda seed: None if seed in (None, -1) else seed % (MAX_SEED + 1)),
@@ -205,11 +167,35 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 class SamplingFields(RequestBody):
     """How characters are sampled. `service.generation.sampling.Sampling` documents the order of the steps."""
 
-    temperature: Temperature = 1.0
-    top_k: TopK = None
-    top_p: TopP = 1.0
-    min_p: MinP = 0.0
-    allowed_characters: AllowedCharacters | None = None
+    temperature: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Divides the logits. 1 samples from the model's own distribution, lower values favour likely characters, and "
+        "0 always takes the most likely character.",
+    )
+    top_k: Annotated[Annotated[int, Field(ge=-1, le=2**31 - 1)] | None, AfterValidator(lambda k: k if k and k > 0 else None)] = (
+        Field(None, description="Sample only from the k most likely characters. 0 and -1 disable the limit.")
+    )
+    top_p: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Nucleus sampling: sample only from the smallest set of most likely characters whose probabilities sum to at "
+        "least this value. 1 disables the limit.",
+    )
+    min_p: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Sample only from characters whose probability is at least this fraction of the highest one. 0: no limit.",
+    )
+    allowed_characters: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_ALLOWED,
+        description="Sample only from these characters. If omitted, every character is allowed.",
+    )
     presence_penalty: Penalty = Field(
         0.0, description="Subtracted from the logit of each character that occurs in the generated text."
     )
@@ -239,31 +225,22 @@ Stop = Annotated[
 ]
 
 
-def only_constraint(
-    *,
-    regex: str | None,
-    choices: list[str] | None,
-    json_schema: JsonSchema | str | None,
-    json_object: bool | None,
-    names: Mapping[str, str] | None = None,
-) -> Constraint | None:
-    """The constraint of a request, which has at most one. names: this protocol's names of the fields, where they differ.
+def only_constraint(names: Mapping[str, str] | None = None, **values: Any) -> Constraint | None:
+    """The constraint of a request, which has at most one. values: by the kind of constraint.
 
-    Raises PydanticCustomError for several constraints, and for a schema that is no JSON object.
+    names: this protocol's names of the fields, where they differ. Raises PydanticCustomError for several constraints, and for a
+    schema that is no JSON object.
     """
-    if isinstance(json_schema, str):
-        try:
-            json_schema = json.loads(json_schema)
-        except (ValueError, RecursionError):
-            json_schema = None
-        if not isinstance(json_schema, dict):
-            raise invalid((names or {}).get("json_schema", "json_schema"), "the string holds no JSON object")
-    given: dict[str, Any] = {"regex": regex, "choices": choices, "json_schema": json_schema, "json_object": json_object or None}
-    found = [(kind, value) for kind, value in given.items() if value is not None]
-    if len(found) > 1:
-        first, second, *_ = [(names or {}).get(kind, kind) for kind, _ in found]
-        raise invalid(second, f"cannot be combined with {first}; send one of them")
-    if not found:
+    given = {kind: value for kind, value in values.items() if value not in (None, False)}  # a schema may be {}
+    if not given:
         return None
-    kind, value = found[0]
+    named = [(names or {}).get(kind, kind) for kind in given]
+    if len(given) > 1:
+        raise invalid(named[1], f"cannot be combined with {named[0]}; send one of them")
+    ((kind, value),) = given.items()
+    if kind == "json_schema" and isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+        if not isinstance(value, dict):
+            raise invalid(named[0], "the string holds no JSON object")
     return Constraint(kind, None if kind == "json_object" else value)  # type: ignore[arg-type]

@@ -106,13 +106,12 @@ class Job:
     @property
     def num_prompt(self) -> int:
         """Characters of all prompts; a shared one counts once."""
-        prompts = {id(c.generation.prompt): c.generation.prompt for c in self.completions}
-        return sum(prompt.num_characters for prompt in prompts.values())
+        return sum(prompt.num_characters for prompt in {completion.generation.prompt for completion in self.completions})
 
     @property
     def num_cached(self) -> int:
         """Those of them whose state was in the prompt cache."""
-        return sum({id(c.generation.prompt): c.generation.prompt.num_cached for c in self.completions}.values())
+        return sum(prompt.num_cached for prompt in {completion.generation.prompt for completion in self.completions})
 
     @property
     def num_emitted(self) -> int:

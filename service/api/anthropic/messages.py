@@ -5,10 +5,9 @@ from fastapi import APIRouter, Request, Response
 from service.api.accept import CompletionParams, accept_chat, count_chat
 from service.api.anthropic.answer import STREAM, Answer, MessageResponse, MessageStream, TokenCount
 from service.api.anthropic.requests import CountRequest, MessageRequest
-from service.api.body_route import JSON_TYPE, BodyRoute, JsonBody
-from service.api.errors import NO_THREADS, AnthropicErrorBody, ApiError, error_responses, request_id_header
+from service.api.body_route import JSON_TYPE, BodyRoute, JsonBody, json_response
+from service.api.errors import NO_THREADS, AnthropicErrorBody, ApiError, error_responses
 from service.api.events import stream_content
-from service.api.fields import SamplingFields
 from service.api.sse import EventStream
 
 router = APIRouter(
@@ -28,7 +27,6 @@ async def create(request: Request, body: JsonBody[MessageRequest]) -> Response:
         raise ApiError(400, NO_THREADS, "thread: the server stores no conversations; send all messages", param="thread")
     params = CompletionParams(
         model=body.model,
-        prompts=[],
         max_tokens=body.max_tokens,
         sampling=body,
         stop=body.stop_sequences,
@@ -39,20 +37,13 @@ async def create(request: Request, body: JsonBody[MessageRequest]) -> Response:
     job = (await accept_chat(request, body.conversation, params)).submit()
     answer = Answer(job, body.stop_sequences)
     if body.stream:
-        stream = EventStream(job, MessageStream(answer))
-        stream.headers.update(request_id_header())
-        return stream
+        return EventStream(job, MessageStream(answer))
     with job:
         (chunk,) = await job.collect()
-        return _json(answer.whole(job.vocabulary.decode(chunk.characters)))
+        return Response(answer.whole(job.vocabulary.decode(chunk.characters)), media_type=JSON_TYPE)
 
 
 @router.post("/count_tokens", response_model=TokenCount, responses=ERRORS)
 async def count_tokens(request: Request, body: JsonBody[CountRequest]) -> Response:
     """Counts the characters that the model would read."""
-    params = CompletionParams(model=body.model, prompts=[], max_tokens=0, sampling=SamplingFields(), on_unknown=body.on_unknown)
-    return _json(TokenCount(input_tokens=count_chat(request, body.conversation, params)).model_dump_json())
-
-
-def _json(content: str) -> Response:
-    return Response(content, media_type=JSON_TYPE, headers=request_id_header())
+    return json_response(TokenCount(input_tokens=count_chat(request, body.model, body.conversation, body.on_unknown)))

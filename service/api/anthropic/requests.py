@@ -23,7 +23,7 @@ from service.api.fields import (
     only_types,
 )
 from service.api.openai.messages import MAX_MESSAGES
-from service.api.openai.tools import MAX_TOOLS, ToolName, ToolSelection, chosen_tools, schema_of_arguments
+from service.api.openai.tools import AUTO, MAX_TOOLS, ToolName, ToolSelection, chosen_tools, schema_of_arguments
 from service.conversation import Conversation, Tool, Turn, call_turn
 from service.generation.constraints.compiler import Constraint
 
@@ -158,11 +158,7 @@ class PromptFields(RequestBody):
     tools: Annotated[list[ToolDefinition], only_types("tools", "custom")] = Field(
         [], max_length=MAX_TOOLS, description="Tools with an input_schema."
     )
-    tool_choice: ToolChoice | None = Field(
-        None,
-        description="With auto the answer is a text, unless the server's option --auto-tools or the request's header "
-        "X-Folio-Tools is call.",
-    )
+    tool_choice: ToolChoice | None = Field(None, description=AUTO)
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = Field(None, description="Former name of output_config.format.")
     on_unknown: OnUnknown = "skip"

@@ -13,7 +13,6 @@ from service.api.fields import RequestBody, Unused
 from service.api.ollama.answer import nanoseconds
 from service.api.ollama.requests import Name
 from service.api.openai.requests import MAX_PROMPTS
-from service.registry import Model
 
 router = APIRouter(route_class=AnyTypeRoute)
 
@@ -61,12 +60,11 @@ class EmbeddingsResponse(BaseModel):
 @router.post("/embed", response_model=EmbedResponse, responses=ERRORS)
 async def embed(request: Request, body: JsonBody[EmbedRequest]) -> Response:
     """Reads each text and returns the state of the network's last layer as a vector of length 1."""
-    model: Model = request.app.state.registry.get(body.model)
-    vectors, job = await embed_texts(request, model, body.input, dimensions=body.dimensions)
+    vectors, job = await embed_texts(request, body.model, body.input, dimensions=body.dimensions)
     first, now = job.completions[0].generation, time.perf_counter()
     return json_response(
         EmbedResponse(
-            model=model.config.name,
+            model=job.model.config.name,
             embeddings=[vector.tolist() for vector in vectors],
             total_duration=nanoseconds(now - first.arrived_at),
             load_duration=nanoseconds(first.times(now).queue),
@@ -78,6 +76,5 @@ async def embed(request: Request, body: JsonBody[EmbedRequest]) -> Response:
 @router.post("/embeddings", response_model=EmbeddingsResponse, responses=ERRORS)
 async def embeddings(request: Request, body: JsonBody[EmbeddingsRequest]) -> Response:
     """Reads a text, as /api/embed does."""
-    model: Model = request.app.state.registry.get(body.model)
-    (vector,), _ = await embed_texts(request, model, [body.prompt], field="prompt")
+    (vector,), _ = await embed_texts(request, body.model, [body.prompt], field="prompt")
     return json_response(EmbeddingsResponse(embedding=vector.tolist()))

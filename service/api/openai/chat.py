@@ -31,7 +31,6 @@ async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
     """Generates the assistant's next message. The model's chat template formats the messages; without one they become a play."""
     params = CompletionParams(
         model=body.model,
-        prompts=[],
         max_tokens=body.max_completion_tokens or body.max_tokens or 0,
         sampling=body,
         logit_bias=body.logit_bias,

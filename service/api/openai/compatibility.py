@@ -1,4 +1,4 @@
-"""Fields that clients send to other servers, and that change nothing here."""
+"""Fields that clients send to other servers, which are ignored here or refused by name."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from service.api.fields import SamplingFields, Unsupported, Unused, only
 
 
 class OpenAIFields(SamplingFields):
-    """OpenAI's fields that all its operations on texts have, and that change nothing."""
+    """OpenAI's fields that all its operations on texts have, which are ignored or refused by name."""
 
     metadata: Unused = None
     moderation: Unsupported = None

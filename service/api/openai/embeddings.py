@@ -15,7 +15,6 @@ from service.api.errors import error_responses
 from service.api.fields import ModelName, OnUnknown, RequestBody, Unused
 from service.api.openai.answers import Embedding, Embeddings, EmbeddingUsage
 from service.api.openai.requests import Prompts, listed
-from service.registry import Model
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 
@@ -43,11 +42,11 @@ class EmbeddingRequest(RequestBody):
 @router.post("/embeddings", response_model=Embeddings, responses=error_responses(400, 404, 413, 415, 503))
 async def embed(request: Request, body: JsonBody[EmbeddingRequest]) -> Response:
     """Reads each text and returns the state of the network's last layer as a vector of length 1, the same on every machine."""
-    model: Model = request.app.state.registry.get(body.model)
-    vectors, job = await embed_texts(request, model, listed(body.input), dimensions=body.dimensions, on_unknown=body.on_unknown)
+    given = listed(body.input)
+    vectors, job = await embed_texts(request, body.model, given, dimensions=body.dimensions, on_unknown=body.on_unknown)
     usage = EmbeddingUsage(prompt_tokens=job.num_prompt, total_tokens=job.num_prompt)
     # A million numbers take half a second to write. In a thread, they do not hold up the event loop.
-    return await asyncio.to_thread(_answer, model.config.name, vectors, body.encoding_format, usage)
+    return await asyncio.to_thread(_answer, job.model.config.name, vectors, body.encoding_format, usage)
 
 
 def _answer(model: str, vectors: list[NDArray[np.float32]], encoding_format: str, usage: EmbeddingUsage) -> Response:

@@ -1,17 +1,37 @@
 """/v1/models: the served models as OpenAI lists them, or as Anthropic does for its clients."""
 
 from datetime import datetime
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
-from service.api.anthropic.models import AnthropicModel, AnthropicModels
 from service.api.body_route import json_response
 from service.api.dependencies import CurrentRegistry
-from service.api.errors import error_responses, is_anthropics, request_id_header
+from service.api.errors import error_responses, is_anthropics
 from service.api.openai.answers import ServedModel, ServedModels
 from service.registry import Model
 
 router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+class AnthropicModel(BaseModel):
+    type: Literal["model"] = "model"
+    id: str
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active"] = "active"
+    max_input_tokens: int
+    max_tokens: int
+
+
+class AnthropicModels(BaseModel):
+    """All on one page."""
+
+    data: list[AnthropicModel]
+    first_id: str
+    last_id: str
+    has_more: Literal[False] = False
 
 
 @router.get("/models", response_model=ServedModels, responses=error_responses(503))
@@ -19,9 +39,7 @@ async def models(request: Request, registry: CurrentRegistry) -> Response:
     """The models that are served. With the header `anthropic-version`, in Anthropic's format."""
     if is_anthropics(request.scope):
         found = [_anthropics(request, model) for model in registry.models]
-        answer = json_response(AnthropicModels(data=found, first_id=found[0].id, last_id=found[-1].id))
-        answer.headers.update(request_id_header())
-        return answer
+        return json_response(AnthropicModels(data=found, first_id=found[0].id, last_id=found[-1].id))
     return json_response(ServedModels(data=[_served(model) for model in registry.models]))
 
 
@@ -29,11 +47,7 @@ async def models(request: Request, registry: CurrentRegistry) -> Response:
 async def model(name: str, request: Request, registry: CurrentRegistry) -> Response:
     """One served model. With the header `anthropic-version`, in Anthropic's format."""
     found = registry.get(name)
-    if is_anthropics(request.scope):
-        answer = json_response(_anthropics(request, found))
-        answer.headers.update(request_id_header())
-        return answer
-    return json_response(_served(found))
+    return json_response(_anthropics(request, found) if is_anthropics(request.scope) else _served(found))
 
 
 def _served(model: Model) -> ServedModel:

@@ -26,6 +26,7 @@ from service.api.openai.answers import UsageChunks
 from service.api.openai.compatibility import CompatibilityFields
 from service.api.openai.messages import ChatMessages
 from service.api.openai.tools import (
+    AUTO,
     MAX_TOOLS,
     FunctionDefinition,
     FunctionTool,
@@ -90,7 +91,6 @@ class CommonFields(CompatibilityFields):
             regex=self.guided_regex,
             choices=self.guided_choice,
             json_schema=self.guided_json,
-            json_object=None,
             names={"regex": "guided_regex", "choices": "guided_choice", "json_schema": "guided_json"},
         )
         found = [one.constraint for one in (self.response_format, self.structured_outputs) if one is not None] + [guided]
@@ -195,11 +195,7 @@ class ChatRequest(ChatMessages, CommonFields):
         description="Number of most likely characters to return at each position. Requires logprobs.",
     )
     tools: list[Annotated[FunctionTool, only_types("tools", "function")]] = Field([], max_length=MAX_TOOLS)
-    tool_choice: ToolChoice | None = Field(
-        None,
-        description="none, auto, required, or a function to call. With auto the answer is a text, unless the server's option "
-        "--auto-tools or the request's header X-Folio-Tools is call.",
-    )
+    tool_choice: ToolChoice | None = Field(None, description=f"none, auto, required, or a function to call. {AUTO}")
     parallel_tool_calls: bool = Field(False, description=f"Allow up to {MAX_CALLS} calls in one answer.")
     functions: list[FunctionDefinition] = Field([], max_length=MAX_TOOLS, description="Former name of tools.")
     function_call: FunctionCallChoice | None = Field(None, description="Former name of tool_choice.")

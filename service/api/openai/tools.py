@@ -10,6 +10,7 @@ from service.conversation import Tool, ToolMode
 from service.generation.constraints.compiler import Constraint
 
 MAX_TOOLS = 128
+AUTO = "With auto the answer is a text, unless the server's option --auto-tools or the request's header X-Folio-Tools is call."
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]

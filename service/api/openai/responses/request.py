@@ -24,6 +24,7 @@ from service.api.openai.compatibility import OpenAIFields
 from service.api.openai.responses.answer import EchoedFields
 from service.api.openai.responses.items import InputItem, turns_of
 from service.api.openai.tools import (
+    AUTO,
     MAX_TOOLS,
     FunctionDefinition,
     JsonObjectFormat,
@@ -133,11 +134,7 @@ class ResponsesRequest(IneffectiveFields):
         None, ge=1, description="Maximum number of characters to generate; a token is a character. The default is 1,000."
     )
     tools: list[Annotated[FlatFunctionTool, OnlyFunctions]] = Field([], max_length=MAX_TOOLS)
-    tool_choice: Choice = Field(
-        "auto",
-        description="none, auto, required, or a function to call. With auto the answer is a text, unless the server's option "
-        "--auto-tools or the request's header X-Folio-Tools is call.",
-    )
+    tool_choice: Choice = Field("auto", description=f"none, auto, required, or a function to call. {AUTO}")
     parallel_tool_calls: bool = Field(False, description=f"Allow up to {MAX_CALLS} calls in one answer.")
     text: TextConfig = Field(TextConfig(), description="The answer is a text, any JSON object, or JSON under a schema.")
     include: list[str] = Field([], max_length=100, description=f"{LOGPROBS} returns log-probabilities. Other values are ignored.")

@@ -24,7 +24,19 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=BodyRoute)
 )
 async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Response:
     """Generates the assistant's next message, as /v1/chat/completions does. Nothing is stored."""
-    job = (await accept_chat(request, body.as_conversation(), _params(body))).submit()
+    params = CompletionParams(
+        model=body.model,
+        max_tokens=body.max_output_tokens or 0,
+        sampling=body,
+        stop=body.stop,
+        seed=body.seed,
+        logprobs=body.logprobs,
+        pace=body.pace,
+        on_unknown=body.on_unknown,
+        prompt_field="input",
+        max_tokens_field="max_output_tokens",
+    )
+    job = (await accept_chat(request, body.as_conversation(), params)).submit()
     answer = ResponsesStream(job, body.echoed)
     if body.stream:
         return EventStream(job, answer)
@@ -37,20 +49,5 @@ async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Respons
 @router.post("/responses/input_tokens", response_model=InputTokens, responses=error_responses(400, 404, 413, 415, 503))
 async def count_input(request: Request, body: JsonBody[ResponsesRequest]) -> Response:
     """Counts the characters that the model would read."""
-    return json_response(InputTokens(input_tokens=count_chat(request, body.as_conversation(), _params(body))))
-
-
-def _params(body: ResponsesRequest) -> CompletionParams:
-    return CompletionParams(
-        model=body.model,
-        prompts=[],
-        max_tokens=body.max_output_tokens or 0,
-        sampling=body,
-        stop=body.stop,
-        seed=body.seed,
-        logprobs=body.logprobs,
-        pace=body.pace,
-        on_unknown=body.on_unknown,
-        prompt_field="input",
-        max_tokens_field="max_output_tokens",
-    )
+    count = count_chat(request, body.model, body.as_conversation(), body.on_unknown, "input")
+    return json_response(InputTokens(input_tokens=count))
