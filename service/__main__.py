@@ -67,7 +67,6 @@ def _serve(settings: "Settings", listeners: "Listeners") -> int:
     from service.server import Server, allow_many_connections
     from service.tracing import TracingMissing
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on instruction sets help nobody here
     logs.configure(settings.log_format)
     allow_many_connections()
     malloc.map_large_blocks()

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from service.api.disconnect import cancel_on_disconnect
 from service.api.errors import ApiError, invalid_field
 from service.api.fields import OnUnknown, SamplingFields
-from service.generation.constraints.compiler import Compiler, Constrained, Constraint, TooManyWait
+from service.generation.constraints.compiler import Compiler, Constrained, Constraint
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import History, Sampling
-from service.generation.scheduler import QueueFull
 from service.notes import forget_unknown_characters, note_unknown_characters
 from service.registry import Model
 from service.settings import Settings
@@ -76,8 +75,6 @@ async def constrain(
             found = await cancel_on_disconnect(waiting, request.receive)
     except UnsupportedConstraint as error:
         raise invalid_field(field, str(error)) from None
-    except TooManyWait as error:
-        raise QueueFull(error.seconds) from None
     if found.shortest > num_generate:
         message = f"the shortest answer has {found.shortest:,} characters, more than the {num_generate:,} that are allowed"
         raise invalid_field(field, message)
@@ -90,7 +87,7 @@ def sampling_of(
     logit_bias: Mapping[int, float] = MappingProxyType({}),
     constrained: Constrained | None = None,
 ) -> Sampling:
-    """Raises ApiError for characters or tokens outside the vocabulary, and for options that the backend does not support."""
+    """Raises ApiError for characters or tokens outside the vocabulary, and for allowed characters beside a constraint."""
     vocabulary, allowed, bias = model.vocabulary, None, None
     if fields.allowed_characters is not None:
         if constrained is not None:

@@ -72,8 +72,14 @@ def open_backend(version: Version, name: BackendName | Literal["auto"], *, slots
 
 
 def _open_and_warm_up(version: Version, name: BackendName, slots: int) -> Backend:
+    backend: Backend
     try:
-        backend = _open(version, name, slots)
+        if name == "cuda":
+            from service.generation.cuda.backend import CudaBackend
+
+            backend = CudaBackend(version.config, version.tensors, slots, open_gpu())
+        else:
+            backend = ExactBackend(version.config, version.tensors, slots, load_library() if name == "native" else None)
         _warm_up(backend)
     except CudaError as error:
         raise Unsupported(f"the cuda backend cannot run here: {error}") from error
@@ -96,12 +102,3 @@ def _warm_up(backend: Backend) -> None:
                 snapshot_at=np.full(rows, -1, np.int32),
             )
         )
-
-
-def _open(version: Version, name: BackendName, slots: int) -> Backend:
-    """Raises Unsupported or CudaError."""
-    if name == "cuda":
-        from service.generation.cuda.backend import CudaBackend
-
-        return CudaBackend(version.config, version.tensors, slots, open_gpu())
-    return ExactBackend(version.config, version.tensors, slots, load_library() if name == "native" else None)

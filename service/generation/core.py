@@ -34,7 +34,7 @@ class EngineCore:
         self.changed = Condition()  # guards what `step` shares with other threads; it is not held while the backend computes
         self.decoding = False  # the backend computes
         self.num_iterations = 0
-        self._scheduler = Scheduler(backend.slots, queue_limit, self.prompts, clock)
+        self.scheduler = Scheduler(backend.slots, queue_limit, self.prompts, clock)
         self._budget = StepBudget(max_steps, iteration_seconds)
         self._delivery = Delivery(event_seconds)
         self._clock = clock
@@ -43,9 +43,9 @@ class EngineCore:
     def submit(self, *generations: Generation) -> None:
         """Queues all of them, or none. Raises QueueFull."""
         with self.changed:
-            if not self._scheduler.has_room(len(generations)):
-                raise QueueFull(self._budget.seconds_for(self._scheduler.work))
-            self._scheduler.add(*generations)
+            if not self.scheduler.has_room(len(generations)):
+                raise QueueFull(self._budget.seconds_for(self.scheduler.work))
+            self.scheduler.add(*generations)
 
     def cancel(self, generation: Generation) -> bool:
         """Frees its slot. False: it had finished before."""
@@ -59,13 +59,13 @@ class EngineCore:
         """Removes every generation. Returns what had been held back of each, as its end with an error."""
         with self.changed:
             self._interrupted = True
-            active = [*self._scheduler.running.values(), *self._scheduler.waiting]
+            active = [*self.scheduler.running.values(), *self.scheduler.waiting]
             return [Output(generation, self._remove(generation), "error") for generation in active]
 
     def step(self) -> tuple[list[Output], int]:
         """Runs one iteration. Returns (the outputs that are due, the rows that it advanced)."""
         with self.changed:
-            batch = self._scheduler.schedule(self._budget.steps(self._scheduler.expected))
+            batch = self.scheduler.schedule(self._budget.steps(self.scheduler.expected))
             if batch is None:
                 return [], 0
             self._interrupted, self.decoding, self.num_iterations = False, True, self.num_iterations + 1
@@ -76,28 +76,15 @@ class EngineCore:
             self.decoding = False
             if not self._interrupted:
                 self._budget.measured(batch.forced.shape, now - start)
-            return self._delivery.due(self._scheduler.update(decoded), now, rows), rows
+            return self._delivery.due(self.scheduler.update(decoded), now, rows), rows
 
     @property
     def has_work(self) -> bool:
         """A generation has a slot or waits for one."""
-        return bool(self._scheduler.running or self._scheduler.waiting)
-
-    @property
-    def running(self) -> int:
-        """Generations that have a slot."""
-        return len(self._scheduler.running)
-
-    @property
-    def waiting(self) -> int:
-        return len(self._scheduler.waiting)
-
-    @property
-    def queue_limit(self) -> int:
-        return self._scheduler.queue_limit
+        return bool(self.scheduler.running or self.scheduler.waiting)
 
     def _remove(self, generation: Generation) -> Chunk:
-        self._scheduler.remove(generation)
+        self.scheduler.remove(generation)
         return self._delivery.remove(generation)
 
 

@@ -54,7 +54,7 @@ class Engine:
         iteration_timeout: float = ITERATION_TIMEOUT,
     ) -> None:
         """iteration_timeout: seconds after which an iteration counts as hung."""
-        self.slots, self.queue_limit = core.backend.slots, core.queue_limit
+        self.slots, self.queue_limit = core.backend.slots, core.scheduler.queue_limit
         self._core, self._changed, self._loop = core, core.changed, loop  # `_changed` guards `stopped` too
         self._observer = observer or Observer()
         self.stopped: str | None = None  # why no more work is accepted
@@ -68,9 +68,13 @@ class Engine:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._watch, 0, 0)
 
-    def end(self, why: str) -> None:
-        """Ends every generation with EngineStopped and accepts no more. Returns at once."""
-        self._end(why, EngineStopped)
+    def end(self, why: str, error: type[EngineStopped] = EngineStopped) -> None:
+        """Ends every generation with an error and accepts no more. Returns at once."""
+        with self._changed:
+            self.stopped = self.stopped or why
+            outputs = self._core.remove_all()
+            self._changed.notify()
+        self._deliver(outputs, error(why))
 
     def end_if_idle(self, why: str) -> None:
         """The same, unless a generation has a slot or waits for one."""
@@ -91,11 +95,11 @@ class Engine:
     @property
     def running(self) -> int:
         """Generations that have a slot."""
-        return self._core.running
+        return len(self._core.scheduler.running)
 
     @property
     def waiting(self) -> int:
-        return self._core.waiting
+        return len(self._core.scheduler.waiting)
 
     @property
     def backend(self) -> Backend:
@@ -129,16 +133,9 @@ class Engine:
         except Exception as error:
             log.exception("the engine's thread died")
             self.failed, self.hung = True, None
-            self._end(f"the engine failed: {error!r}", EngineFailed)
+            self.end(f"the engine failed: {error!r}", EngineFailed)
         finally:
             del self._core.backend  # a slow client that still reads its text must not keep the weights in memory
-
-    def _end(self, why: str, error: type[EngineStopped]) -> None:
-        with self._changed:
-            self.stopped = self.stopped or why
-            outputs = self._core.remove_all()
-            self._changed.notify()
-        self._deliver(outputs, error(why))
 
     def _watch(self, iteration: int, ticks: int) -> None:
         """Runs on the event loop at each tick, and notices when the same iteration has been under way for too many of them.

@@ -60,7 +60,7 @@ def gru(x: Floats, a: Floats, h: Floats) -> Floats:
     return (ez * (f32(1) - et) + h * t) / ((f32(1) + ez) * t)
 
 
-def lstm(x: Floats, a: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:  # noqa: ARG001 - h is in a
+def lstm(x: Floats, a: Floats, c: Floats) -> tuple[Floats, Floats]:
     """c' = f c + i tanh(g), h' = o tanh(c') with i, f, o = sigmoid(x + a); x, a: [rows, 4 units], gates i f g o (Keras)."""
     i, f, g, o = np.split(a + x, 4, 1)
     ei, ef, eg = exp(np.minimum(-i, f32(40))), exp(np.minimum(-f, f32(40))), exp(np.minimum(f32(-2) * g, f32(40)))
@@ -85,7 +85,7 @@ def step(
         if network.cell == "gru":
             after[:, i] = gru(x, a, own[:, 0])
         else:
-            after[:, vectors * i], after[:, vectors * i + 1] = lstm(x, a, own[:, 0], own[:, 1])
+            after[:, vectors * i], after[:, vectors * i + 1] = lstm(x, a, own[:, 1])
         after[paused] = states[paused]
         below = after[:, vectors * i]
     return after, product(below, network.output)

@@ -54,11 +54,6 @@ class Prompt:
         """The length of the text."""
         return len(self.ids) - self.padding
 
-    @property
-    def prefilling(self) -> bool:
-        """Another generation is reading the shared prompt."""
-        return self.shared and self.prefilled_by is not None
-
 
 @dataclass(eq=False)
 class Generation:

@@ -70,15 +70,11 @@ class Sampling:
         """1 / temperature, from 1e-30 to 1e30. At 1e30 only the most likely character keeps a weight."""
         return 1 / min(max(self.temperature, 1e-30), 1e30)
 
-    @property
-    def restricted(self) -> bool:
-        """Whether allowed, top_k, top_p or min_p may exclude characters."""
-        return self.allowed is not None or self.top_k is not None or self.top_p < 1 or self.min_p > 0
-
     @cached_property
     def plain(self) -> bool:
         """Whether only the temperature changes the network's probabilities."""
-        return not self.restricted and self.bias is None and not self.needs_history
+        excludes = self.allowed is not None or self.top_k is not None or self.top_p < 1 or self.min_p > 0
+        return not excludes and self.bias is None and not self.needs_history
 
     @cached_property
     def penalizes(self) -> bool:

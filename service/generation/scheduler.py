@@ -17,7 +17,7 @@ from service.generation.request import Generation, Status
 
 
 class QueueFull(Exception):
-    """All slots are busy and the waiting queue is full. In about `seconds` all of it will be done."""
+    """Too much is waiting. In about `seconds` all of it will be done."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -162,7 +162,7 @@ class Scheduler:
             if not self._free:
                 break
             prompt = generation.prompt
-            if prompt.prefilling:
+            if prompt.shared and prompt.prefilled_by is not None:  # another generation is reading it
                 continue
             self.waiting.remove(generation)
             generation.status, generation.scheduled_at = Status.RUNNING, self._clock()

@@ -48,7 +48,10 @@ class Branches:
         for part in schema.get("allOf", []):
             found = self.of(part, place, found, opened)
         for keyword, ways in combinations(schema, self.unevaluated):
-            found = self._any([partial(self._way, found, place, opened, place.named(keyword), *way) for way in ways])
+            lists, errors = attempts([partial(self._way, found, place, opened, place.named(keyword), *way) for way in ways])
+            found = [one for flats in lists for one in flats]
+            if errors and not found:
+                raise errors[0]
         return found
 
     def _way(
@@ -76,15 +79,6 @@ class Branches:
             raise TooLarge(f"a schema has more than {MAX_BRANCHES} combinations of alternatives")
         return [both for one in left for other in right if (both := one.merged_with(other)) is not None]
 
-    @staticmethod
-    def _any(ways: list[Callable[[], list[Flat]]]) -> list[Flat]:
-        """What any of the ways gives. Raises what the first one raised where no way gives anything."""
-        lists, errors = attempts(ways)
-        found = [one for flats in lists for one in flats]
-        if errors and not found:
-            raise errors[0]
-        return found
-
     def _excluded(self, found: list[Flat], schema: Schema, keyword: str, place: Place) -> list[Flat]:
         """Values of the flat schemas that are surely not valid under `schema`."""
         keywords.check(schema, keyword)
@@ -110,7 +104,7 @@ class Branches:
                     following.append(each)
                     continue
                 for options in difference(each, other, schema, lambda part: self.superset(part, place)):
-                    following += islice((one for one in options if one is not None and self.possible(one, place)), 1)
+                    following += islice((left for left in options if left is not None and self.possible(left, place)), 1)
             kept = following
         return kept
 

@@ -64,15 +64,6 @@ def escaped(code: int) -> str:
 
 @lru_cache(maxsize=4096)
 def class_pattern(ranges: Ranges) -> str:
-    """An expression that matches one character of the set, which is not empty. Open sets are written by what they lack."""
-    if size(ranges) == 1:
-        return escaped(ranges[0][0])
-    if ranges[-1][1] == LAST:
-        lacking = minus(complement(ranges), SURROGATES)
-        return f"[^{spans(lacking)}{escaped(ord(START))}{escaped(ord(END))}]"
-    return f"[{spans(minus(ranges, SURROGATES))}]"
-
-
-def spans(ranges: Ranges) -> str:
-    """The ranges as the inside of a class."""
-    return "".join(escaped(first) if first == last else f"{escaped(first)}-{escaped(last)}" for first, last in ranges)
+    """An expression of Rust's regex crate for one character of the set, which is not empty and holds no surrogates."""
+    inside = "".join(escaped(first) if first == last else f"{escaped(first)}-{escaped(last)}" for first, last in ranges)
+    return inside if size(ranges) == 1 else f"[{inside}]"

@@ -17,6 +17,7 @@ import numpy as np
 
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import Automaton
+from service.generation.scheduler import QueueFull
 from trainer.vocabulary import Vocabulary
 
 SECONDS = 5.0  # that a compilation may take
@@ -58,15 +59,6 @@ class TooSlow(UnsupportedConstraint):
         self.at = monotonic()
 
 
-class TooManyWait(Exception):
-    """Too many constraints wait to be compiled."""
-
-    def __init__(self, seconds: float) -> None:
-        """seconds: the time that they will take."""
-        super().__init__(f"constraints of about {seconds:.0f} s are waiting to be compiled")
-        self.seconds = seconds
-
-
 class Compiler:
     """Compiles constraints in a process of its own, because a small expression can need any amount of time and memory.
 
@@ -87,9 +79,9 @@ class Compiler:
         return _or_raise(self._cache.get(_key(_text(constraint), vocabulary)))
 
     def submit(self, constraint: Constraint, vocabulary: Vocabulary) -> Future[Constrained]:
-        """As `compile`, in a thread that does nothing else. A constraint that still waits can be cancelled. Raises TooManyWait."""
+        """As `compile`, in a thread that does nothing else. A constraint that still waits can be cancelled. Raises QueueFull."""
         if (seconds := len(self._waiting) * self._seconds) > MAX_WAIT:
-            raise TooManyWait(seconds)
+            raise QueueFull(seconds)
         future = self._thread.submit(self.compile, constraint, vocabulary)
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from service.generation.constraints.document import Json, Schema
 from service.generation.constraints.flat import TYPES, Flat, common_types
-from service.generation.constraints.values import exact, identity, is_number
+from service.generation.constraints.values import exact, identity, is_number, type_of
 
 Flatten = Callable[[Schema], list[Flat]]
 
@@ -69,41 +69,44 @@ def difference(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Iter
         yield iter([replace(one, types=foreign)])
         return
     for name in types:
-        yield options_of_type(one.of_type(name), other, schema, flatten)
+        yield options_of_type(replace(one, types=(name,)), name, other, schema, flatten)
 
 
-def options_of_type(one: Flat, other: Flat, schema: Schema, flatten: Flatten) -> Options:
-    kind = (one.types or ("",))[0]
+def options_of_type(one: Flat, kind: str, other: Flat, schema: Schema, flatten: Flatten) -> Options:
     if kind in ("boolean", "null"):
         values: tuple[Json, ...] = (True, False) if kind == "boolean" else (None,)
         known = None if other.values is None else {identity(value) for value in other.values}
         left = tuple(value for value in values if known is not None and identity(value) not in known)
         if left:
             yield replace(one, values=left)
-    elif kind in ("number", "integer"):
-        yield from number_options(one, other, schema)
+        return
+    yield from count_options(one, kind, other) if kind in COUNTS else number_options(one, other)
+    if kind == "array":
+        yield from array_options(one, other)
+    elif kind == "object":
+        yield from object_options(one, other, flatten)
     else:
-        yield from count_options(one, other, *COUNTS[kind])
-        if kind == "string":
-            yield from string_options(one, other, schema)
-        elif kind == "array":
-            yield from array_options(one, other)
-        elif kind == "object":
-            yield from object_options(one, other, flatten)
+        yield replace(one, excluded=(*one.excluded, schema))
 
 
 def limit(keyword: str, bound: Fraction | int) -> Flat:
     return Flat(limits={keyword: Fraction(bound)})
 
 
-def count_options(one: Flat, other: Flat, least_count: str, most_count: str) -> Options:
+def count_options(one: Flat, kind: str, other: Flat) -> Options:
+    """With more or fewer characters, items or members."""
+    least_count, most_count = COUNTS[kind]
     if most_count in other.limits:
         yield one.merged_with(limit(least_count, other.limits[most_count] + 1))
     if other.limits.get(least_count, 0) > 0:
         yield one.merged_with(limit(most_count, other.limits[least_count] - 1))
+    if other.values is not None and (kind != "string" or not (one.patterns or one.formats)):
+        known = [len(value) for value in other.values if type_of(value) == kind]
+        yield one.merged_with(limit(least_count, max(known, default=-1) + 1))
+        yield one.merged_with(limit(most_count, min(known, default=1) - 1))
 
 
-def number_options(one: Flat, other: Flat, schema: Schema) -> Options:
+def number_options(one: Flat, other: Flat) -> Options:
     for keyword, opposite in (
         ("maximum", "exclusiveMinimum"),
         ("exclusiveMaximum", "minimum"),
@@ -116,21 +119,9 @@ def number_options(one: Flat, other: Flat, schema: Schema) -> Options:
     if other.values is not None:
         yield one.merged_with(limit("minimum", max(known, default=-1) + 1))
         yield one.merged_with(limit("maximum", min(known, default=1) - 1))
-    yield replace(one, excluded=(*one.excluded, schema))
-
-
-def string_options(one: Flat, other: Flat, schema: Schema) -> Options:
-    if other.values is not None and not one.patterns and not one.formats:
-        known = [len(value) for value in other.values if isinstance(value, str)]
-        yield one.merged_with(limit("minLength", max(known, default=-1) + 1))
-        yield one.merged_with(limit("maxLength", min(known, default=1) - 1))
-    yield replace(one, excluded=(*one.excluded, schema))
 
 
 def array_options(one: Flat, other: Flat) -> Options:
-    known = [len(value) for value in other.values or () if isinstance(value, list)]
-    if other.values is not None:
-        yield one.merged_with(limit("minItems", max(known, default=-1) + 1))
     for part in other.arrays:
         if isinstance(part.get("items"), dict | bool) and "prefixItems" not in part:
             yield with_items(one, {"items": {"not": part["items"]}})
@@ -144,9 +135,6 @@ def with_items(one: Flat, part: Mapping[str, Json]) -> Flat | None:
 
 
 def object_options(one: Flat, other: Flat, flatten: Flatten) -> Options:
-    known = [len(value) for value in other.values or () if isinstance(value, dict)]
-    if other.values is not None:
-        yield one.merged_with(limit("minProperties", max(known, default=-1) + 1))
     ours = list(dict.fromkeys(name for part in one.objects for name in part.get("properties", {})))
     for name in ours:  # a discriminating member that is not required: it will be
         if disjoint_at(name, one, other, flatten):

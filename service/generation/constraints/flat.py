@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
@@ -15,13 +15,8 @@ TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 OBJECT = (
-    "properties",
-    "patternProperties",
-    "additionalProperties",
-    "required",
-    "propertyNames",
-    "dependentRequired",
-    "dependencies",
+    *("properties", "patternProperties", "additionalProperties", "required"),
+    *("propertyNames", "dependentRequired", "dependencies"),
 )
 ARRAY = ("prefixItems", "items", "additionalItems", "contains", "minContains", "maxContains", "uniqueItems")
 
@@ -77,9 +72,6 @@ class Flat:
             self.excluded + other.excluded,
             self.references | other.references,
         )
-
-    def of_type(self, name: str) -> Flat:
-        return replace(self, types=(name,))
 
 
 def values_of(flats: Iterable[Flat]) -> list[Json]:

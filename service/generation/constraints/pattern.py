@@ -160,17 +160,13 @@ class Parser:
             return self.sequence(list(argument[3]), (flags | argument[1]) & ~argument[2], first, last)
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
             least, most, items = argument
-            return self.repeat(least, most, items, flags, first, last)
+            if max(least, 0 if most == op.MAXREPEAT else most) > MAX_REPEAT:
+                raise UnsupportedConstraint(f"a part is repeated at most {MAX_REPEAT} times: {quoted(self.regex)}")
+            part = self.sequence(list(items), flags, first and most == 1, last and most == 1)
+            return repetition(part, least, None if most == op.MAXREPEAT else most)
         if kind is op.FAILURE:
             return NOTHING
         raise UnsupportedConstraint(f"a regular expression may not contain {refused(kind, argument)}: {quoted(self.regex)}")
-
-    def repeat(self, least: int, most: int, items: Any, flags: int, first: bool, last: bool) -> Node:
-        single = most == 1
-        if max(least, 0 if most == op.MAXREPEAT else most) > MAX_REPEAT:
-            raise UnsupportedConstraint(f"a part is repeated at most {MAX_REPEAT} times: {quoted(self.regex)}")
-        part = self.sequence(list(items), flags, first and single, last and single)
-        return repetition(part, least, None if most == op.MAXREPEAT else most)
 
     def characters(self, kind: Any, argument: Any, flags: int) -> Ranges:
         if kind is op.ANY:

@@ -13,7 +13,6 @@ from service.generation.constraints.charset import Ranges
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.constraints.tree import Characters, Node, alternation, concatenation, literal, rebuilt
 
-SHORT_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 PLAIN_IN_JSON = charset.minus(
     charset.complement(()), charset.CONTROLS, charset.LINE_SEPARATORS, charset.SURROGATES, charset.of('"\\')
 )
@@ -70,7 +69,7 @@ def exact(number: float) -> Fraction:
 def json_text(value: Any) -> str:
     """The value as compact JSON. Characters are written raw except for controls, line separators, surrogates and noncharacters."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return re.sub(ESCAPED, lambda found: json_escape(ord(found[0])), text)
+    return re.sub(ESCAPED, lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def json_string_pattern(content: Node) -> Node:
@@ -88,10 +87,4 @@ def json_character(ranges: Ranges) -> Node:
     plain = charset.intersection(ranges, PLAIN_IN_JSON)
     if plain:
         return Characters(plain)
-    return alternation(literal(json_escape(code)) for first, last in ranges for code in range(first, last + 1))
-
-
-def json_escape(code: int) -> str:
-    """The escape of a code point in JSON text: beyond 16 bits those of two surrogates."""
-    units = chr(code).encode("utf-16-be", "surrogatepass").hex()
-    return SHORT_ESCAPES.get(code) or "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+    return alternation(literal(json.dumps(chr(code))[1:-1]) for first, last in ranges for code in range(first, last + 1))

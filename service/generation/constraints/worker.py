@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from array import array
-from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -153,17 +152,8 @@ def expression(node: Node, atom: bool = False) -> str:
         case Alternation(options):
             text = "|".join(map(expression, options))
         case Repetition(part, least, most):
-            text = expression(part, atom=True) + repeats(least, most)
+            text = f"{expression(part, atom=True)}{{{least},{'' if most is None else most}}}"
     return f"(?:{text})" if atom else text
-
-
-def repeats(least: int, most: int | None) -> str:
-    """The suffix that repeats an atom."""
-    if most is None:
-        return {0: "*", 1: "+"}.get(least, f"{{{least},}}")
-    if (least, most) == (0, 1):
-        return "?"
-    return f"{{{least}}}" if least == most else f"{{{least},{most}}}"
 
 
 def distances(table: Sequence[int], last: int, columns: int) -> list[int]:
@@ -172,17 +162,14 @@ def distances(table: Sequence[int], last: int, columns: int) -> list[int]:
     for state in range(last):
         for after in {*table[state * columns : (state + 1) * columns]} - {-1}:
             before[after].append(state)
-    found = [UNREACHABLE] * (last + 1)
-    found[last] = 0
-    reached = deque(before[last])
+    found = [UNREACHABLE] * last + [-1]  # the step to the last state writes no character
+    reached = [last]
     for state in reached:
-        found[state] = 0
-    while reached:
-        state = reached.popleft()
         for earlier in before[state]:
             if found[earlier] == UNREACHABLE:
                 found[earlier] = found[state] + 1
                 reached.append(earlier)
+    found[last] = 0
     if found[0] == UNREACHABLE:
         raise UnsupportedConstraint(IMPOSSIBLE)
     return found

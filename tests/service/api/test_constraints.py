@@ -20,8 +20,9 @@ import pytest
 from fastapi import FastAPI
 
 from service.generation.constraints import compiler
-from service.generation.constraints.compiler import Compiler, Constraint, TooManyWait
+from service.generation.constraints.compiler import Compiler, Constraint
 from service.generation.constraints.pattern import UnsupportedConstraint
+from service.generation.scheduler import QueueFull
 from tests.sse import events
 from tests.support import VOCABULARY, at_once, stream
 from trainer.vocabulary import Vocabulary
@@ -302,7 +303,7 @@ def test_the_time_limit_includes_the_time_in_which_a_constraint_compiles(
 
 def test_constraints_that_would_wait_too_long_are_429(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def submit(*_: Any) -> Any:
-        raise TooManyWait(31.5)
+        raise QueueFull(31.5)
 
     monkeypatch.setattr(Compiler, "submit", submit)
     response = client.post("/generate", json={"start_string": "R", "regex": "[b-y]{7}"})
@@ -316,7 +317,7 @@ def test_constraints_wait_as_long_as_those_before_them_take(monkeypatch: pytest.
     monkeypatch.setattr(found, "_seconds", 4.0)
     try:
         accepted = [found.submit(Constraint("regex", f"a{i}"), vocabulary) for i in range(8)]
-        with pytest.raises(TooManyWait) as raised:
+        with pytest.raises(QueueFull) as raised:
             found.submit(Constraint("regex", "b"), vocabulary)
         assert raised.value.seconds == 32
     finally:
