@@ -21,7 +21,7 @@ from benchmarks.reference import WARM_UP, text
 from benchmarks.table import show
 from trainer import artifact
 from trainer.config import TrainingConfig
-from trainer.resources import configure_tensorflow
+from trainer.importing import configure_tensorflow
 
 INCLUDED = Path(__file__).parents[1] / "models" / "shakespeare"
 

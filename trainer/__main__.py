@@ -24,7 +24,7 @@ from trainer.cluster import Rank, read_rank
 from trainer.config import TrainingConfig
 from trainer.errors import RunConflict, TrainerError, WorkersDisagree
 from trainer.evaluate import evaluate
-from trainer.importing import importing_tensorflow
+from trainer.importing import configure_tensorflow, importing_tensorflow
 from trainer.options import (
     Options,
     check_not_interrupted,
@@ -35,7 +35,6 @@ from trainer.options import (
     take_architecture,
 )
 from trainer.program import program
-from trainer.resources import configure_tensorflow
 
 ERRORS = (TrainerError, ArtifactError, OSError, MemoryError, ValidationError, SettingsError, KeyboardInterrupt)
 

@@ -53,7 +53,6 @@ def read(paths: Sequence[Path], folder: Path, newlines: Newlines = "universal", 
     Raises CorpusError for a file that can't be read or is not UTF-8, and when all files are empty.
     """
     names = ", ".join(map(str, paths))
-    changed = CorpusError(f"{names}: changed while being read")
     seen, digest = np.zeros(CODE_POINTS, bool), hashlib.sha256()
     for block in _read_blocks(paths, newlines):
         digest.update(block.data)
@@ -61,39 +60,21 @@ def read(paths: Sequence[Path], folder: Path, newlines: Newlines = "universal", 
     if not seen.any():
         raise CorpusError(f"{names}: no text in it")
     seen[code_points("".join(known))] = True
-    try:
-        text = _encode(paths, Vocabulary([chr(point) for point in np.flatnonzero(seen)]), folder, newlines, "error")
-    except UnknownCharacters:
-        raise changed from None
+    text = encode(paths, Vocabulary([chr(point) for point in np.flatnonzero(seen)]), folder, newlines, "skip")
     if text.sha256 != digest.hexdigest():
-        raise changed
+        raise CorpusError(f"{names}: changed while being read")
     return text
 
 
 def encode(
-    path: Path, vocabulary: Vocabulary, folder: Path, newlines: Newlines = "universal", on_unknown: OnUnknown = "error"
+    paths: Sequence[Path], vocabulary: Vocabulary, folder: Path, newlines: Newlines = "universal", on_unknown: OnUnknown = "error"
 ) -> Corpus:
-    """Encodes a UTF-8 file in a given vocabulary. While the ids are in use, they occupy disk space in `folder`.
+    """Encodes UTF-8 files as one text, in a given vocabulary. While the ids are in use, they occupy disk space in `folder`.
 
     Raises CorpusError for a file that can't be read, is not UTF-8, has unknown characters that are an error, or has no known
     characters.
     """
-    try:
-        return _encode([path], vocabulary, folder, newlines, on_unknown)
-    except UnknownCharacters as error:
-        if on_unknown == "replace":
-            raise CorpusError(
-                f"{path}: --on-unknown replace needs a space in the model's vocabulary, and there is none; use --on-unknown skip"
-            ) from error
-        listed, more = UnknownCharacters(error.places[:MAX_LISTED]), len(error.places) > MAX_LISTED
-        raise CorpusError(
-            f"{path}: {listed}{' and more' if more else ''}; --on-unknown skip drops them, replace reads spaces instead"
-        ) from error
-
-
-def _encode(paths: Sequence[Path], vocabulary: Vocabulary, folder: Path, newlines: Newlines, on_unknown: OnUnknown) -> Corpus:
-    """Raises UnknownCharacters with all unknown characters, or stops early with more than MAX_LISTED of them."""
-    dtype, path = np.min_scalar_type(len(vocabulary) - 1), folder / "ids"
+    names, dtype, path = ", ".join(map(str, paths)), np.min_scalar_type(len(vocabulary) - 1), folder / "ids"
     space = vocabulary.characters.index(" ") if on_unknown == "replace" and " " in vocabulary.characters else None
     errors: list[tuple[int, str]] = []  # (position, character)
     characters = written = unknown = converted = 0
@@ -114,11 +95,16 @@ def _encode(paths: Sequence[Path], vocabulary: Vocabulary, folder: Path, newline
             file.write(ids.astype(dtype).tobytes())
             characters, written = characters + len(block.text), written + len(ids)
             unknown, converted = unknown + len(missing), converted + block.converted
+    if errors and on_unknown == "replace":
+        raise CorpusError(
+            f"{names}: --on-unknown replace needs a space in the model's vocabulary, and there is none; use --on-unknown skip"
+        )
     if errors:
-        raise UnknownCharacters(errors)
+        listed, more = UnknownCharacters(errors[:MAX_LISTED]), " and more" if len(errors) > MAX_LISTED else ""
+        raise CorpusError(f"{names}: {listed}{more}; --on-unknown skip drops them, replace reads spaces instead")
     if not written:
         problem = "none of its characters is in the model's vocabulary" if characters else "no text in it"
-        raise CorpusError(f"{', '.join(map(str, paths))}: {problem}")
+        raise CorpusError(f"{names}: {problem}")
     return Corpus(vocabulary, _map(path, dtype, written), digest.hexdigest(), converted, unknown)
 
 

@@ -36,7 +36,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     newlines = given.newlines or found.pop()
     with tempfile.TemporaryDirectory() as folder:
         if given.text is not None:
-            text, name = corpus.encode(given.text, vocabulary, Path(folder), newlines, given.on_unknown), str(given.text)
+            text, name = corpus.encode([given.text], vocabulary, Path(folder), newlines, given.on_unknown), str(given.text)
             ids = text.ids
         else:
             text, fraction = _read_own_corpus(versions, vocabulary, Path(folder), newlines)
@@ -58,7 +58,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("evaluate"),
         description="Print a version's scores on a text as JSON, in nats per character. full_pass and cold_256 are those of the "
-        "float32 network as trained, as_served has those of the int8 network that the service runs on CPUs.",
+        "float32 network as trained, as_served has those of the int8 network that the service runs.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -120,7 +120,7 @@ def _read_own_corpus(versions: Sequence[Version], vocabulary: Vocabulary, folder
         raise RunConflict("the models did not hold out the same text; give a text to score with --text FILE")
     missing = f"{version.path}: its corpus does not come with this package; give a text to score with --text FILE"
     try:
-        text = corpus.encode(corpus.SHAKESPEARE, vocabulary, folder, newlines)
+        text = corpus.encode([corpus.SHAKESPEARE], vocabulary, folder, newlines)
     except CorpusError as error:
         raise RunConflict(missing) from error
     if text.sha256 != version.config.sha256.corpus:

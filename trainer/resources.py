@@ -4,17 +4,8 @@ import math
 import os
 from pathlib import Path
 
-from trainer.scan_library import choose_library
-
-ROW_SHARDS = 2  # fastest on two cores
-MIN_SHARD_ROWS = 16  # with shards of 8 rows, a network of 1024 units trains 20% slower than with one shard
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
 UNLIMITED = "max"
-
-
-def count_row_shards(rows: int) -> int:
-    """The number of shards that TensorFlow's loop splits a batch of `rows` into. They run in parallel (`trainer.recurrence`)."""
-    return ROW_SHARDS if rows % ROW_SHARDS == 0 and rows >= ROW_SHARDS * MIN_SHARD_ROWS else 1
 
 
 def cores() -> int:
@@ -22,17 +13,6 @@ def cores() -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read_limit("cpu.max").partition(" ")
     return available if quota == UNLIMITED else max(1, min(available, math.ceil(int(quota) / int(period))))
-
-
-def configure_tensorflow(rows: int, precision: str) -> None:
-    """Sets the number of TensorFlow's threads for batches of `rows`. Must be called before TensorFlow is imported.
-
-    precision: as in `TrainingConfig`.
-    """
-    f32 = precision == "f32" or (precision == "auto" and not cpu_has_bf16())
-    shards = count_row_shards(rows) if choose_library(rows, f32=f32) is None else 1
-    threads = max(1, cores() // shards)
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
 
 
 def cpu_has_bf16() -> bool:

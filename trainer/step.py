@@ -10,7 +10,7 @@ import tensorflow as tf
 from trainer import dropout, network
 from trainer.artifact import Architecture
 from trainer.config import TrainingConfig
-from trainer.network import Forward, Weights
+from trainer.network import Weights
 from trainer.recurrence import States
 from trainer.resources import cpu_has_bf16
 from trainer.workers import Workers
@@ -60,7 +60,14 @@ def training_step(
             fraction = config.scheduled_sampling * tf.cast(number, tf.float32) / batches
             seed = dropout.seed(config, number, workers.rank, dropout.OWN_CHARACTERS)
             inputs = mix_in_own_characters(predict, inputs, fraction, seed)
-        loss, gradients, states = _differentiate(forward, weights, masks, states, inputs, targets, output_masks)
+        entropy = (
+            tf.nn.sparse_softmax_cross_entropy_with_logits if targets.shape.rank == 2 else tf.nn.softmax_cross_entropy_with_logits
+        )
+        with tf.GradientTape() as tape:
+            logits, states = forward(_drop(weights, masks), states, inputs, output_masks)
+            loss = tf.reduce_mean(entropy(targets, logits))
+        # Made dense: for a sparse gradient, Keras's Adam squares each duplicate row separately instead of their sum.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
         (loss, flag), gradients = workers.mean([loss, flag]), workers.mean(gradients)
         return loss, flag, states, gradients
 
@@ -73,25 +80,6 @@ def training_step(
         return loss, flag, states
 
     return step  # type: ignore[no-any-return]
-
-
-def _differentiate(
-    forward: Forward,
-    weights: Weights,
-    masks: Weights,
-    states: States,
-    inputs: tf.Tensor,
-    targets: tf.Tensor,
-    output_masks: list[tf.Tensor] | None,
-) -> tuple[tf.Tensor, list[tf.Tensor], States]:
-    """(mean loss, its gradients in the order of `weights`, states after)."""
-    with tf.GradientTape() as tape:
-        logits, states = forward(_drop(weights, masks), states, inputs, output_masks)
-        ids = targets.shape.rank == 2
-        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits if ids else tf.nn.softmax_cross_entropy_with_logits
-        loss = tf.reduce_mean(entropy(targets, logits))
-    # Made dense: for a sparse gradient, Keras's Adam squares each duplicate row separately instead of their sum.
-    return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, list(weights.values()))], states
 
 
 def _update_ema(ema_weights: Weights, weights: Weights, ema_decay: float, number: tf.Tensor) -> None:

@@ -100,7 +100,7 @@ def test_unknown_characters_are_skipped_or_read_as_spaces(
     monkeypatch.setattr(corpus, "BLOCK", block)
     (tmp_path / "text").write_text("%aé 語b🎭")
     vocabulary = Vocabulary(" ab")
-    encoded = corpus.encode(tmp_path / "text", vocabulary, tmp_path, on_unknown=on_unknown)
+    encoded = corpus.encode([tmp_path / "text"], vocabulary, tmp_path, on_unknown=on_unknown)
     assert vocabulary.decode(encoded.ids) == read_as
     assert encoded.unknown == 4
 
@@ -108,11 +108,11 @@ def test_unknown_characters_are_skipped_or_read_as_spaces(
 def test_what_unknown_characters_leave_nothing_of_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("é語")
     with pytest.raises(CorpusError, match="none of its characters is in the model's vocabulary"):
-        corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="skip")
+        corpus.encode([tmp_path / "text"], Vocabulary("ab"), tmp_path, on_unknown="skip")
     with pytest.raises(CorpusError, match="needs a space in the model's vocabulary, and there is none; use --on-unknown skip"):
-        corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="replace")
+        corpus.encode([tmp_path / "text"], Vocabulary("ab"), tmp_path, on_unknown="replace")
     (tmp_path / "text").write_text("ab")
-    assert corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path, on_unknown="replace").unknown == 0
+    assert corpus.encode([tmp_path / "text"], Vocabulary("ab"), tmp_path, on_unknown="replace").unknown == 0
 
 
 @pytest.mark.parametrize(("distinct", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.uint16), (70_000, np.uint32)])
@@ -152,7 +152,7 @@ def test_ids_leave_nothing_behind(tmp_path: Path) -> None:
     text = read(tmp_path, b"text")
     assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
     assert text.vocabulary.decode(text.ids) == "text"
-    assert len(corpus.encode(tmp_path / "0.txt", text.vocabulary, tmp_path).ids) == 4
+    assert len(corpus.encode([tmp_path / "0.txt"], text.vocabulary, tmp_path).ids) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
 
 
@@ -177,15 +177,15 @@ def test_an_empty_text_is_refused(tmp_path: Path) -> None:
 
 def test_a_text_is_encoded_in_a_vocabulary_that_is_given(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abba")
-    assert corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path).ids.tolist() == [0, 1, 1, 0]
+    assert corpus.encode([tmp_path / "text"], Vocabulary("ab"), tmp_path).ids.tolist() == [0, 1, 1, 0]
     (tmp_path / "text").write_text("abcabd" + "x" * 100)
     with pytest.raises(
         CorpusError, match=r"text: not in the model's vocabulary: 'c' at position 2; 'd' at position 5; .* and more"
     ):
-        corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path)
+        corpus.encode([tmp_path / "text"], Vocabulary("ab"), tmp_path)
     (tmp_path / "text").write_text("")
     with pytest.raises(CorpusError, match="no text in it"):
-        corpus.encode(tmp_path / "text", Vocabulary("ab"), tmp_path)
+        corpus.encode([tmp_path / "text"], Vocabulary("ab"), tmp_path)
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""What TensorFlow writes to standard error while it is imported."""
+"""How TensorFlow is imported."""
 
 import os
 
 import pytest
 
-from trainer import importing
+from trainer import importing, scan_library
 
 NOTE = b"I0000 00:00:1795800162.723286    4300 port.cc:153] oneDNN custom operations are on. You may see other results.\n"
 
@@ -36,3 +36,23 @@ def test_nothing_is_dropped_without_a_temporary_folder(
         with importing.without_notes():
             os.write(2, NOTE)
     assert capfdbinary.readouterr().err == NOTE
+
+
+def test_the_shards_of_a_batch_share_the_cores_unless_a_variable_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "cores", lambda: 6)
+    monkeypatch.setattr(scan_library, "find_library", object)
+    cases = [(8, "bf16", None, "6"), (64, "bf16", None, "3"), (64, "f32", None, "6"), (64, "bf16", "5", "5")]
+    for rows, precision, given, expected in cases:
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", given or "")
+        if given is None:
+            monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+        importing.configure_tensorflow(rows, precision)
+        assert os.environ["TF_NUM_INTRAOP_THREADS"] == expected
+
+
+def test_a_batch_has_shards_where_the_recurrence_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "cores", lambda: 6)
+    monkeypatch.setattr(scan_library, "find_library", lambda: None)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    importing.configure_tensorflow(64, "f32")
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"
