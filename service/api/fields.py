@@ -95,6 +95,21 @@ def only_types(things: str, *types: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def by_type(default: str, other: str | None = None) -> Discriminator:
+    """Chooses the branch of a union by an object's `type`, or `default` without one. other: the branch of what is no object.
+
+    So pydantic reports errors of that branch only. `service.api.errors` recognizes the names of branches by their brackets.
+    """
+
+    def branch(value: Any) -> str:
+        if not isinstance(value, Mapping | BaseModel):
+            return f"[{other or default}]"
+        kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+        return f"[{kind if isinstance(kind, str) and kind else default}]"
+
+    return Discriminator(branch)
+
+
 Unsupported = Annotated[None, BeforeValidator(_reject), Field(description="Not supported. Omit it or send null.")]
 Unused = Annotated[Any, Field(description="Accepted for compatibility and ignored.")]
 
@@ -103,7 +118,7 @@ TextOr = Annotated[
     Annotated[str, Tag("[text]")] | Annotated[L, Tag("[list]")],
     Discriminator(lambda given: "[list]" if isinstance(given, list) else "[text]"),
 ]
-"""A text or a list. An error of one does not mention the other; see `service.api.openai.requests._kind` for the brackets."""
+"""A text or a list. An error of one does not mention the other; see `by_type` for the brackets."""
 
 P = TypeVar("P")
 Joined = Annotated[

@@ -1,9 +1,8 @@
 """Request bodies of Anthropic's operations."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from service.api.fields import (
     Joined,
@@ -18,6 +17,7 @@ from service.api.fields import (
     TextOr,
     Unsupported,
     Unused,
+    by_type,
     invalid,
     only,
     only_types,
@@ -69,19 +69,13 @@ class ThinkingBlock(RequestBody):
     cache_control: Unused = None
 
 
-def _kind(block: Any) -> str:
-    kind = block.get("type") if isinstance(block, Mapping) else getattr(block, "type", None)
-    return {"tool_use": "[call]", "tool_result": "[result]", "thinking": "[thought]", "redacted_thinking": "[thought]"}.get(
-        str(kind), "[text]"
-    )
-
-
 Block = Annotated[
     Annotated[TextBlock, Tag("[text]")]
-    | Annotated[ToolUseBlock, Tag("[call]")]
-    | Annotated[ToolResultBlock, Tag("[result]")]
-    | Annotated[ThinkingBlock, Tag("[thought]")],
-    Discriminator(_kind),
+    | Annotated[ToolUseBlock, Tag("[tool_use]")]
+    | Annotated[ToolResultBlock, Tag("[tool_result]")]
+    | Annotated[ThinkingBlock, Tag("[thinking]")]
+    | Annotated[ThinkingBlock, Tag("[redacted_thinking]")],
+    by_type("text"),
 ]
 
 

@@ -119,10 +119,7 @@ Tokens = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
 
 
 def _kind(prompt: Any) -> str:
-    """The form of a prompt, judged by its first item. So pydantic reports errors of that form only.
-
-    `service.api.errors` recognizes the names of a union's branches by their brackets.
-    """
+    """The form of a prompt, judged by its first item. See `service.api.fields.by_type` for the brackets."""
     if not isinstance(prompt, list):
         return "[text]"
     return {list: "[token lists]", int: "[tokens]"}.get(type(prompt[0]) if prompt else str, "[texts]")

@@ -3,9 +3,20 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
-from service.api.fields import Choices, JsonSchema, Regex, RequestBody, Unsupported, Unused, invalid, only_constraint
+from service.api.fields import (
+    Choices,
+    JsonSchema,
+    Regex,
+    RequestBody,
+    Unsupported,
+    Unused,
+    by_type,
+    invalid,
+    only_constraint,
+    only_types,
+)
 from service.conversation import Tool, ToolMode
 from service.generation.constraints.compiler import Constraint
 
@@ -78,18 +89,12 @@ class AllowedToolsChoice(RequestBody):
         return self.allowed_tools.mode, [tool.function.name for tool in self.allowed_tools.tools]
 
 
-def _kind(choice: Any) -> str:
-    """The form of a tool choice. See `service.api.openai.requests._kind` for the brackets."""
-    if not isinstance(choice, Mapping):
-        return "[mode]"
-    return "[allowed tools]" if choice.get("type") == "allowed_tools" else "[function]"
-
-
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("[mode]")]
     | Annotated[NamedFunction, Tag("[function]")]
-    | Annotated[AllowedToolsChoice, Tag("[allowed tools]")],
-    Discriminator(_kind),
+    | Annotated[AllowedToolsChoice, Tag("[allowed_tools]")],
+    by_type("function", "mode"),
+    only_types("choices", "function", "allowed_tools"),
 ]
 
 

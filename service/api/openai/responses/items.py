@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Field, Tag
 
-from service.api.fields import Joined, RequestBody, Unused, only_types
+from service.api.fields import Joined, RequestBody, Unused, by_type, only_types
 from service.conversation import Turn, call_turn
 from service.notes import note_ignored
 
@@ -61,12 +61,6 @@ class FunctionCallOutput(Item):
         return Turn("tool", None, str(self.output))
 
 
-def _kind(item: Any) -> str:
-    """The form of an item. See `service.api.openai.requests._kind` for the brackets."""
-    kind = item.get("type") if isinstance(item, Mapping) else None
-    return f"[{kind}]" if isinstance(kind, str) and kind else "[message]"
-
-
 def _note_reference(item: Any) -> Any:
     """Nothing is stored, so what an item only refers to is left out. The header X-Ignored-Fields says so."""
     if isinstance(item, Mapping) and "id" in item and (item.get("type") == "item_reference" or item.keys() == {"id"}):
@@ -81,7 +75,7 @@ InputItem = Annotated[
     | Annotated[FunctionCallOutput, Tag("[function_call_output]")]
     | Annotated[dict[str, Any], Tag("[reasoning]")]  # of another model; ignored
     | Annotated[dict[str, Any], Tag("[item_reference]")],
-    Discriminator(_kind),
+    by_type("message"),
     only_types("items", "message", "function_call", "function_call_output", "reasoning", "item_reference"),
     BeforeValidator(_note_reference),
 ]

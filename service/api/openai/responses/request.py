@@ -1,9 +1,8 @@
 """The body of POST /v1/responses."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.api.fields import (
@@ -16,6 +15,7 @@ from service.api.fields import (
     TextOr,
     Unsupported,
     Unused,
+    by_type,
     invalid,
     only,
     only_types,
@@ -73,19 +73,11 @@ class AllowedChoice(RequestBody):
         return self.mode, [tool.name for tool in self.tools]
 
 
-def _kind(choice: Any) -> str:
-    """The form of a tool choice. See `service.api.openai.requests._kind` for the brackets."""
-    if isinstance(choice, str):
-        return "[mode]"
-    kind = choice.get("type") if isinstance(choice, Mapping) else getattr(choice, "type", None)
-    return "[allowed tools]" if kind == "allowed_tools" else "[function]"
-
-
 Choice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("[mode]")]
     | Annotated[NamedTool, Tag("[function]")]
-    | Annotated[AllowedChoice, Tag("[allowed tools]")],
-    Discriminator(_kind),
+    | Annotated[AllowedChoice, Tag("[allowed_tools]")],
+    by_type("function", "mode"),
     only_types("choices", "function", "allowed_tools"),
 ]
 
