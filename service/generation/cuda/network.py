@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.backend import Batch
-from service.generation.cuda.block import Block
+from service.generation.cuda.call_memory import CallMemory
 from service.generation.cuda.device import Gpu
 from service.generation.cuda.layout import STREAMED_SHARED, TILE, CallPointers, Memory, Resident, as_bytes, copy_network
 from service.generation.native import Row, row_table
@@ -34,7 +34,7 @@ class CudaNetwork:
         pointers = copy_network(network, slots, self._memory)
         self._pointer, self._states = self._memory.put(as_bytes(pointers)), int(pointers.states)
         self._state_size = 4 * math.prod(network.state_shape)
-        self._block = Block(self._memory)
+        self._call_memory = CallMemory(self._memory)
         self._kept: dict[int, int] = {}
         self._dropped: list[int] = []
         name = f"advance_{network.cell}"
@@ -95,19 +95,19 @@ class CudaNetwork:
 
     def _launch(self, resident: bool, batch: Batch) -> tuple[CallPointers, Rows]:
         steps, rows = batch.forced.shape
-        call, block = CallPointers(rows, steps), self._block
-        block.begin(self._size_of(batch))
+        call, memory = CallPointers(rows, steps), self._call_memory
+        memory.begin(self._size_of(batch))
         arrays = batch.slots, batch.inputs, batch.forced, batch.uniforms
-        call.slots, call.inputs, call.forced, call.uniforms = map(block.add, arrays)
-        table = row_table(batch, block.add, self._keep)
-        call.row = block.add(table)
-        call.arrivals = block.add(np.zeros(COUNTERS * self._groups, np.uint8))
-        pointer = block.add(as_bytes(call))
-        call.chosen = block.reserve(4 * steps * rows)
-        call.snapshots = block.reserve(self._state_size * rows) if (batch.snapshot_at >= 0).any() else None
-        call.logits = block.reserve(4 * steps * rows * self._network.vocabulary) if batch.top_logprobs is not None else None
+        call.slots, call.inputs, call.forced, call.uniforms = map(memory.add, arrays)
+        table = row_table(batch, memory.add, self._keep)
+        call.row = memory.add(table)
+        call.arrivals = memory.add(np.zeros(COUNTERS * self._groups, np.uint8))
+        pointer = memory.add(as_bytes(call))
+        call.chosen = memory.reserve(4 * steps * rows)
+        call.snapshots = memory.reserve(self._state_size * rows) if (batch.snapshot_at >= 0).any() else None
+        call.logits = memory.reserve(4 * steps * rows * self._network.vocabulary) if batch.top_logprobs is not None else None
         kernel, blocks, shared = self._kernel(resident, call)
-        block.send()
+        memory.send()
         self._device.launch(kernel, blocks, shared, self._pointer, pointer)
         return call, table
 

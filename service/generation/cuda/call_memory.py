@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from service.generation.cuda.layout import Memory
 
 
-class Block:
+class CallMemory:
     """Memory that is used by one call after another, and grows with them."""
 
     def __init__(self, memory: Memory) -> None:
