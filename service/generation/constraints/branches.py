@@ -146,8 +146,10 @@ def combinations(schema: Mapping[str, Json], applied: bool) -> Iterator[tuple[st
         yield "oneOf", [(part, options[:i] + options[i + 1 :]) for i, part in enumerate(options)]
     if "if" in schema:
         yield "if", [({"allOf": [schema["if"], schema.get("then", True)]}, []), (schema.get("else", True), [schema["if"]])]
-    parts = {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}
-    if dependent := {name: part for name, part in parts.items() if not isinstance(part, list)}:
+    dependent = {name: part for name, part in schema.get("dependencies", {}).items() if not isinstance(part, list)}
+    for name, part in schema.get("dependentSchemas", {}).items():
+        dependent[name] = {"allOf": [dependent[name], part]} if name in dependent else part
+    if dependent:
         yield "dependentSchemas", [(way, []) for way in dependent_ways(dependent, schema.get("required", []), applied)]
     if isinstance(denied := schema.get("not"), dict) and denied.keys() == {"not"}:
         yield "not", [(denied["not"], [])]

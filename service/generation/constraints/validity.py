@@ -1,6 +1,7 @@
 """Whether a value is valid under a schema. Decides which values of an enumeration remain, and which texts a schema excludes."""
 
 from collections.abc import Hashable, Mapping
+from itertools import chain
 from math import inf
 
 from service.generation.constraints import keywords
@@ -89,10 +90,11 @@ class Validity:
             return False
         if not all(name in value for name in schema.get("required", [])):
             return False
-        for name, needed in {**schema.get("dependencies", {}), **schema.get("dependentRequired", {})}.items():
+        older = schema.get("dependencies", {}).items()
+        for name, needed in chain(older, schema.get("dependentRequired", {}).items()):
             if name in value and isinstance(needed, list) and not all(one in value for one in needed):
                 return False
-        for name, dependent in {**schema.get("dependencies", {}), **schema.get("dependentSchemas", {})}.items():
+        for name, dependent in chain(older, schema.get("dependentSchemas", {}).items()):
             if name in value and not isinstance(dependent, list) and not self.valid(value, dependent, where):
                 return False
         return all(

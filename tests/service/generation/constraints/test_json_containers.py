@@ -114,6 +114,25 @@ DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
             ['{"a":1,"b":1,"b":1}'],
         ),
         (
+            {
+                "type": "object",
+                "properties": {"a": ONE, "b": TWO, "c": ONE},
+                "dependencies": {"a": {"required": ["b"]}},
+                "dependentSchemas": {"a": {"required": ["c"]}},
+            },
+            ['{"a":1,"b":2,"c":1}', '{"b":2}'],
+            ['{"a":1,"b":2}', '{"a":1,"c":1}'],
+        ),
+        (
+            {
+                "enum": [{"a": 1, "b": 2, "c": 1}, {"a": 1, "c": 1}, {"a": 1, "b": 2}],
+                "dependencies": {"a": ["b"]},
+                "dependentRequired": {"a": ["c"]},
+            },
+            ['{"a":1,"b":2,"c":1}'],
+            ['{"a":1,"c":1}', '{"a":1,"b":2}'],
+        ),
+        (
             {"type": "object", "properties": {"a": ONE, "b": TWO}, "dependentSchemas": {"a": {"required": ["b"]}}},
             ['{"a":1,"b":2}', '{"b":2}'],
             ['{"a":1}'],
