@@ -38,6 +38,12 @@ def note_unknown_characters(count: int) -> None:
         notes.unknown_characters += count
 
 
+def forget_unknown_characters() -> None:
+    """Called before the request's texts are read again."""
+    if notes := current.get(None):
+        notes.unknown_characters = 0
+
+
 def note_ignored(field: str) -> None:
     """Adds a field to those of the request that were ignored."""
     if (notes := current.get(None)) and field not in notes.ignored_fields and len(notes.ignored_fields) < MAX_IGNORED:

@@ -11,8 +11,9 @@ from service.api.job import Job
 from service.api.validation import (
     check_length,
     check_logprobs,
-    current_model,
+    constrain,
     history_of,
+    on_current_model,
     read_prompt,
     sampling_of,
     seed_or_default,
@@ -20,7 +21,7 @@ from service.api.validation import (
 )
 from service.chat import ChatTemplate
 from service.conversation import Conversation
-from service.generation.constraints.compiler import Constrained, Constraint
+from service.generation.constraints.compiler import Constraint
 from service.generation.request import Generation, Prompt
 from service.registry import Model
 from service.settings import Settings
@@ -36,7 +37,7 @@ class CompletionParams:
     model: str | None
     max_tokens: int  # of each continuation; 0, in a chat: MAX_REPLY
     sampling: SamplingFields
-    prompts: Sequence[str | list[int]] = ("",)  # texts or ids; in a chat, the conversation's replaces it
+    prompts: Sequence[str | list[int]] = ()  # texts or ids; in a chat, the conversation's
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     n: int = 1  # continuations of each prompt
     stop: Sequence[str] = ()
@@ -54,17 +55,13 @@ class CompletionParams:
 
 async def accept(request: Request, params: CompletionParams) -> Job:
     """Checks a request. Raises ApiError, UnknownModel or NotReady."""
-    _check_limits(params, request.app.state.settings)
-    model, constrained = await _current_model(request, params)
-    return _job(request, model, constrained, params)
+    return await on_current_model(request, params.model, lambda model: _accept(request, model, params))
 
 
-async def _current_model(request: Request, params: CompletionParams) -> tuple[Model, Constrained | None]:
-    return await current_model(request, params.model, params.constraint, params.max_tokens, params.constraint_field)
-
-
-def _job(request: Request, model: Model, constrained: Constrained | None, params: CompletionParams) -> Job:
+async def _accept(request: Request, model: Model, params: CompletionParams) -> Job:
     settings: Settings = request.app.state.settings
+    _check_limits(params, model, settings)
+    constrained = await constrain(request, model, params.constraint, params.max_tokens, params.constraint_field)
     vocabulary = constrained.vocabulary if constrained else model.vocabulary
     sampling = sampling_of(model, params.sampling, params.logit_bias, constrained)
     seed, stop = seed_or_default(params.seed, settings), stop_ids(params.stop, vocabulary)
@@ -94,6 +91,17 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
 
     past_turn: the answer may continue past the end of the speaker's turn. Raises as `accept` does.
     """
+
+    async def accepted(model: Model) -> Job:
+        return await _accept(request, model, _of_chat(request, model, conversation, params, past_turn=past_turn))
+
+    return await on_current_model(request, params.model, accepted)
+
+
+def _of_chat(
+    request: Request, model: Model, conversation: Conversation, params: CompletionParams, *, past_turn: bool
+) -> CompletionParams:
+    """The params with the conversation's prompt and constraint."""
     settings: Settings = request.app.state.settings
     header = request.headers.get(TOOLS_HEADER)
     try:
@@ -101,17 +109,15 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
     except ValueError as error:
         raise invalid_field(TOOLS_HEADER, str(error)) from None
     calls = constraint is not None and constraint.kind == "tools"
-    params = replace(
+    ends = [] if past_turn or constraint else model.chat.stop
+    return replace(
         params,
+        prompts=[_chat_prompt(conversation, model.chat)],
         max_tokens=params.max_tokens or min(MAX_REPLY, max(1, settings.max_num_generate // params.n)),
+        stop=[] if calls else [*ends, *params.stop],  # no stop string cuts a call
         constraint=constraint,
         constraint_field="tools" if calls else conversation.format_field,
     )
-    _check_limits(params, settings)
-    model, constrained = await _current_model(request, params)
-    ends = [] if past_turn or constraint else model.chat.stop
-    stop = [] if calls else [*ends, *params.stop]  # no stop string cuts a call
-    return _job(request, model, constrained, replace(params, prompts=[_chat_prompt(conversation, model.chat)], stop=stop))
 
 
 def count_chat(
@@ -130,8 +136,8 @@ def _chat_prompt(conversation: Conversation, template: ChatTemplate) -> str:
     return template.render(conversation.turns, open_ended=conversation.continues)
 
 
-def _check_limits(params: CompletionParams, settings: Settings) -> None:
-    count, limit = len(params.prompts) * params.n, min(settings.max_choices, settings.slots + settings.queue_limit)
+def _check_limits(params: CompletionParams, model: Model, settings: Settings) -> None:
+    count, limit = len(params.prompts) * params.n, min(settings.max_choices, model.engine.capacity)
     if count > limit:
         message = f"{len(params.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
         raise invalid_field("n", message, "too_many")

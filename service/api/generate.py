@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from service.api.state_token import StateToken
 from service.api.validation import (
     check_length,
     check_logprobs,
-    current_model,
+    constrain,
     history_of,
+    on_current_model,
     read_text,
     sampling_of,
     seed_or_default,
@@ -105,11 +107,17 @@ async def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> 
     check_length("num_generate", body.num_generate, settings.max_num_generate)
     check_logprobs(body.num_generate, body.logprobs, settings)
     deadline = None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000
-    field = body.constraint.kind if body.constraint else ""
-    model, constrained = await current_model(request, body.model, body.constraint, body.num_generate, field)
+    on_model = partial(_on_model, request, body, deadline, streams=streams)
+    return await on_current_model(request, body.model, on_model)
+
+
+async def _on_model(request: Request, body: GenerateRequest, deadline: float | None, model: Model, *, streams: bool) -> "Accepted":
+    settings: Settings = request.app.state.settings
     parameters = parameters_digest(model, body) if streams else ""
     resumed = _resumed(request, model, body, parameters, streams=streams)
     start_string, ids, token = _read(body, model, settings, resumed.seed if resumed else body.seed)
+    field = body.constraint.kind if body.constraint else ""
+    constrained = await constrain(request, model, body.constraint, body.num_generate, field)
     vocabulary = constrained.vocabulary if constrained else model.vocabulary
     sampling = sampling_of(model, body, constrained=constrained)
     generation = Generation(

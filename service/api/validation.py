@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -15,10 +16,12 @@ from service.api.fields import OnUnknown, SamplingFields
 from service.generation.constraints.compiler import Compiler, Constrained, Constraint
 from service.generation.constraints.pattern import UnsupportedConstraint
 from service.generation.sampling import History, Sampling
-from service.notes import note_unknown_characters
+from service.notes import forget_unknown_characters, note_unknown_characters
 from service.registry import Model
 from service.settings import Settings
 from trainer.vocabulary import UnknownCharacters, Vocabulary
+
+T = TypeVar("T")
 
 
 def check_logprobs(characters: int, logprobs: int | None, settings: Settings) -> None:
@@ -40,26 +43,30 @@ def seed_or_default(seed: int | None, settings: Settings) -> int:
     return secrets.randbelow(2**53) if settings.seed is None else settings.seed
 
 
-async def current_model(
-    request: Request, name: str | None, constraint: Constraint | None, num_generate: int, field: str
-) -> tuple[Model, Constrained | None]:
-    """The model of that name, and the constraint compiled for its vocabulary. Submit the job before the next await: if the model
-    is replaced, the engine of the old one ends when it is idle. While a constraint was compiled, which takes seconds, it may be.
+async def on_current_model(request: Request, name: str | None, accept: Callable[[Model], Awaitable[T]]) -> T:
+    """What `accept` makes of the request for the model of that name, to be submitted at once.
 
-    field: errors of the constraint name it. Raises UnknownModel, NotReady, QueueFull if too many constraints wait, and ApiError,
-    also if num_generate is too little for any text.
+    If the model is replaced meanwhile, because a constraint takes seconds to compile, the new version accepts the request. The
+    engine of the old one ends when it is idle. Raises UnknownModel, NotReady, or what `accept` raises.
     """
     registry = request.app.state.registry
-    model: Model = registry.get(name)
-    while constraint is not None:
-        constrained = await _compiled(request, model, constraint, num_generate, field)
-        if registry.get(name) is model:
-            return model, constrained
+    while True:
         model = registry.get(name)
-    return model, None
+        accepted = await accept(model)
+        if registry.get(name) is model:
+            return accepted
+        forget_unknown_characters()
 
 
-async def _compiled(request: Request, model: Model, constraint: Constraint, num_generate: int, field: str) -> Constrained:
+async def constrain(
+    request: Request, model: Model, constraint: Constraint | None, num_generate: int, field: str
+) -> Constrained | None:
+    """Compiles a constraint. field: errors name it.
+
+    Raises ApiError, also if num_generate is too little for any text, and QueueFull if too many constraints wait.
+    """
+    if constraint is None:
+        return None
     compiler: Compiler = request.app.state.compiler
     try:
         found = compiler.cached(constraint, model.vocabulary)
