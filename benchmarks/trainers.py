@@ -17,7 +17,8 @@ from trainer.artifact import GATES
 from trainer.batches import BATCHES, Batches
 from trainer.config import TrainingConfig
 from trainer.corpus import Corpus
-from trainer.importing import configure_tensorflow, count_row_shards
+from trainer.importing import configure_tensorflow
+from trainer.scan_library import count_row_shards
 
 SYSTEMS = ("limit-f32", "limit-bf16", "keras", "torch", "folio-f32", "folio-bf16", "input-streams", "input-windows")
 

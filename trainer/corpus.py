@@ -60,19 +60,22 @@ def read(paths: Sequence[Path], folder: Path, newlines: Newlines = "universal", 
     if not seen.any():
         raise CorpusError(f"{names}: no text in it")
     seen[code_points("".join(known))] = True
-    text = encode(paths, Vocabulary([chr(point) for point in np.flatnonzero(seen)]), folder, newlines, "skip")
-    if text.sha256 != digest.hexdigest():
-        raise CorpusError(f"{names}: changed while being read")
-    return text
+    vocabulary = Vocabulary([chr(point) for point in np.flatnonzero(seen)])
+    return encode(paths, vocabulary, folder, newlines, "skip", sha256=digest.hexdigest())
 
 
 def encode(
-    paths: Sequence[Path], vocabulary: Vocabulary, folder: Path, newlines: Newlines = "universal", on_unknown: OnUnknown = "error"
+    paths: Sequence[Path],
+    vocabulary: Vocabulary,
+    folder: Path,
+    newlines: Newlines = "universal",
+    on_unknown: OnUnknown = "error",
+    sha256: str | None = None,
 ) -> Corpus:
     """Encodes UTF-8 files as one text, in a given vocabulary. While the ids are in use, they occupy disk space in `folder`.
 
-    Raises CorpusError for a file that can't be read, is not UTF-8, has unknown characters that are an error, or has no known
-    characters.
+    sha256: of the files' bytes, if it is known. Raises CorpusError for other bytes, and for a file that can't be read, is not
+    UTF-8, has unknown characters that are an error, or has no known characters.
     """
     names, dtype, path = ", ".join(map(str, paths)), np.min_scalar_type(len(vocabulary) - 1), folder / "ids"
     space = vocabulary.characters.index(" ") if on_unknown == "replace" and " " in vocabulary.characters else None
@@ -102,6 +105,8 @@ def encode(
     if errors:
         listed, more = UnknownCharacters(errors[:MAX_LISTED]), " and more" if len(errors) > MAX_LISTED else ""
         raise CorpusError(f"{names}: {listed}{more}; --on-unknown skip drops them, replace reads spaces instead")
+    if sha256 not in (None, digest.hexdigest()):
+        raise CorpusError(f"{names}: changed while being read")
     if not written:
         problem = "none of its characters is in the model's vocabulary" if characters else "no text in it"
         raise CorpusError(f"{names}: {problem}")

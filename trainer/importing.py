@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from trainer.resources import cores, cpu_flags, cpu_has_bf16
-from trainer.scan_library import choose_library
-
-ROW_SHARDS = 2  # fastest on two cores
-MIN_SHARD_ROWS = 16  # with shards of 8 rows, a network of 1024 units trains 20% slower than with one shard
+from trainer.scan_library import choose_library, count_row_shards
 
 # TensorFlow writes these before it reads TF_CPP_MIN_LOG_LEVEL. The last one is wrong: it also appears on CPUs with AVX-512.
 NOTES = (
@@ -20,11 +17,6 @@ NOTES = (
     b"oneDNN supports DT_INT32 only on platforms with AVX-512.",
 )
 WITH_ONEDNN = ("vnni", "bf16", "fp16", "amx")  # TensorFlow uses oneDNN by default on CPUs with one of these
-
-
-def count_row_shards(rows: int) -> int:
-    """The number of shards that TensorFlow's loop splits a batch of `rows` into. They run in parallel (`trainer.recurrence`)."""
-    return ROW_SHARDS if rows % ROW_SHARDS == 0 and rows >= ROW_SHARDS * MIN_SHARD_ROWS else 1
 
 
 def configure_tensorflow(rows: int, precision: str) -> None:

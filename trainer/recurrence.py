@@ -21,10 +21,9 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from trainer.cells import CELLS, Cell, Columns
-from trainer.importing import count_row_shards
 from trainer.native_scan import NativeScan
 from trainer.products import flat, multiply
-from trainer.scan_library import choose_library
+from trainer.scan_library import choose_library, count_row_shards
 from trainer.scan_loop import LoopScan
 
 States = list[tuple[tf.Tensor, ...]]  # for each layer (h,), or (h, c) of an LSTM, each float32 [batch, units]

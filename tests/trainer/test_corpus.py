@@ -156,7 +156,7 @@ def test_ids_leave_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["0.txt"]
 
 
-@pytest.mark.parametrize("then", ["eno", "two"])
+@pytest.mark.parametrize("then", ["eno", "two", "123"])
 def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     (tmp_path / "text").write_text("one")
     min_scalar_type = np.min_scalar_type

@@ -9,7 +9,7 @@ from tests.support import load_weights
 from tests.trainer.conftest import tensors
 from trainer import network, recurrence, scan_library
 from trainer.artifact import Architecture
-from trainer.importing import MIN_SHARD_ROWS, ROW_SHARDS, count_row_shards
+from trainer.scan_library import MIN_SHARD_ROWS, ROW_SHARDS, count_row_shards
 
 
 def architecture(cell: str, layers: int = 1, embedding: int = 12) -> Architecture:

@@ -245,6 +245,7 @@ def error(response: httpx.Response) -> str:
         ("chat", {"options": {"temperature": -1}}, "options.temperature"),
         ("chat", {"options": {"num_predict": 10**10}}, "options.num_predict"),
         ("chat", {"options": {"num_predict": -3}}, "options.num_predict"),
+        ("chat", {"logprobs": True, "top_logprobs": 20, "options": {"num_predict": 50_000}}, "logprobs"),
         ("chat", {"options": {"mirostat": 1}}, "options.mirostat"),
         ("chat", {"options": {"repeat_penalty": 5}}, "options.repeat_penalty"),
         ("chat", {"messages": [{"role": "user", "content": "a", "images": ["aa"]}]}, "messages.0.images"),

@@ -266,6 +266,8 @@ NODE = {
         ),
         ({"not": {"type": ["string", "object", "array"]}, "enum": ["a", 1, None]}, ["1", "null"], ['"a"']),
         ({"type": "string", "not": {"enum": ["a", "b"]}}, ['"ab"'], ['"a"', '"b"']),
+        ({"type": "array", "maxItems": 1, "not": {"enum": [[1]]}}, ["[]"], ["[1]"]),
+        ({"type": "object", "maxProperties": 1, "not": {"enum": [{"a": 1}]}}, ["{}"], ['{"a":1}']),
         ({"type": "string", "pattern": "^[ab]{6}$", "not": {"const": []}}, ['"ababab"', '"aaaaaa"', '"bbbbbb"'], []),
         ({**whole(a={"type": "integer"}), "not": {"required": ["b"]}}, ['{"a":7}'], ["{}"]),
         (
