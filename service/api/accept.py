@@ -1,5 +1,6 @@
 """From what a protocol asks for to a job: checks the server's limits and prepares the generations."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -55,10 +56,11 @@ class CompletionParams:
 
 async def accept(request: Request, params: CompletionParams) -> Job:
     """Checks a request. Raises ApiError, UnknownModel or NotReady."""
-    return await on_current_model(request, params.model, lambda model: _accept(request, model, params))
+    arrived_at = time.perf_counter()
+    return await on_current_model(request, params.model, lambda model: _accept(request, model, params, arrived_at))
 
 
-async def _accept(request: Request, model: Model, params: CompletionParams) -> Job:
+async def _accept(request: Request, model: Model, params: CompletionParams, arrived_at: float) -> Job:
     settings: Settings = request.app.state.settings
     _check_limits(params, model, settings)
     constrained = await constrain(request, model, params.constraint, params.max_tokens, params.constraint_field)
@@ -80,6 +82,7 @@ async def _accept(request: Request, model: Model, params: CompletionParams) -> J
                 stop=stop,
                 top_logprobs=params.logprobs,
                 min_tokens=params.min_tokens,
+                arrived_at=arrived_at,
             )
             generations.append((text, generation))
     calls = params.constraint is not None and params.constraint.kind == "tools"
@@ -91,9 +94,11 @@ async def accept_chat(request: Request, conversation: Conversation, params: Comp
 
     past_turn: the answer may continue past the end of the speaker's turn. Raises as `accept` does.
     """
+    arrived_at = time.perf_counter()
 
     async def accepted(model: Model) -> Job:
-        return await _accept(request, model, _of_chat(request, model, conversation, params, past_turn=past_turn))
+        of_chat = _of_chat(request, model, conversation, params, past_turn=past_turn)
+        return await _accept(request, model, of_chat, arrived_at)
 
     return await on_current_model(request, params.model, accepted)
 

@@ -106,12 +106,11 @@ async def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> 
     check_length("start_string", len(body.start_string or ""), settings.max_start_string)
     check_length("num_generate", body.num_generate, settings.max_num_generate)
     check_logprobs(body.num_generate, body.logprobs, settings)
-    deadline = None if body.max_time_ms is None else time.perf_counter() + body.max_time_ms / 1000
-    on_model = partial(_on_model, request, body, deadline, streams=streams)
+    on_model = partial(_on_model, request, body, time.perf_counter(), streams=streams)
     return await on_current_model(request, body.model, on_model)
 
 
-async def _on_model(request: Request, body: GenerateRequest, deadline: float | None, model: Model, *, streams: bool) -> "Accepted":
+async def _on_model(request: Request, body: GenerateRequest, arrived_at: float, model: Model, *, streams: bool) -> "Accepted":
     settings: Settings = request.app.state.settings
     parameters = parameters_digest(model, body) if streams else ""
     resumed = _resumed(request, model, body, parameters, streams=streams)
@@ -128,7 +127,8 @@ async def _on_model(request: Request, body: GenerateRequest, deadline: float | N
         seed=token.seed,
         stop=stop_ids(body.stop, vocabulary),
         top_logprobs=body.logprobs,
-        deadline=deadline,
+        deadline=None if body.max_time_ms is None else arrived_at + body.max_time_ms / 1000,
+        arrived_at=arrived_at,
         already_sent=resumed.sent if resumed else 0,
         num_sampled_before=token.num_sampled,
         returns_state=body.return_state,

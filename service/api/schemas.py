@@ -120,7 +120,7 @@ class Usage(BaseModel):
 class Timings(BaseModel):
     """Durations of the phases, in milliseconds."""
 
-    queue_ms: float = Field(description="Waiting for a slot.")
+    queue_ms: float = Field(description="Waiting for the constraint to be compiled, and for a slot.")
     prefill_ms: float = Field(description="From getting the slot to the first generated character.")
     decode_ms: float = Field(description="From the first generated character to the last.")
     characters_per_second: float = Field(description="Generated characters divided by the time of prefill and decode.")

@@ -59,7 +59,7 @@ class Prompt:
 class Generation:
     """Continues a prompt by `num_generate` characters, maybe none, or until a stop string or the deadline.
 
-    The fields up to `min_tokens` are parameters; the engine writes those after them. Times are `time.perf_counter` seconds.
+    The fields up to `arrived_at` are parameters; the engine writes those after them. Times are `time.perf_counter` seconds.
     """
 
     prompt: Prompt
@@ -75,6 +75,7 @@ class Generation:
     choice: int = 0  # index among a request's continuations: each has its own random numbers
     history: History | None = None  # where the sampling needs one
     min_tokens: int = 0  # stop strings that end within this many characters are ignored
+    arrived_at: float = field(default_factory=time.perf_counter)  # when the request did, before its constraint was compiled
 
     output: OutputQueue = field(init=False, default_factory=OutputQueue)
     status: Status = field(init=False, default=Status.WAITING)
@@ -82,7 +83,6 @@ class Generation:
     num_sampled: int = field(init=False, default=0)  # characters chosen, including stop strings and what is held back
     num_emitted: int = field(init=False, default=0)  # characters released for the output
     next_input: int = field(init=False, default=-1)  # the network's next input, once it has a slot
-    arrived_at: float = field(init=False, default_factory=time.perf_counter)
     scheduled_at: float | None = field(init=False, default=None)
     first_token_at: float | None = field(init=False, default=None)
     finished_at: float | None = field(init=False, default=None)
