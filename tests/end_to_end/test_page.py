@@ -132,6 +132,8 @@ def status(page: Page) -> Locator:
 
 def generate(page: Page, **fields: object) -> None:
     """Fills the form, clicks, and waits for the text's end."""
+    # The model brings an example of a start string. It must not arrive between the two steps of `fill`: select all, insert.
+    expect(page.locator("[name=model]")).not_to_have_value("")
     fill(page, **fields)
     press(page, "Generate")
     expect(status(page)).to_contain_text("requested length reached")
