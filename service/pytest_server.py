@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from folio_pytest import STARTED
 from service import logs
 from service.app import create_app
 from service.included import included_models
 from service.listening import listen
-from service.pytest_plugin import STARTED
 from service.registry import NotReady
 from service.server import Server
 from service.settings import Settings

@@ -5,7 +5,7 @@ import sys
 
 import httpx
 
-from service.pytest_plugin import STARTED
+from folio_pytest import STARTED
 from tests.end_to_end.processes import ROOT
 
 

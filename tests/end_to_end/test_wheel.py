@@ -6,6 +6,7 @@ What needs a package registry is skipped where none can be reached, but not in t
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -172,8 +173,13 @@ def test_pip_installs_it_it_serves_and_a_projects_tests_use_it(environment: Path
     assert (done.returncode, "pip install 'folio-rnn[trainer]'" in done.stderr) == (2, True)
 
     python(*pip, "pytest", "openai", folder=tmp_path, interpreter=interpreter)
-    said = python("-m", "pytest", "-p", "no:cacheprovider", folder=EXAMPLE, interpreter=interpreter, PYTHONDONTWRITEBYTECODE="1")
-    assert "2 passed" in said
+    project = tmp_path / "project"
+    shutil.copytree(EXAMPLE, project)
+    (project / "service").mkdir()
+    (project / "service" / "__init__.py").write_text("raise RuntimeError('a package of the project')")
+    for program in ([environment / "pytest"], [interpreter, "-m", "pytest"]):
+        done = subprocess.run(program, cwd=project, env=clean(), capture_output=True, text=True, check=False)
+        assert "2 passed" in done.stdout, done.stdout + done.stderr
     assert not list(started_by(environment)), "the fixture's server is gone"
     flags = ("-m", "pytest", "-p", "no:cacheprovider", "-o", "folio_flags=--nonsense")
     done = subprocess.run([interpreter, *flags], cwd=EXAMPLE, env=clean(), capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ import urllib.request
 
 from stories import tell
 
-from service.pytest_plugin import FolioServer
+from folio_pytest import FolioServer
 
 
 def test_a_story_arrives_in_pieces_and_is_the_same_again(folio: FolioServer) -> None:

@@ -1,4 +1,7 @@
-"""A pytest plugin, loaded wherever Folio is installed: the fixture `folio` is a real server of a small, deterministic model."""
+"""A pytest plugin, loaded wherever Folio is installed: the fixture `folio` is a real server of a small, deterministic model.
+
+It imports nothing of Folio: in a project with a package `service` of its own, that name means the project's.
+"""
 
 import os
 import subprocess
@@ -40,7 +43,8 @@ def folio(pytestconfig: pytest.Config) -> Iterator[FolioServer]:
     """A Folio server for all tests of this session, on a free port of 127.0.0.1. It serves the model that comes with Folio."""
     seed = pytestconfig.getoption("--folio-seed")
     flags = [] if seed < 0 else ["--seed", str(seed)]
-    command = [sys.executable, "-m", SERVER, *flags, *pytestconfig.getini("folio_flags")]
+    # -P: not from the current folder, which may hold a package `service` of the project.
+    command = [sys.executable, "-P", "-m", SERVER, *flags, *pytestconfig.getini("folio_flags")]
     # The variables of a developer's own server are not meant for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")}
     pipe = subprocess.PIPE
