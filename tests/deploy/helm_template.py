@@ -55,7 +55,10 @@ def _block(tokens: Iterator[tuple[str, str]], context: Mapping[str, Any]) -> tup
 
 
 def _condition(expression: str, tokens: Iterator[tuple[str, str]], context: Mapping[str, Any]) -> str:
-    holds = bool(_value(expression, context))
+    if equal := re.fullmatch(r'eq (\S+) "(.*)"', expression):
+        holds = _look_up(equal[1], context) == equal[2]
+    else:
+        holds = bool(_value(expression, context))
     text, ended = _block(tokens, context)
     if ended == "end":
         return text if holds else ""

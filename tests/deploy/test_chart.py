@@ -3,6 +3,8 @@
 Not checked here, for want of `helm`: `helm lint`, and what Helm does besides rendering.
 """
 
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,10 @@ def environment(objects: Mapping[str, Any]) -> dict[str, Any]:
     return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
 
 
+def allowed_hosts(objects: Mapping[str, Any]) -> list[str]:
+    return str(environment(objects)["SERVICE_ALLOWED_HOSTS"]).split()
+
+
 def test_by_default_it_serves_the_model_in_the_image_to_the_cluster() -> None:
     objects = rendered()
     assert objects.keys() == {"Deployment", "Service"}
@@ -60,9 +66,14 @@ def test_by_default_it_serves_the_model_in_the_image_to_the_cluster() -> None:
     assert objects["Service"]["spec"]["selector"] == objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     (container,) = pod(objects)["containers"]
     assert container["image"] == f"folio:{__version__}"
-    assert environment(objects)["SERVICE_ALLOWED_HOSTS"] == "play play.theatre play.theatre.svc"
+    assert allowed_hosts(objects) == ["play", "play.theatre", "play.theatre.svc", "play.theatre.svc.cluster.local"]
+    assert "strategy" not in objects["Deployment"]["spec"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert pod(objects)["securityContext"]["runAsNonRoot"]
+
+
+def test_a_server_without_keys_may_have_more_names() -> None:
+    assert allowed_hosts(rendered(allowedHosts="folio.example *.folio.example"))[4:] == ["folio.example", "*.folio.example"]
 
 
 def test_a_secret_brings_keys_and_a_monitor_uses_them() -> None:
@@ -70,7 +81,9 @@ def test_a_secret_brings_keys_and_a_monitor_uses_them() -> None:
     variables = environment(objects)
     assert variables["SERVICE_API_KEYS"] == {"secretKeyRef": {"name": "keys", "key": "api-key"}}
     assert variables["SERVICE_SECRET"] == {"secretKeyRef": {"name": "keys", "key": "secret"}}
+    assert "SERVICE_ALLOWED_HOSTS" not in variables, "with keys, each name is accepted"
     monitor = objects["ServiceMonitor"]["spec"]
+    assert objects["Service"]["metadata"]["labels"][monitor["jobLabel"]] == "folio", "the alerts read this job"
     assert monitor["selector"]["matchLabels"] == objects["Service"]["metadata"]["labels"]
     (endpoint,) = monitor["endpoints"]
     (port,) = objects["Service"]["spec"]["ports"]
@@ -89,6 +102,34 @@ def test_models_may_have_a_volume(models: dict[str, str], claim: str) -> None:
     assert ("PersistentVolumeClaim" in objects) == ("initContainers" in pod(objects)) == ("size" in models)
     if "size" in models:
         assert objects["PersistentVolumeClaim"]["metadata"]["name"] == claim
+
+
+def test_a_volume_of_one_node_is_released_before_an_update_starts() -> None:
+    def strategy(mode: str) -> Any:
+        return rendered(models={"size": "1Gi", "accessMode": mode})["Deployment"]["spec"].get("strategy")
+
+    assert strategy("ReadWriteOnce") == {"type": "Recreate"}
+    assert strategy("ReadWriteMany") is None
+
+
+def test_a_new_volume_gets_the_included_model_whole_and_once(tmp_path: Path) -> None:
+    image, volume = tmp_path / "models", tmp_path / "volume"
+    (image / "shakespeare" / "4").mkdir(parents=True)
+    (image / "shakespeare" / "4" / "config.json").write_text("{}")
+    (volume / ".new" / "left by a pod that was killed").mkdir(parents=True)
+    (container,) = pod(rendered(models={"size": "1Gi"}))["initContainers"]
+    command = [part.replace("/models", str(image)).replace("/volume", str(volume)) for part in container["command"]]
+
+    def found() -> list[str]:
+        subprocess.run(command, check=True)
+        return sorted(str(path.relative_to(volume)) for path in volume.rglob("*") if path.is_file())
+
+    assert found() == [".included", "shakespeare/4/config.json"]
+    shutil.rmtree(volume / "shakespeare")
+    assert found() == [".included"], "what was removed stays away"
+    (volume / ".included").unlink()
+    (volume / "shakespeare").mkdir()
+    assert found() == [".included"], "what is there stays as it is"
 
 
 def test_options_are_variables_of_the_service() -> None:
