@@ -28,11 +28,11 @@ class ChatTemplate(BaseModel):
     def _renders(self) -> Self:
         try:
             self.render([("user", None, "words")])
-            holds_words = MARK in self.turn.format(speaker="USER", words=MARK)
         except Exception as error:  # a format string can raise anything
             raise ValueError(f"turn may contain {{speaker}} and {{words}}, reply {{speaker}}: {error!r}") from error
-        if not holds_words:
-            raise ValueError("turn must contain {words} unchanged")
+        fields = [field for _, *field in Formatter().parse(self.turn) if field[0] and "words" in field[0]]
+        if not fields or any(field != ["words", "", None] for field in fields):
+            raise ValueError("turn must contain {words}, without a format or a conversion")
         return self
 
     def render(self, messages: Sequence[tuple[str, str | None, str]], *, open_ended: bool = False) -> str:

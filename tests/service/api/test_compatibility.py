@@ -100,24 +100,19 @@ def test_usual_values_of_sampling_have_their_usual_meaning(
 
 @pytest.mark.slow
 def test_a_null_optional_field_counts_as_absent(client: httpx.Client) -> None:
-    schemas = client.get("/openapi.json").json()["components"]["schemas"]
-    for path, name, needed in (
-        ("/generate", "GenerateRequest", {"start_string": "a"}),
-        ("/score", "ScoreRequest", {"text": "ab"}),
-        ("/vectorize", "VectorizeRequest", {"text": "ab"}),
-        ("/v1/completions", "CompletionRequest", {"prompt": "a"}),
-        ("/v1/chat/completions", "ChatRequest", {"messages": [USER]}),
-        ("/v1/responses", "ResponsesRequest", {"input": "Hi"}),
-        ("/v1/messages", "MessageRequest", {"messages": [USER], "max_tokens": 5}),
-        ("/v1/messages/count_tokens", "CountRequest", {"messages": [USER]}),
-        ("/api/chat", "OllamaChatRequest", {"messages": [USER]}),
-        ("/api/generate", "OllamaGenerateRequest", {"prompt": "a"}),
-        ("/api/embed", "EmbedRequest", {"input": "a"}),
-    ):
-        nulls = dict.fromkeys(schemas[name]["properties"].keys() - needed.keys())
-        assert len(nulls) >= 1
-        response = client.post(path, json=nulls | needed)
+    document = client.get("/openapi.json").json()
+    tried = 0
+    for path, operations in document["paths"].items():
+        if "post" not in operations:
+            continue
+        reference = operations["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+        example = {key: "tiny" if key == "model" else value for key, value in schema["examples"][0].items()}
+        nulls = dict.fromkeys(schema["properties"].keys() - example.keys())
+        response = client.post(path, json=nulls | example)
         assert response.status_code == 200, (path, response.text)
+        tried += len(nulls)
+    assert tried > 100
 
 
 def test_an_empty_query_parameter_counts_as_absent(client: httpx.Client) -> None:
@@ -294,18 +289,26 @@ def test_an_assistants_beginning_is_continued(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("turn", ["{words!r:>10}|", "{{words}}{words}", "<{speaker}>{words}</{speaker}>", "{speaker}: {words:>30}"])
-def test_a_chat_template_that_is_served_continues_too_or_is_refused(tmp_path: Path, publish: Publish, turn: str) -> None:
+@pytest.mark.parametrize(
+    ("turn", "prompt"),
+    [
+        ("{{words}}{words}", "{words}Hi{words}I am "),
+        ("<{speaker}>{words}</{speaker}>", "<USER>Hi</USER><ASSISTANT>I am "),
+        ("{speaker:>5}: {words}|{words}", " USER: Hi|HiASSISTANT: I am "),
+    ],
+)
+def test_a_chat_in_a_template_of_ones_own_is_continued(tmp_path: Path, publish: Publish, turn: str, prompt: str) -> None:
     publish(architecture=ARCHITECTURE.model_copy(update={"vocabulary": [*VOCABULARY, *"<>/|{}"]}))
     (tmp_path / "tiny" / "chat.json").write_text(json.dumps({"turn": turn, "reply": ""}))
     with serving(Settings(models_dir=tmp_path)) as (_, peer):
-        reply = replied(peer, messages=PREFIX, on_unknown="error")
-        assert len(reply["choices"]) == 1
+        expected = completed(peer, prompt=prompt, stop="\n\n", on_unknown="error")["choices"][0]["text"]
+        assert replied(peer, messages=PREFIX, on_unknown="error")["choices"][0]["message"]["content"] == expected
 
 
-def test_a_chat_template_that_leaves_the_words_out_is_refused(tmp_path: Path, publish: Publish) -> None:
+@pytest.mark.parametrize("turn", ["5", "{words!r}", "{words:>30}", "{words:.1}", "{words[0]}", "{words}{words[0]}"])
+def test_a_chat_template_that_changes_the_words_or_leaves_them_out_is_refused(tmp_path: Path, publish: Publish, turn: str) -> None:
     publish()
-    (tmp_path / "tiny" / "chat.json").write_text('{"turn": "5"}')
+    (tmp_path / "tiny" / "chat.json").write_text(json.dumps({"turn": turn}))
     with serving(Settings(models_dir=tmp_path)) as (_, peer):
         assert "turn must contain {words}" in peer.get("/models").json()["refused"][0]
 
