@@ -9,10 +9,8 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from service.remote import ADDRESS, Receipt, RemoteServer, Unreachable, answers
-from service.settings import Settings
+from service.settings import settings_here
 from trainer.artifact import ArtifactError
 from trainer.program import program
 
@@ -39,8 +37,6 @@ def generate(arguments: Sequence[str]) -> int:
             receipt = _continue_remotely(options, content)
         else:
             receipt = _continue_here(options, fields)
-    except ValidationError as error:
-        return _fail("; ".join(f"SERVICE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()))
     except (Unreachable, ArtifactError, ValueError) as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of the output has closed it
@@ -61,14 +57,14 @@ def _continue_remotely(options: argparse.Namespace, content: str) -> Receipt:
 
 
 def _continue_here(options: argparse.Namespace, fields: dict[str, Any]) -> Receipt:
-    """Generates in this process. Raises ValueError, ArtifactError or ValidationError."""
+    """Generates in this process. Raises ValueError or ArtifactError."""
     if options.pace is not None and not 0.01 <= options.pace <= 1e6:
         raise ValueError(f"--pace is {options.pace:g}, expected 0.01 to 1,000,000")
     from service import models_folder
     from service.generation.backends import Unsupported
     from service.generation.generator import Generator
 
-    settings = Settings.model_validate({} if options.models_dir is None else {"models_dir": options.models_dir})
+    settings = settings_here(options.models_dir)
     try:
         path = models_folder.find_model(settings.models_dir, options.model, settings.default_model)
         generator = Generator.load(path, backend=settings.backend, slots=1)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import models_folder
-from service.included import default_models_dir
+from service.model_list import HELP_MODELS_DIR
+from service.settings import settings_here
 from trainer.artifact import ArtifactError
 from trainer.tokenizer import tokenizer_json
 
@@ -15,7 +16,8 @@ def export(arguments: Sequence[str]) -> int:
     """Writes the files. Returns 0, or 1 if that fails."""
     options = _options(arguments)
     try:
-        folder = models_folder.find_model(options.models_dir or default_models_dir(), options.model)
+        settings = settings_here(options.models_dir)
+        folder = models_folder.find_model(settings.models_dir, options.model, settings.default_model)
         version = models_folder.read_version(models_folder.candidates(folder)[0])
         if options.tokenizer:
             options.tokenizer.write_bytes(tokenizer_json(version.config.vocabulary))
@@ -48,7 +50,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--models-dir",
         type=Path,
         metavar="DIR",
-        help="folder of the published versions (default: ./models, or without that the included model)",
+        help=HELP_MODELS_DIR,
     )
     options = parser.parse_args(arguments)
     if not options.onnx and not options.tokenizer:

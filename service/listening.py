@@ -1,6 +1,7 @@
 """The sockets that a server listens on. They are bound before models are loaded, so that an address in use is reported at once."""
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -46,6 +47,14 @@ def listen(host: str, port: int, uds: Path | None = None) -> Listeners:
         raise CannotListen(
             f"cannot listen on {place}: {reason[:1].lower() if reason[1:2].islower() else reason[:1]}{reason[1:]}"
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address means this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service import models_folder
-from service.included import default_models_dir
+from service.settings import settings_here
 from trainer import artifact
 from trainer.artifact import ArtifactError
 
 HEADINGS = ("NAME", "VERSION", "OTHERS", "NETWORK", "PARAMETERS", "CHARACTERS", "SCORE", "CREATED")
+
+HELP_MODELS_DIR = "folder of the published versions (default: SERVICE_MODELS_DIR, or ./models, or without that the included model)"
 
 
 def print_models(arguments: Sequence[str]) -> int:
@@ -23,9 +25,14 @@ def print_models(arguments: Sequence[str]) -> int:
         "--models-dir",
         type=Path,
         metavar="DIR",
-        help="folder of the published versions (default: ./models, or without that the included model)",
+        help=HELP_MODELS_DIR,
     )
-    models_dir: Path = parser.parse_args(arguments).models_dir or default_models_dir()
+    given: Path | None = parser.parse_args(arguments).models_dir
+    try:
+        models_dir = settings_here(given).models_dir
+    except ValueError as error:
+        print(f"folio models: error: {error}", file=sys.stderr)
+        return 1
     folders, empty = models_folder.models(models_dir)
     rows: list[tuple[str, ...]] = [HEADINGS]
     faults = [empty] if empty else []

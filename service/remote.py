@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
+from service.listening import is_loopback
+
 ADDRESS = "http://127.0.0.1:8000"
 KEY = "FOLIO_API_KEY"  # the environment variable with the key for a server that requires one
 TRIES = 5  # to resume a stream, after 1/2, 1, 2 and 4 seconds
@@ -56,8 +58,9 @@ class RemoteServer:
             raise Unreachable(f"the variable {KEY} is not an API key: a key has no blanks, line breaks or non-ASCII characters")
         self._address = address.rstrip("/").removesuffix("/v1").rstrip("/")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        trust_env = not self._address.startswith("http://127.0.0.1")  # a proxy is not for this machine
         try:
+            # A proxy is not for this machine.
+            trust_env = not is_loopback(httpx.URL(self._address).host)
             self._client = httpx.Client(base_url=self._address, headers=headers, timeout=60, trust_env=trust_env)
         except httpx.InvalidURL as error:
             raise Unreachable(f"{self._address}: {error}") from error

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.fault_plan import PlanFile
 from service.included import default_models_dir
+from service.listening import is_loopback
 from trainer.program import program
 
 MIN_KEY = 16  # characters; also of a secret
@@ -272,7 +273,17 @@ class Settings(BaseSettings):
     @property
     def listens_on(self) -> str:
         """The address to listen on: `host`, but loopback without API keys unless `without_keys` is set."""
-        return self.host if self.keys or self.without_keys or _is_loopback(self.host) else "127.0.0.1"
+        return self.host if self.keys or self.without_keys or is_loopback(self.host) else "127.0.0.1"
+
+
+def settings_here(models_dir: Path | str | None) -> Settings:
+    """The settings of a server that is started here, with this models folder if one is given. Raises ValueError."""
+    try:
+        return Settings.model_validate({} if models_dir is None else {"models_dir": models_dir})
+    except ValidationError as error:
+        faults = [(fault["loc"], fault["msg"].removeprefix("Value error, ")) for fault in error.errors()]
+        said = [f"SERVICE_{str(place[0]).upper()}: {message}" if place else message for place, message in faults]
+        raise ValueError("; ".join(said)) from error
 
 
 def _check_key(key: str, place: str = "") -> None:
@@ -282,10 +293,3 @@ def _check_key(key: str, place: str = "") -> None:
 
 def _listed(given: str) -> list[str]:
     return [part for part in re.split(r"[\s,]+", given) if part]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

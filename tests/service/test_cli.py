@@ -72,12 +72,21 @@ def test_what_is_wrong_is_said(models: Path, client: httpx.Client, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_neither_a_proxy_nor_a_narrow_terminal_nor_a_wrong_variable_is_in_the_way(models: Path) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "LOCALHOST"])
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(client: httpx.Client, host: str) -> None:
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+    done = generate("a", "--url", f"http://{host}:{client.base_url.port}", NO_PROXY="", no_proxy="", **proxies)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_neither_a_narrow_terminal_nor_a_wrong_variable_is_in_the_way(models: Path) -> None:
     options = ["--models-dir", models, "--num-generate", 20]
-    assert generate("a", *options, HTTP_PROXY="http://127.0.0.1:9").returncode == 0
     assert generate("é語", *options, PYTHONIOENCODING="ascii").stdout.startswith("\\xe9\\u8a9e")
     done = generate("a", *options, SERVICE_PORT="99999999")
     assert (done.returncode, "SERVICE_PORT" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    done = generate("a", *options, SERVICE_API_KEYS="short")
+    assert (done.returncode, "at least 16 characters" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from service import folio, included
 from service.included import default_models_dir, included_models
 from service.models_folder import PINNED
 from service.settings import Settings
-from tests.support import Publish
+from tests.support import ARCHITECTURE, VOCABULARY, Publish
 from trainer import __version__
 from trainer.program import program
 
@@ -57,14 +57,33 @@ def test_every_command_has_a_help_under_its_own_name(command: str) -> None:
 
 
 def test_models_lists_the_version_that_is_served(publish: Publish, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("dao", "dao", "bard"):
+    for name in ("dao", "dao"):
         publish(name)
+    publish("bard", scores={"full_pass": 1.5, "cold_256": 1.6})
     (tmp_path / "dao" / PINNED).write_text("1")
     assert folio.run(["models", "--models-dir", str(tmp_path)]) == 0
     headings, bard, dao = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
-    assert headings[:3] == ["NAME", "VERSION", "OTHERS"]
-    assert bard[:3] == ["bard", "1", "-"]
-    assert dao[:3] == ["dao", "1", "2"]
+    assert headings == ["NAME", "VERSION", "OTHERS", "NETWORK", "PARAMETERS", "CHARACTERS", "SCORE", "CREATED"]
+    parameters, characters = f"{ARCHITECTURE.parameter_count:,}", str(len(VOCABULARY))
+    assert bard == ["bard", "1", "-", "gru", "1", "x", "24", parameters, characters, "1.6000", "2026-01-01"]
+    assert dao == ["dao", "1", "2", "gru", "1", "x", "24", parameters, characters, "-", "2026-01-01"]
+
+
+def test_models_and_export_obey_the_servers_variables(
+    publish: Publish, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dao", "bard"):
+        publish(name)
+    monkeypatch.setenv("SERVICE_MODELS_DIR", str(tmp_path))
+    monkeypatch.setenv("SERVICE_DEFAULT_MODEL", "dao")
+    assert folio.run(["models"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}:\n")
+    assert folio.run(["export", "--tokenizer", str(tmp_path / "tokenizer.json")]) == 0
+    assert str(tmp_path / "dao" / "1") in capsys.readouterr().out
+    monkeypatch.setenv("SERVICE_PORT", "99999999")
+    for command in (["models"], ["export", "--tokenizer", str(tmp_path / "tokenizer.json")]):
+        assert folio.run(command) == 1
+        assert "error: SERVICE_PORT: " in capsys.readouterr().err
 
 
 def test_models_that_cannot_be_listed_are_an_error(publish: Publish, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
