@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+PROBES = ("/healthz", "/health", "/ping", "/readyz", "/metrics")  # get no spans
 URLS = ("http.url", "http.target", "url.full", "url.query")  # in the old and the new convention
 
 
@@ -28,7 +29,7 @@ def trace(app: FastAPI) -> Callable[[], None]:
     FastAPIInstrumentor.instrument_app(
         app,
         tracer_provider=provider,
-        excluded_urls="healthz,readyz,metrics",
+        excluded_urls=",".join(f"{path}$" for path in PROBES),
         exclude_spans=["receive", "send"],  # otherwise each event of a stream is a span
         server_request_hook=_without_query,
     )

@@ -51,7 +51,8 @@ def test_a_request_is_one_span_of_the_callers_trace_and_none_is_lost_at_the_end(
     with serving(Settings(models_dir=tmp_path, tracing=True)) as (_, client):
         assert client.post("/generate", json={"start_string": "a", "num_generate": 5}, headers=headers).status_code == 200
         stream(client, start_string="a", num_generate=500)
-        client.get("/metrics")
+        for probe in ("/metrics", "/healthz", "/health", "/ping", "/readyz"):
+            assert client.get(probe).status_code == 200
     spans = [span for one in received for resource in one.resource_spans for scope in resource.scope_spans for span in scope.spans]
     assert [span.name for span in spans] == ["POST /generate", "POST /generate"], "no span an event, none of probes"
     assert spans[0].trace_id.hex() == TRACE
