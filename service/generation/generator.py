@@ -141,12 +141,12 @@ class Generator:
         prompt = Prompt(ids, scored=True)
         generation = Generation(prompt, 0, Sampling(), seed=0, top_logprobs=0)
         self._submit(generation)
-        while self.read(generation)[1] is None:
+        while self._read(generation)[1] is None:
             pass
         logprobs = concatenated(prompt.log_probabilities).chosen
         return Score(logprobs, -float(logprobs.mean(dtype=np.float64)))
 
-    def read(self, generation: Generation) -> tuple[Chunk, FinishReason | None]:
+    def _read(self, generation: Generation) -> tuple[Chunk, FinishReason | None]:
         """The next characters of one generation; the reason if they are the last. Advances all generations if necessary."""
         with self._lock:
             self._cancel_abandoned()
@@ -159,19 +159,19 @@ class Generator:
                 del self._arrived[generation]
             return chunk, reason
 
-    def cancel(self, generation: Generation) -> None:
+    def _cancel(self, generation: Generation) -> None:
         """Frees its slot. Does nothing if it has finished."""
         with self._lock:
             self._core.cancel(generation)
             self._arrived.pop(generation, None)
 
-    def abandon(self, generation: Generation) -> None:
+    def _abandon(self, generation: Generation) -> None:
         """Cancels it before the next step. The garbage collector may call this in the middle of one, in the same thread."""
         self._abandoned.append(generation)
 
     def _cancel_abandoned(self) -> None:
         while self._abandoned:
-            self.cancel(self._abandoned.popleft())
+            self._cancel(self._abandoned.popleft())
 
     def _submit(self, generation: Generation) -> None:
         with self._lock:
@@ -228,7 +228,7 @@ class TextStream:
 
     def __next__(self) -> str:
         while self.finish_reason is None:
-            chunk, self.finish_reason = self._generator.read(self._generation)
+            chunk, self.finish_reason = self._generator._read(self._generation)
             if chunk.characters:
                 self.num_generated += len(chunk.characters)
                 return self._vocabulary.decode(chunk.characters)
@@ -237,7 +237,7 @@ class TextStream:
     def close(self) -> None:
         """Ends the text where it is."""
         if self.finish_reason is None:
-            self._generator.cancel(self._generation)
+            self._generator._cancel(self._generation)
             self.finish_reason = "cancelled"
 
     def __enter__(self) -> Self:
@@ -248,7 +248,7 @@ class TextStream:
 
     def __del__(self) -> None:
         if self.finish_reason is None:
-            self._generator.abandon(self._generation)
+            self._generator._abandon(self._generation)
 
 
 def _read(path: Path) -> Version:

@@ -77,6 +77,17 @@ def test_the_resume_example_loses_and_repeats_nothing(address: str) -> None:
     assert text == generated(address, start_string="ROMEO: ", num_generate=300, seed=1, echo=False) + "\n"
 
 
+def test_python_without_a_server_writes_the_servers_text(address: str) -> None:
+    (code,) = blocks(SERVING, "python")
+    said = run("python", code)
+    assert said.startswith(generated(address, start_string="ROMEO:", temperature=0.7, num_generate=50, seed=1) + "\n")
+    part = generated(address, start_string="ROMEO:", stop=["\n\n"], seed=1, echo=False)
+    nats = httpx.post(f"{address}/score", json={"text": "To be, or not to be"}).json()["nats_per_character"]
+    _, ended, score = said.rpartition(f"{part} [stop, seed 1]\n")
+    assert ended
+    assert float(score) == pytest.approx(nats)
+
+
 def test_the_example_without_a_server(address: str) -> None:
     text = generated(address, start_string="ROMEO: ", temperature=0.8, num_generate=1000, seed=1)
     assert run_example("generate.py", address) == text + "\n"
