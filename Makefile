@@ -15,7 +15,7 @@ define install
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(2)))' || \
 		{ echo "This needs Python 3.11 to 3.$(2), and $(PYTHON) is $$($(PYTHON) --version). Name another one: make $(MAKECMDGOALS) PYTHON=python3.$(2)$(3)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
-		{ echo "$(PYTHON) cannot create virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+		{ echo "$(PYTHON) cannot create virtual environments. On Debian: apt-get install $(notdir $(PYTHON))-venv"; exit 1; }
 	@if [ -e $(BIN) ] && [ "$$($(BIN)/python -c '$(RELEASE)' 2>&1)" != "$$($(PYTHON) -c '$(RELEASE)')" ]; then \
 		echo "replacing .venv, which is of another Python"; rm -rf .venv; fi
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,7 @@ help: ## this list
 setup: .venv/ready .venv/kernel ## the virtual environment, locked dependencies and the project, in .venv
 
 .venv/ready: pyproject.toml requirements/dev.txt requirements/build.txt
+	$(HAS_TENSORFLOW)
 	$(call install,dev,13,$(NO_TENSORFLOW))
 	@touch .venv/serves .venv/trains
 
@@ -46,6 +47,7 @@ setup: .venv/ready .venv/kernel ## the virtual environment, locked dependencies 
 	$(call install,service,14)
 
 .venv/trains: pyproject.toml requirements/trainer.txt requirements/build.txt
+	$(HAS_TENSORFLOW)
 	$(call install,trainer,13,$(NO_TENSORFLOW))
 
 # The kernel, in C, beside its sources. Without a C compiler that works, one is downloaded for this alone. If that fails too, the
@@ -55,6 +57,8 @@ KERNEL := service/generation/kernel
 	@if $(BIN)/python $(KERNEL)/build.py --else-download requirements/compiler.txt; then touch $@; fi
 
 NO_TENSORFLOW := . TensorFlow has no release for newer ones. Serving works: make serve
+HAS_TENSORFLOW = @[ "$$(uname -sm)" != "Darwin x86_64" ] || \
+	{ echo "TensorFlow has no current release for Macs with Intel's processors. Serving works: make serve"; exit 1; }
 
 serve: .venv/serves .venv/kernel ## serve the models in models/ on http://127.0.0.1:8000
 	$(BIN)/python -m service
