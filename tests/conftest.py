@@ -1,6 +1,8 @@
 """Fixtures that every test may ask for."""
 
 import gc
+import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +13,23 @@ from tests.support import ARCHITECTURE, Publish
 from trainer.artifact import Architecture
 
 gc.disable()  # until all tests are imported: imports make many objects and no garbage
+for variable in [*os.environ]:  # of the developer's own servers and runs
+    if variable.startswith(("SERVICE_", "TRAINER_", "OTEL_")) or variable in ("FOLIO_API_KEY", "TF_CONFIG"):
+        del os.environ[variable]
 collect_ignore = ["clients"]  # `make clients` runs these, in environments of their own
 
 
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_a_gpu() -> Iterator[None]:
+    """Servers in this process run on the CPU. The tests of a GPU open one themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.generation.backends.has_device", lambda: False)
+        yield
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             ids = text.ids
         else:
             text, fraction = _read_own_corpus(versions, vocabulary, Path(folder), newlines)
-            ids, name = split(text.ids, fraction)[1], f"the last {fraction:.0%} of {corpus.SHAKESPEARE.name}"
+            ids, name = split(text.ids, fraction)[1], f"the last {100 * fraction:g} % of {corpus.SHAKESPEARE.name}"
         if len(ids) < 2:
             raise CorpusError(f"{name}: scoring needs at least two characters that the model knows")
         if text.converted:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 API = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "service" / "api").rglob("*.py")}
 
@@ -28,6 +30,30 @@ def floors(modules: Mapping[str, Path]) -> dict[str, int]:
         return 1 + max((floor(other) for other in imported(modules[name]) & modules.keys()), default=0)
 
     return {name: floor(name) for name in modules}
+
+
+LAYERS = ("service.app", "service.api", "service.registry", "service.generation", "trainer.artifact")  # as in docs/architecture.md
+
+
+def imports_of(package: str) -> dict[str, set[str]]:
+    """By module of the package, or for the module itself: what it imports."""
+    path = ROOT.joinpath(*package.split("."))
+    files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts): imported(file) for file in files}
+
+
+@pytest.mark.parametrize("layer", range(1, len(LAYERS)))
+def test_no_layer_imports_one_above_it(layer: int) -> None:
+    found = imports_of(LAYERS[layer])
+    assert found
+    for module, names in found.items():
+        for above in LAYERS[:layer]:
+            assert not [name for name in names if f"{name}.".startswith(f"{above}.")], module
+
+
+def test_four_files_of_the_trainer_import_the_service() -> None:
+    importing = {module for module, names in imports_of("trainer").items() if any(name.startswith("service") for name in names)}
+    assert importing == {f"trainer.{name}" for name in ("served", "sampling", "teachers", "scan_library")}
 
 
 def test_no_route_imports_a_middleware() -> None:

@@ -1,5 +1,6 @@
 """The server as it is started, in a thread, asked over a real socket."""
 
+import logging
 import select
 import socket
 import time
@@ -124,8 +125,11 @@ def test_asking_for_a_websocket_passes_by_nothing(tmp_path: Path, caplog: pytest
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Version": "13",
     }
+    caplog.set_level(logging.WARNING, "httpx")  # which runs in this process too
+    caplog.set_level(logging.INFO)
     with served(Settings.model_validate({"models_dir": tmp_path, "port": 0, "api_keys": "correct-horse-battery"})) as client:
         response = client.get("/generate?start_string=MYSECRET", headers=upgrade)
     assert response.status_code == 401
     assert response.json()["error"]["code"] == "missing_api_key"
+    assert "/generate" in caplog.text
     assert "MYSECRET" not in caplog.text

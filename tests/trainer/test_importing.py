@@ -38,14 +38,19 @@ def test_nothing_is_dropped_without_a_temporary_folder(
     assert capfdbinary.readouterr().err == NOTE
 
 
+def set_threads(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    """Sets or removes the variable. Removing an absent one would undo nothing at the end of the test."""
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+
+
 def test_the_shards_of_a_batch_share_the_cores_unless_a_variable_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "cores", lambda: 6)
     monkeypatch.setattr(scan_library, "find_library", object)
     cases = [(8, "bf16", None, "6"), (64, "bf16", None, "3"), (64, "f32", None, "6"), (64, "bf16", "5", "5")]
     for rows, precision, given, expected in cases:
-        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", given or "")
-        if given is None:
-            monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+        set_threads(monkeypatch, given)
         importing.configure_tensorflow(rows, precision)
         assert os.environ["TF_NUM_INTRAOP_THREADS"] == expected
 
@@ -53,6 +58,6 @@ def test_the_shards_of_a_batch_share_the_cores_unless_a_variable_sets_them(monke
 def test_a_batch_has_shards_where_the_recurrence_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "cores", lambda: 6)
     monkeypatch.setattr(scan_library, "find_library", lambda: None)
-    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    set_threads(monkeypatch, None)
     importing.configure_tensorflow(64, "f32")
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "3"

@@ -407,6 +407,7 @@ def test_evaluate_knows_what_a_model_of_the_reference_held_out(tmp_path: Path, c
     artifact.publish(tmp_path, config(shape, "plays", **fields), random_tensors(shape), {})
     assert main(["evaluate", "--model", str(tmp_path / "plays")]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["text"] == "the last 0.1 % of shakespeare.txt"
     assert found["characters"] == 1115
     assert found["full_pass"] > 1
 

@@ -1,10 +1,14 @@
 """The checks before a run."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from trainer.config import TrainingConfig
 from trainer.errors import CorpusError, TrainerError
-from trainer.preflight import check_length, check_memory, estimate_memory
+from trainer.preflight import check_disk, check_length, check_memory, estimate_memory
 
 
 def test_a_text_too_short_for_a_batch_is_refused_with_what_is_missing() -> None:
@@ -31,3 +35,21 @@ def test_memory_is_counted_for_what_a_large_vocabulary_takes() -> None:
     ):
         estimate = estimate_memory(TrainingConfig.model_validate(options), vocabulary) / 2**20
         assert 0.7 * peak < estimate < peak, options
+
+
+def test_a_run_that_does_not_fit_on_the_disk_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainingConfig(models_dir=tmp_path, units=100, epochs=3, averaging=0)
+    config.work_dir.mkdir(parents=True)
+    weights = 4 * config.architecture(list("ab")).parameter_count
+    needed = 2 * 3 * weights + 4 * weights  # the state and its successor, three checkpoints, the published version
+
+    def leave(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+    leave(needed)
+    check_disk(config, list("ab"))
+    leave(needed - 1)
+    with pytest.raises(TrainerError, match=r"3 checkpoints need 4 MiB, 4 MiB are free; free some space, or use fewer --epochs"):
+        check_disk(config, list("ab"))
+    (config.work_dir / "state.safetensors").write_bytes(b"0")
+    check_disk(config, list("ab"))

@@ -97,7 +97,7 @@ def test_scoring_ends_when_stop_is_set(library: Library | None) -> None:
         served_scores(SHAPE, random_tensors(SHAPE), IDS, library, stop)
 
 
-def test_a_library_that_cannot_be_built_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_library_cannot_be_built_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> Library:
         raise Unsupported("there is no C compiler")
 

@@ -86,12 +86,14 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
         step.make_optimizer(config.model_copy(update={"warmup": 0.99}), {"a": tf.Variable(tf.zeros(1))}, batches=batches)
 
 
-def test_averages_follow_the_weights() -> None:
-    _, weights, averages = losses(20, averaging=0.9)
+@pytest.mark.parametrize(("averaging", "decay"), [(0.05, 0.05), (0.9, 0.1)])  # at the first step at most a tenth
+def test_averages_follow_the_weights(averaging: float, decay: float) -> None:
+    _, weights, averages = losses(1, averaging=averaging, learning_rate=0.1)
     _, first, _ = losses(0)
     for name in weights:
-        assert not np.array_equal(averages[name], weights[name])
-        assert np.abs(averages[name] - weights[name]).max() < np.abs(first[name] - weights[name]).max()
+        expected = decay * first[name] + (1 - decay) * weights[name]
+        np.testing.assert_allclose(averages[name], expected, atol=1e-5, err_msg=name)
+        assert np.abs(weights[name] - first[name]).max() > 0.01
 
 
 def test_dropout_is_drawn_from_the_seed_and_the_batch_alone() -> None:
@@ -100,6 +102,34 @@ def test_dropout_is_drawn_from_the_seed_and_the_batch_alone() -> None:
     assert first[0] == again[0] != other[0]
     for name in first[1]:
         np.testing.assert_array_equal(first[1][name], again[1][name])
+
+
+@pytest.mark.parametrize("option", ["weight_drop", "output_dropout", "embedding_dropout"])
+def test_each_rate_of_dropout_acts(option: str) -> None:
+    rates: dict[str, Any] = {option: 0.4}
+    assert losses(2, **rates)[0][0] != losses(2)[0][0]
+
+
+def test_the_second_moment_decays_as_the_option_says() -> None:
+    """A gradient of 1 leaves 1 - beta_2 after one step."""
+    weights = {"a": tf.Variable(tf.zeros(1))}
+    optimizer = step.make_optimizer(TrainingConfig(**PLAIN | {"beta_2": 0.9}), weights, batches=1)
+    optimizer.apply([tf.constant([1.0])], list(weights.values()))
+    (velocity,) = [v.numpy() for v in optimizer.variables if "velocity" in v.path]
+    assert velocity == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "resolved"),
+    [("avx2 avx512_bf16", [], "bf16"), ("amx_bf16", [], "bf16"), ("avx2", [], "f32"), ("avx512_bf16", ["a GPU"], "f32")],
+)
+def test_auto_is_bf16_on_a_cpu_with_such_instructions(
+    monkeypatch: pytest.MonkeyPatch, flags: str, gpus: list[str], resolved: str
+) -> None:
+    monkeypatch.setattr("trainer.resources.cpu_flags", lambda: flags)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
+    assert step.resolve_precision("auto") == resolved
+    assert step.resolve_precision("bf16") == "bf16"
 
 
 def test_masks_leave_out_their_share_and_keep_the_mean() -> None:

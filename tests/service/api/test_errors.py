@@ -1,11 +1,13 @@
 """The errors of invalid requests."""
 
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support import wait_until
+from service.settings import Settings
+from tests.support import Publish, serving, wait_until
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,21 @@ def test_a_body_that_is_too_long_is_rejected_as_such(client: httpx.Client, decla
         "code": "body_too_long", "message": "the body is longer than this server's limit of 2,000,000 bytes",
         "type": "invalid_request_error", "param": None,
     }  # fmt: skip
+
+
+def test_the_limits_are_those_of_the_settings(tmp_path: Path, publish: Publish) -> None:
+    publish()
+    settings = Settings(models_dir=tmp_path, max_choices=2, max_score=10, max_start_string=5, max_num_generate=20)
+    completion = {"model": "tiny", "prompt": "a", "max_tokens": 1}
+    with serving(settings) as (_, client):
+        for path, body, code, param in (
+            ("/v1/completions", {**completion, "n": 2}, None, None),
+            ("/v1/completions", {**completion, "n": 3}, "too_many", "n"),
+            ("/score", {"text": "a" * 10}, None, None),
+            ("/score", {"text": "a" * 11}, "too_long", "text"),
+            ("/generate", {"start_string": "a" * 5, "num_generate": 20}, None, None),
+            ("/generate", {"start_string": "a" * 6, "num_generate": 20}, "too_long", "start_string"),
+            ("/generate", {"start_string": "a", "num_generate": 21}, "too_long", "num_generate"),
+        ):
+            error = client.post(path, json=body).json().get("error", {})
+            assert (error.get("code"), error.get("param")) == (code, param), body

@@ -220,7 +220,13 @@ def test_a_pace_and_a_latency_hold_together(client: httpx.Client) -> None:
 def test_a_delayed_request_holds_no_slot_and_leaves_no_trace(both: tuple[FastAPI, httpx.Client]) -> None:
     app, client = both
     engine = app.state.registry.get("tiny").engine
+
+    def generated() -> float:
+        return metric(client.get("/metrics").text, "folio_generation_tokens_total")
+
+    before = generated()
     with client.stream("POST", "/generate", json=TEXT | {"stream": True}, headers=by(ttft_ms=3_000_000)):
+        wait_until(lambda: generated() == before + TEXT["num_generate"])
         wait_until(lambda: engine.running == 0)
         assert app.state.weather.num_open == 1
     wait_until(lambda: app.state.weather.num_open == 0)
@@ -446,10 +452,15 @@ def test_an_official_client_retries_and_reports_what_it_should(client: httpx.Cli
         ) as one:
             return one.completions.create(model="tiny", **COMPLETION, stream=True)
 
+    def faults() -> float:
+        return metric(client.get("/metrics").text, "folio_planned_faults_total", kind="503")
+
     with pytest.raises(openai.RateLimitError, match="planned fault"):
         ask(0, errors=[{"status": 429, "retry_after": 0}])
+    before = faults()
     with pytest.raises(openai.InternalServerError):
         ask(1, errors=[{"status": 503, "retry_after": 0}])
+    assert faults() == before + 2
 
 
 def test_by_default_there_is_no_trace_of_it(tmp_path: Path, publish: Publish) -> None:
