@@ -15,6 +15,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.addresses import unmapped
+from service.http_parser import Parser
 from service.peer_reset import PeerReset
 
 LINGER_SECONDS = 1  # seconds for a client to read a refusal
@@ -79,6 +80,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, timeout: float, keep_alive: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.parser: Any = Parser(self)
         self.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # uvicorn declares whole seconds
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
@@ -142,6 +144,8 @@ class Connection(HttpToolsProtocol):
             self._start_timer()
 
     def on_headers_complete(self) -> None:
+        if self.parser.offers_upgrade:
+            return
         super().on_headers_complete()
         response: Any = self.cycle
         response.__class__ = Response  # uvicorn has no option for the class
@@ -154,6 +158,8 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.offers_upgrade:
+            return
         super().on_message_complete()
         self._arriving = False
         self._stop_timer()

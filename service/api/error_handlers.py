@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Mount
 
 from service.api.errors import OLLAMA, OPENAI, ApiError, StreamEnded, error_schemas, to_api_error
 from service.fault_plan import InvalidPlan
@@ -41,8 +41,12 @@ def _no_such_path(path: str) -> ApiError:
 
 
 def _no_such_method(request: Request) -> ApiError:
+    root = request.scope.get("app_root_path", request.scope.get("root_path", ""))  # a mount has changed the second one
+    scope = {**request.scope, "root_path": root}
+
     def serves(method: str) -> bool:
-        return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+        routes = [route for route in request.app.routes if method == "GET" or not isinstance(route, Mount)]  # mounts have files
+        return any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
 
     # The routes do not know HEAD: see `service.middleware.paths`.
     found = [("GET, HEAD" if method == "GET" else method) for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if serves(method)]

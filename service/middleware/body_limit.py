@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import ApiError
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # as zlib's wbits
+PIECE = 1024  # bytes decompressed at a time: what follows the end of a gzip member is copied
 ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
 
@@ -28,7 +29,8 @@ def _has_body(scope: Scope) -> bool:
 
 
 def _declared(scope: Scope) -> int:
-    return int(dict(scope["headers"]).get(b"content-length", b"0"))  # the server accepts digits only
+    length = dict(scope["headers"]).get(b"content-length", b"0")  # the server accepts digits only, and any number of zeros
+    return int(length.lstrip(b"0") or b"0")
 
 
 class BodyLimit:
@@ -101,18 +103,22 @@ class Incoming:
         return {**message, "body": data}
 
     def _decompress(self, data: bytes, *, last: bool) -> bytes:
-        found, room = b"", self._limit - self._decoded + 1
+        found, room = bytearray(), self._limit - self._decoded + 1
         try:
-            while data and len(found) < room:
-                if self._inflate.eof:  # a gzip body may consist of several members
-                    self._inflate = zlib.decompressobj(self._wbits)
-                found += self._inflate.decompress(data, room - len(found))
-                data = self._inflate.unused_data
+            for at in range(0, len(data), PIECE):
+                piece = data[at : at + PIECE]
+                while piece and len(found) < room:
+                    if self._inflate.eof and self._wbits == zlib.MAX_WBITS:
+                        raise _damaged("it continues after its end")
+                    if self._inflate.eof:  # a gzip body may consist of several members
+                        self._inflate = zlib.decompressobj(self._wbits)
+                    found += self._inflate.decompress(piece, room - len(found))
+                    piece = self._inflate.unused_data
         except zlib.error as error:
             raise _damaged(str(error)) from error
         if last and not self._inflate.eof and len(found) < room:
             raise _damaged("it is incomplete")
-        return found
+        return bytes(found)
 
     def _too_long(self) -> ApiError:
         return ApiError(413, "body_too_long", f"the body is longer than this server's limit of {self._limit:,} bytes")

@@ -109,6 +109,45 @@ def test_what_is_not_http_is_answered_in_the_shape_of_errors_and_the_connection_
     assert error == {"type": "invalid_request_error", "param": None}
 
 
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_another_protocol_is_ignored(
+    models: Path, caplog: pytest.LogCaptureFixture, pieces: int, chunked: bool
+) -> None:
+    """As Java's HttpClient and `curl --http2` make it with every request."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nHost:"
+    sent = post(BODY).replace(b"Host:", offer)
+    if chunked:
+        head, _, content = sent.partition(b"\r\n\r\n")
+        head = head.replace(b"Content-Length: %d" % len(content), b"Transfer-Encoding: chunked")
+        sent = head + b"\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+    size = len(sent) // pieces + 1
+    with ready(models) as (_, client), connected(client) as connection:
+        expected = client.post("/generate", json=BODY).json()["text"]
+        for request in (sent, sent + GET.replace(b"Host:", offer)):  # alone, and with another one behind it
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for at in range(0, len(request), size):
+                connection.sendall(request[at : at + size])
+            answer = read_answer(connection)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["text"] == expected
+        assert json.loads(read_answer(connection).partition(b"\r\n\r\n")[2]) == {"status": "ok"}
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_connect_is_refused(tmp_path: Path) -> None:
+    with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
+        connection.sendall(b"CONNECT example.org:443 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 4")
+
+
+def test_a_length_may_begin_with_any_number_of_zeros(models: Path) -> None:
+    request = post(BODY).replace(b"Content-Length: ", b"Content-Length: " + b"0" * 5000)
+    with ready(models) as (_, client), connected(client) as connection:
+        connection.sendall(request)
+        assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
 def test_what_is_not_http_behind_a_request_does_not_cut_its_answer(models: Path) -> None:
     with ready(models) as (_, client), connected(client) as connection:
         connection.sendall(post(BODY | {"stream": True, "pace": 1000}) + b"what now\r\n\r\n")

@@ -424,6 +424,8 @@ def test_head_is_answered_wherever_get_is(client: httpx.Client) -> None:
         ("DELETE", "/models", "GET, HEAD"),
         ("GET", "/score", "POST"),
         ("PUT", "/generate", "GET, HEAD, POST"),
+        ("POST", "/static-offline-docs/swagger-ui.css", "GET, HEAD"),
+        ("POST", "/static-offline-docs/generate", "GET, HEAD"),
     ):
         refused = client.request(method, path)
         assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
@@ -469,6 +471,9 @@ def test_what_a_compressed_body_holds_is_limited_too(client: httpx.Client) -> No
     halves = gzip.compress(b'{"start_string": "a", ') + gzip.compress(b'"num_generate": 3}')
     assert client.post("/generate", content=halves, headers=headers).status_code == 200, "a file may have several members"
     assert send(b"not gzip")[:2] == (422, "invalid_encoding")
+    assert send(gzip.compress(b"") * 50_000)[0] == 422, "the body is missing"
+    headers["Content-Encoding"] = "deflate"
+    assert send(zlib.compress(b"{}") * 2)[:2] == (422, "invalid_encoding")
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "é"])
