@@ -16,7 +16,7 @@ HELP_MODELS_DIR = "folder of the published versions (default: SERVICE_MODELS_DIR
 
 
 def print_models(arguments: Sequence[str]) -> int:
-    """Prints a table. Returns 0, or 1 if the folder holds no published version or a version cannot be served."""
+    """Prints a table. Returns 0, or 1 if the folder holds no published version or a version is not valid. Weights are not read."""
     parser = argparse.ArgumentParser(
         prog="folio models",
         description="List the models that `folio serve` would serve. SCORE: nats per character of held-out text (cold_256).",
@@ -55,6 +55,7 @@ def _row(folder: Path) -> tuple[str, ...]:
     """A row for HEADINGS. Raises ArtifactError, OSError or ValueError."""
     best = models_folder.candidates(folder)[0]
     config = artifact.read_config(best)
+    models_folder.check_place(best, config)
     others = [str(version) for version in artifact.versions(folder) if version != config.version]
     score = config.scores.cold_256
     return (

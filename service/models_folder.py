@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from service.chat import ChatTemplate
 from trainer import artifact
-from trainer.artifact import ArtifactError, Version
+from trainer.artifact import ArtifactError, Version, VersionConfig
 from trainer.vocabulary import Vocabulary
 
 PINNED = "PINNED"  # in a model's folder: the number of the version to serve instead of the newest
@@ -74,10 +74,15 @@ def read_chat_template(model: Path) -> ChatTemplate:
 def read_version(path: Path) -> Version:
     """Like `artifact.read`, but also raises ArtifactError if the folder does not have the version's own name and number."""
     version = artifact.read(path)
-    published = f"{version.config.name}/{version.config.version}"
+    check_place(path, version.config)
+    return version
+
+
+def check_place(path: Path, config: VersionConfig) -> None:
+    """Raises ArtifactError if the folder does not have the version's own name and number."""
+    published = f"{config.name}/{config.version}"
     if published != f"{path.parent.name}/{path.name}":
         raise ArtifactError(f"{path}: was published as {published}: copy it to a folder of that name")
-    return version
 
 
 def suggest_start_string(version: Path, vocabulary: Vocabulary) -> str:

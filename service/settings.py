@@ -86,8 +86,8 @@ class Settings(BaseSettings):
     )
     allowed_hosts: str = Field(
         "",
-        description="host names of a server without API keys, in addition to localhost and its address: example.org or "
-        "*.example.org, separated by commas or spaces; * for all",
+        description="host names of requests that are accepted, in addition to localhost and the server's address: example.org or "
+        "*.example.org, separated by commas or spaces; * for all, which is the default with API keys",
     )
     cors_origins: str = Field(
         "",

@@ -5,6 +5,7 @@ FastAPI documents them. Its dependency injection is bypassed, because it takes m
 
 import json
 from collections.abc import Awaitable, Callable
+from math import isinf
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from fastapi import Request, Response
@@ -17,7 +18,8 @@ from service.api.errors import ApiError
 
 JSON_TYPE = "application/json"
 
-# Pydantic creates one error per invalid field. Without a limit, a body full of invalid fields would take a second.
+# Pydantic creates one error per invalid field. Without a limit, a body full of invalid fields would take a second. For the same
+# reason each list of unlimited length has `fail_fast`.
 MAX_FIELDS = 1000  # per object
 MAX_PARTS = 50_000  # objects and lists per body
 MAX_DEPTH = 200  # of objects and lists in one another: an answer may repeat a field, and writing it recurses
@@ -88,12 +90,12 @@ async def _read(request: Request, *, any_type: bool) -> dict[str, Any]:
     if not is_json and (not any_type or "origin" in request.headers):
         raise ApiError(422, "invalid_value", f"the body is not declared as JSON: {send_json}", openais_code="invalid_type")
     try:
-        given = json.loads(content, parse_constant=_refuse)
+        given = json.loads(content, parse_constant=_refuse, parse_float=_finite)
     except json.JSONDecodeError as error:
         message = f"the body is not JSON: {error.msg} at character {error.pos}".replace(" at at ", " at ")
         raise ApiError(422, "invalid_json", message) from None
     except (ValueError, RecursionError):
-        message = "the body is not JSON in UTF-8, is nested too deeply, or has NaN, Infinity or a number with thousands of digits"
+        message = "the body is not JSON in UTF-8, is nested too deeply, or has NaN, Infinity or a number that is too large"
         raise ApiError(422, "invalid_json", message) from None
     if not isinstance(given, dict):
         message = "the body is JSON but not an object: send fields in braces"
@@ -104,6 +106,13 @@ async def _read(request: Request, *, any_type: bool) -> dict[str, Any]:
 def _refuse(constant: str) -> None:
     """Called by `json` for NaN and Infinity, which are not JSON."""
     raise ValueError(constant)
+
+
+def _finite(number: str) -> float:
+    """Called by `json` for each number with a fraction or an exponent."""
+    if isinf(value := float(number)):
+        raise ValueError(number)
+    return value
 
 
 def json_response(answer: BaseModel, *, exclude_none: bool = False) -> Response:

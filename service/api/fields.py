@@ -122,7 +122,7 @@ TextOr = Annotated[
 
 P = TypeVar("P")
 Joined = Annotated[
-    TextOr[list[P]],
+    TextOr[Annotated[list[P], Field(fail_fast=True)]],
     AfterValidator(lambda given: given if isinstance(given, str) else "".join(part.text for part in given)),
 ]
 """A text, or parts with a `text` each, which are joined."""

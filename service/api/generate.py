@@ -204,8 +204,6 @@ class Accepted:
         return self._event(data)
 
     def closing(self) -> bytes:
-        if self._completion.generation.output.finish_reason == "cancelled":
-            return b""
         return event(self._done().model_dump_json(exclude_none=True), "done", id=f"{self.position.prefix}{self._sent}-end")
 
     def failure(self, error: ApiError) -> bytes:

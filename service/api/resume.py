@@ -59,5 +59,5 @@ class EventId:
 
 def parameters_digest(model: Model, body: BaseModel) -> str:
     """A digest of everything that a text depends on, except the version and the seed."""
-    parameters = body.model_dump(mode="json", exclude={"seed", "stream", "pace"})
+    parameters = body.model_dump(exclude={"seed", "stream", "pace"})
     return hashlib.sha256(json.dumps([parameters, model.arithmetic]).encode()).hexdigest()[:12]

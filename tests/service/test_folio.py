@@ -1,5 +1,6 @@
 """The command folio: its help, its version, its list of models, and which code it runs."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_models_and_export_obey_the_servers_variables(
     for command in (["models"], ["export", "--tokenizer", str(tmp_path / "tokenizer.json")]):
         assert folio.run(command) == 1
         assert "error: SERVICE_PORT: " in capsys.readouterr().err
+
+
+def test_a_copy_under_another_name_is_not_listed(publish: Publish, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server refuses it."""
+    publish("bard")
+    shutil.copytree(tmp_path / "bard", tmp_path / "mine")
+    assert folio.run(["models", "--models-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "mine/1: was published as bard/1" in said.err
+    assert len(said.out.splitlines()) == 3
 
 
 def test_models_that_cannot_be_listed_are_an_error(publish: Publish, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ Block = Annotated[
 
 class InputMessage(RequestBody):
     role: Literal["user", "assistant", "system"]
-    content: Annotated[TextOr[list[Block]], only_types("blocks", *BLOCKS)] = Field(
+    content: Annotated[TextOr[Annotated[list[Block], Field(fail_fast=True)]], only_types("blocks", *BLOCKS)] = Field(
         description="A text, or blocks of the types text, tool_use, tool_result and thinking."
     )
 

@@ -1,5 +1,6 @@
 """/api/embed and its predecessor /api/embeddings: texts as vectors."""
 
+import asyncio
 import time
 from typing import Annotated
 
@@ -23,7 +24,7 @@ class EmbeddingFields(RequestBody):
     model: Name = None
     keep_alive: Unused = None
     options: Unused = None
-    truncate: Unused = None
+    truncate: bool | None = Field(None, description="Whether a text that is too long is cut at its end, which is the default.")
 
 
 class EmbedRequest(EmbeddingFields):
@@ -60,21 +61,30 @@ class EmbeddingsResponse(BaseModel):
 @router.post("/embed", response_model=EmbedResponse, responses=ERRORS)
 async def embed(request: Request, body: JsonBody[EmbedRequest]) -> Response:
     """Reads each text and returns the state of the network's last layer as a vector of length 1."""
-    vectors, job = await embed_texts(request, body.model, body.input, dimensions=body.dimensions)
+    texts = [_truncated(text, body, request) for text in body.input]
+    vectors, job = await embed_texts(request, body.model, texts, dimensions=body.dimensions)
     first, now = job.completions[0].generation, time.perf_counter()
-    return json_response(
-        EmbedResponse(
-            model=job.model.config.name,
-            embeddings=[vector.tolist() for vector in vectors],
-            total_duration=nanoseconds(now - first.arrived_at),
-            load_duration=nanoseconds(first.times(now).queue),
-            prompt_eval_count=job.num_prompt,
+
+    def answer() -> Response:
+        return json_response(
+            EmbedResponse(
+                model=job.model.config.name,
+                embeddings=[vector.tolist() for vector in vectors],
+                total_duration=nanoseconds(now - first.arrived_at),
+                load_duration=nanoseconds(first.times(now).queue),
+                prompt_eval_count=job.num_prompt,
+            )
         )
-    )
+
+    return await asyncio.to_thread(answer)  # as in service.api.openai.embeddings
 
 
 @router.post("/embeddings", response_model=EmbeddingsResponse, responses=ERRORS)
 async def embeddings(request: Request, body: JsonBody[EmbeddingsRequest]) -> Response:
     """Reads a text, as /api/embed does."""
-    (vector,), _ = await embed_texts(request, body.model, [body.prompt], field="prompt")
+    (vector,), _ = await embed_texts(request, body.model, [_truncated(body.prompt, body, request)], field="prompt")
     return json_response(EmbeddingsResponse(embedding=vector.tolist()))
+
+
+def _truncated(text: str, body: EmbeddingFields, request: Request) -> str:
+    return text if body.truncate is False else text[: request.app.state.settings.max_start_string]

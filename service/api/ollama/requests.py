@@ -92,7 +92,7 @@ Images = Annotated[None, BeforeValidator(_reject_images), Field(description="Not
 class OllamaInputMessage(RequestBody):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    tool_calls: list[OllamaMadeCall] = Field([])
+    tool_calls: list[OllamaMadeCall] = Field([], fail_fast=True)
     images: Images = None
     thinking: Unused = None
     tool_call_id: Unused = None

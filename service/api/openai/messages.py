@@ -36,7 +36,7 @@ class Message(RequestBody):
     content: Annotated[Joined[TextPart], only_types("parts", "text")] = ""
     name: str | None = Field(None, description="Name of the speaker. The model reads it instead of the role.")
     tool_call_id: Unused = None
-    tool_calls: list[MadeCall] = Field([])
+    tool_calls: list[MadeCall] = Field([], fail_fast=True)
     function_call: CalledFunction | None = None
     annotations: Annotated[Any, only([])] = None
     audio: Unsupported = None

@@ -104,7 +104,9 @@ class CommonFields(CompatibilityFields):
         """The field that the constraint comes from."""
         if self.response_format is not None and self.response_format.constraint is not None:
             return "response_format"
-        return "structured_outputs" if self.structured_outputs is not None else "guided_json"
+        if self.structured_outputs is not None:
+            return "structured_outputs"
+        return next((name for name in ("guided_regex", "guided_choice") if getattr(self, name) is not None), "guided_json")
 
     @property
     def usage(self) -> UsageChunks:

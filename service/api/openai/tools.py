@@ -77,7 +77,7 @@ class NamedFunction(RequestBody):
 
 class AllowedTools(RequestBody):
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedFunction], Field(min_length=1)]
+    tools: Annotated[list[NamedFunction], Field(min_length=1, fail_fast=True)]
 
 
 class AllowedToolsChoice(RequestBody):

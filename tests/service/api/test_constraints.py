@@ -365,6 +365,8 @@ worker.serve(worker.Connection(int(sys.argv[1])))
 def test_a_schema_in_a_string_that_is_nested_too_deeply_is_refused(client: httpx.Client) -> None:
     response = client.post("/v1/completions", json={"prompt": "R", "guided_json": "[" * 100_000})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "guided_json")
+    response = client.post("/v1/completions", json={"prompt": "R", "guided_regex": "(?=a)b"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "guided_regex")
 
 
 def test_characters_that_the_model_does_not_know_leave_a_prompt_of_one_character_as_the_input(client: httpx.Client) -> None:

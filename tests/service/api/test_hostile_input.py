@@ -11,6 +11,7 @@ import schemathesis
 from fastapi.exceptions import RequestValidationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -19,6 +20,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from service.api.anthropic.requests import MessageRequest
+from service.api.ollama.requests import OllamaChatRequest
+from service.api.openai.requests import ChatRequest, CompletionRequest
+from service.api.openai.responses.request import ResponsesRequest
+from service.api.tokenizer import DetokenizeRequest
 from service.app import create_app
 from service.settings import Settings
 from tests.support import Publish, serving
@@ -112,6 +118,49 @@ def test_any_fields_are_served_or_refused_with_the_field_named(client: httpx.Cli
         found = response.json()["error"]
         assert found.keys() == {"code", "message", "type", "param"}
         assert found["code"] == "body_too_long" or found["param"].partition(".")[0] in body, found
+
+
+ZEROS = [0] * 1000
+ALLOWED = {"type": "allowed_tools", "mode": "auto", "tools": ZEROS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChatRequest, {"messages": [{"role": "user", "content": ZEROS}]}),
+        (ChatRequest, {"messages": [{"role": "assistant", "tool_calls": ZEROS}]}),
+        (ChatRequest, {"messages": [], "tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}}),
+        (ResponsesRequest, {"input": [{"role": "user", "content": ZEROS}]}),
+        (ResponsesRequest, {"input": [{"type": "function_call_output", "call_id": "a", "output": ZEROS}]}),
+        (ResponsesRequest, {"input": "a", "tool_choice": ALLOWED}),
+        (MessageRequest, {"max_tokens": 1, "messages": [{"role": "user", "content": ZEROS}]}),
+        (MessageRequest, {"max_tokens": 1, "messages": [], "system": ZEROS}),
+        (OllamaChatRequest, {"messages": [{"role": "assistant", "tool_calls": ZEROS}]}),
+        (CompletionRequest, {"prompt": [0.5] * 1000}),
+        (CompletionRequest, {"prompt": [ZEROS, [0.5] * 1000]}),
+        (DetokenizeRequest, {"tokens": [0.5] * 1000}),
+    ],
+)
+def test_a_list_of_invalid_parts_has_one_error(kind: type[BaseModel], body: dict[str, Any]) -> None:
+    """An error for each would take seconds and gigabytes: a body may have a million parts."""
+    with pytest.raises(ValidationError) as raised:
+        kind.model_validate(body)
+    assert raised.value.error_count() <= 3
+
+
+def test_a_number_that_is_too_large_is_no_json(client: httpx.Client) -> None:
+    """It would be Infinity where an answer repeats the field."""
+    content = b'{"input": "a", "max_output_tokens": 1, "metadata": {"a": 1e999}}'
+    response = client.post("/v1/responses", content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_half_of_a_surrogate_pair_in_a_schema_is_no_fault_of_the_server(client: httpx.Client, streamed: bool) -> None:
+    schema = rb'{"type": "object", "properties": {"a\ud800": {}}}'
+    content = b'{"start_string": "a", "stream": %s, "json_schema": %s}' % (json.dumps(streamed).encode(), schema)
+    response = client.post("/generate", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code in (200, 422), response.text
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions", "/score", "/vectorize"])

@@ -221,6 +221,16 @@ def test_embeddings_are_those_of_openais_operation(client: httpx.Client) -> None
     assert len(short) == 2
 
 
+def test_a_text_to_embed_that_is_too_long_is_cut_unless_that_is_switched_off(client: httpx.Client) -> None:
+    kept, whole = "a" * 10_000, "a" * 10_000 + "b"
+    expected = client.post("/api/embed", json={"model": "tiny", "input": kept}).json()["embeddings"]
+    for truncate in ({}, {"truncate": True}):
+        assert client.post("/api/embed", json={"model": "tiny", "input": whole, **truncate}).json()["embeddings"] == expected
+    old = client.post("/api/embeddings", json={"model": "tiny", "prompt": whole}).json()
+    assert [old["embedding"]] == expected
+    assert client.post("/api/embed", json={"model": "tiny", "input": whole, "truncate": False}).status_code == 400
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_a_body_needs_no_content_type_but_from_a_web_page(client: httpx.Client, kind: str) -> None:
     content = json.dumps({"model": "tiny", "prompt": "a", "options": OPTIONS, "stream": False}).encode()

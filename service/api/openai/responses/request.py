@@ -66,7 +66,7 @@ OnlyFunctions = only_types("tools", "function")
 class AllowedChoice(RequestBody):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[Annotated[NamedTool, OnlyFunctions]], Field(min_length=1)]
+    tools: Annotated[list[Annotated[NamedTool, OnlyFunctions]], Field(min_length=1, fail_fast=True)]
 
     @property
     def chosen(self) -> ToolSelection:

@@ -1,5 +1,7 @@
 """/v1/responses: writes what the assistant says next, or the calls of tools that it makes. Nothing is stored."""
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept_chat, count_chat
@@ -42,8 +44,8 @@ async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Respons
         return EventStream(job, answer)
     with job:
         (chunk,) = await job.collect()
-        answer.chunk(0, chunk, ended=True)
-        return Response(answer.whole(), media_type=JSON_TYPE)
+        # Many log-probabilities take seconds to write. In a thread, they do not hold up the event loop.
+        return Response(await asyncio.to_thread(answer.whole, chunk), media_type=JSON_TYPE)
 
 
 @router.post("/responses/input_tokens", response_model=InputTokens, responses=error_responses(400, 404, 413, 415, 503))

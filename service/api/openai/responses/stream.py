@@ -59,8 +59,10 @@ class ResponsesStream:
         self.answer.status, self.answer.error = "failed", ResponseError(message=error.body.error.message)
         return self._written([self._lifecycle("failed")])
 
-    def whole(self) -> bytes:
-        """The answer as JSON. Lone surrogates in what it repeats of the request are escaped."""
+    def whole(self, chunk: Chunk) -> bytes:
+        """The answer with all its characters as JSON. Lone surrogates in what it repeats of the request are escaped."""
+        for _ in (*self._read(chunk), *self._end()):  # the events, which only a stream sends
+            pass
         return json.dumps(self.answer.model_dump(), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     def _read(self, chunk: Chunk) -> Iterator[Event]:
