@@ -52,6 +52,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.characters)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._ids.nbytes
+
     def look_up(self, text: str) -> NDArray[np.int32]:
         """The ids of `text`, shape [len(text)]. Unknown characters have the id -1."""
         ids: NDArray[np.int32] = self._ids[np.minimum(code_points(text), len(self._ids) - 1)]

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import Lock
 from time import monotonic
 from typing import Any, Literal
@@ -26,6 +28,12 @@ MAX_BYTES = 64_000_000  # of the cached automata
 MAX_WAIT = 30.0  # seconds that a constraint may have to wait for those before it
 RETRY = 60.0  # seconds until a constraint that took too long is tried again, because the machine may have been busy
 MAX_CACHED = 1_000  # automata, and refusals of constraints that took too long
+
+# Like `python -m` in the folder that holds the package, whatever the current folder is and holds.
+WORKER = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); "
+    "from service.generation.constraints.worker import main; main(int(sys.argv[1]))"
+)
 
 Kind = Literal["regex", "choices", "json_schema", "json_object", "tools"]
 
@@ -76,7 +84,12 @@ class Compiler:
 
     def cached(self, constraint: Constraint, vocabulary: Vocabulary) -> Constrained | None:
         """The compiled constraint, if it was compiled before. Raises UnsupportedConstraint if it took too long then."""
-        return _or_raise(self._cache.get(_key(_text(constraint), vocabulary)))
+        key = _key(_text(constraint), vocabulary)
+        found = _or_raise(self._cache.get(key))
+        if found is not None:
+            with suppress(KeyError):  # another thread has just removed it
+                self._cache.move_to_end(key)
+        return found
 
     def submit(self, constraint: Constraint, vocabulary: Vocabulary) -> Future[Constrained]:
         """As `compile`, in a thread that does nothing else. A constraint that still waits can be cancelled. Raises QueueFull."""
@@ -98,7 +111,7 @@ class Compiler:
                 try:
                     found = self._compile(text, vocabulary)
                 except TooSlow as error:
-                    self._remember(key, error)
+                    self._remember(key, TooSlow(str(error)))  # not the one that is raised: its traceback holds the constraint
                     raise
                 finally:
                     self._seconds += (monotonic() - began - self._seconds) / 4
@@ -144,7 +157,7 @@ class Compiler:
 
     def _start(self) -> Connection:
         self._connection, theirs = Pipe()
-        command = [sys.executable, "-m", "service.generation.constraints.worker", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-c", WORKER, str(theirs.fileno())]
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)  # noqa: S603 - our own code
         theirs.close()
         try:
@@ -170,7 +183,8 @@ def _key(text: str, vocabulary: Vocabulary) -> bytes:
 
 
 def _size(found: Constrained | TooSlow) -> int:
-    return found.automaton.next.nbytes if isinstance(found, Constrained) else 0
+    """Bytes. A vocabulary with an emoji takes half a megabyte."""
+    return found.automaton.next.nbytes + found.vocabulary.nbytes if isinstance(found, Constrained) else 0
 
 
 def _or_raise(found: Constrained | TooSlow | None) -> Constrained | None:

@@ -1,4 +1,4 @@
-"""The process that compiles constraints: python -m service.generation.constraints.worker FILE_DESCRIPTOR.
+"""The process that compiles constraints. `service.generation.constraints.compiler` starts it.
 
 It imports little, so that it starts quickly, and limits its own memory.
 """
@@ -7,7 +7,6 @@ import contextlib
 import json
 import resource
 import signal
-import sys
 import traceback
 from array import array
 from collections.abc import Sequence
@@ -181,7 +180,8 @@ def _limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
-if __name__ == "__main__":
+def main(file_descriptor: int) -> None:
+    """Serves the connection until its other end is closed."""
     _limit()
     with contextlib.suppress(EOFError):
-        serve(Connection(int(sys.argv[1])))
+        serve(Connection(file_descriptor))

@@ -11,6 +11,7 @@ import time
 import tracemalloc
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -254,6 +255,48 @@ def test_the_cache_is_limited_in_number_and_keeps_no_schemas(monkeypatch: pytest
         tracemalloc.stop()
     assert found.cached(Constraint("regex", "a"), vocabulary) is None
     found.close()
+
+
+def test_the_cache_keeps_no_schema_that_took_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "SECONDS", 0)
+    found, vocabulary = Compiler(), Vocabulary("ab")
+    tracemalloc.start()
+    try:
+        for i in range(2):
+            with pytest.raises(UnsupportedConstraint, match="simpler"):
+                found.compile(Constraint("json_schema", {"const": i, "description": "long" * 250_000}), vocabulary)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    found.close()
+
+
+def test_the_cache_drops_what_was_not_used_for_longest_and_counts_large_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "MAX_CACHED", 2)
+    found, vocabulary = Compiler(), Vocabulary("ab")
+    one, two, three = (Constraint("regex", text) for text in ("a", "b", "ab"))
+    for constraint in (one, two):
+        found.compile(constraint, vocabulary)
+    assert found.cached(one, vocabulary)
+    found.compile(three, vocabulary)
+    assert [found.cached(constraint, vocabulary) is not None for constraint in (one, two, three)] == [True, False, True]
+    monkeypatch.setattr(compiler, "MAX_BYTES", 6_000_000)
+    found.compile(Constraint("regex", "a\U0010fffd"), vocabulary)  # whose ids take 4 MB
+    found.compile(Constraint("regex", "b\U0010fffd"), vocabulary)
+    assert found.cached(Constraint("regex", "a\U0010fffd"), vocabulary) is None
+    found.close()
+
+
+@pytest.mark.slow
+def test_a_constraint_is_compiled_in_a_folder_with_a_package_named_service(tmp_path: Path) -> None:
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "__init__.py").write_text("raise RuntimeError('a package of the project')")
+    code = (
+        "from service.generation.constraints.compiler import Compiler, Constraint; from trainer.vocabulary import Vocabulary;"
+        "print(Compiler().compile(Constraint('regex', 'ab'), Vocabulary('ab')).shortest)"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "2\n"
 
 
 @pytest.mark.slow
