@@ -123,7 +123,7 @@ async def _on_model(request: Request, body: GenerateRequest, arrived_at: float, 
         prompt=Prompt(ids, initial_state=token.state),
         num_generate=body.num_generate,
         sampling=sampling,
-        history=history_of(model, sampling, ids, body.num_generate),
+        history=history_of(model, sampling, ids[len(token.ids) :], body.num_generate),  # not what an earlier request wrote
         seed=token.seed,
         stop=stop_ids(body.stop, vocabulary),
         top_logprobs=body.logprobs,
@@ -164,7 +164,8 @@ def _read(body: GenerateRequest, model: Model, settings: Settings, seed: int | N
     ids = np.concatenate([np.array(token.ids, np.int32), added])
     if not len(ids):
         raise invalid_field("start_string", "nothing is left of it without unknown characters")
-    check_length("state", len(ids), 2 * settings.max_start_string)  # a text that was cut while it was read holds the rest
+    # A text that was cut while it was read holds the rest, and one whose end was held back what it wrote.
+    check_length("state", len(ids), 2 * settings.max_start_string + settings.max_num_generate)
     return start_string, ids, token
 
 

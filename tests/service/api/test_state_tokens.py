@@ -95,6 +95,21 @@ def test_time_that_ends_the_reading_of_a_prompt_loses_nothing_of_it(replicas: li
     assert first["text"] + rest["text"] == whole
 
 
+def test_penalties_count_from_the_token_wherever_calls_are_cut(replicas: list[httpx.Client]) -> None:
+    first = generated(replicas[0], start_string="To be", num_generate=90, seed=3, return_state=True)
+    other = generated(replicas[1], start_string="To be", num_generate=90, seed=3, return_state=True)
+    body = {"num_generate": 100, "seed": 3, "repetition_penalty": 1.9}
+    one, two = (generated(replicas[0], state=answer["state"], **body)["text"] for answer in (first, other))
+    assert one == two
+
+
+def test_a_text_whose_end_was_held_back_continues(replicas: list[httpx.Client]) -> None:
+    """It might be the beginning of a stop string to its end, so the token holds all of it."""
+    body = {"start_string": "a", "num_generate": 25_000, "seed": 1, "allowed_characters": "a", "stop": "ab", "return_state": True}
+    state = generated(replicas[0], **body)["state"]
+    assert len(generated(replicas[1], state=state, num_generate=5)["text"]) == 5
+
+
 def test_a_stream_ends_with_a_token_and_continues_from_one(replicas: list[httpx.Client]) -> None:
     first = generated(replicas[0], start_string="a", seed=3, num_generate=40, return_state=True)
     *texts, done = stream(replicas[1], state=first["state"], num_generate=40, return_state=True)
