@@ -27,6 +27,7 @@ from service.generation.core import EngineCore
 from service.generation.output_queue import Chunk, FinishReason, concatenated
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import History, Sampling
+from service.generation.scheduler import Output
 from service.models_folder import candidates, read_version
 from trainer.artifact import CONFIG, ArtifactError, Version
 from trainer.vocabulary import Vocabulary
@@ -87,7 +88,7 @@ class Generator:
 
         Raises ArtifactError if there is no valid version, and Unsupported if the backend cannot run here.
         """
-        return cls(_read(Path(path)), backend=backend, slots=slots)
+        return cls(_read(Path(path).absolute()), backend=backend, slots=slots)
 
     @overload
     def generate(self, start: str, **options: Unpack[Options]) -> str: ...
@@ -141,8 +142,11 @@ class Generator:
         prompt = Prompt(ids, scored=True)
         generation = Generation(prompt, 0, Sampling(), seed=0, top_logprobs=0)
         self._submit(generation)
-        while self._read(generation)[1] is None:
-            pass
+        try:
+            while self._read(generation)[1] is None:
+                pass
+        finally:
+            self._cancel(generation)
         logprobs = concatenated(prompt.log_probabilities).chosen
         return Score(logprobs, -float(logprobs.mean(dtype=np.float64)))
 
@@ -152,12 +156,20 @@ class Generator:
             self._cancel_abandoned()
             arrived = self._arrived[generation]
             while not arrived:
-                for output in self._core.step()[0]:
+                for output in self._step():
                     self._arrived[output.generation].append((output.chunk, output.reason))
             chunk, reason = arrived.popleft()
             if reason is not None:
                 del self._arrived[generation]
             return chunk, reason
+
+    def _step(self) -> list[Output]:
+        try:
+            return self._core.step()[0]
+        except BaseException:  # Ctrl-C: the network may have gone further than the generations know
+            for generation, chunk, reason in self._core.remove_all():
+                self._arrived[generation].append((chunk, reason))
+            raise
 
     def _cancel(self, generation: Generation) -> None:
         """Frees its slot. Does nothing if it has finished."""
@@ -229,6 +241,8 @@ class TextStream:
     def __next__(self) -> str:
         while self.finish_reason is None:
             chunk, self.finish_reason = self._generator._read(self._generation)
+            if self.finish_reason == "error":
+                raise RuntimeError("the text was ended, because the generation was interrupted: another thread may have got Ctrl-C")
             if chunk.characters:
                 self.num_generated += len(chunk.characters)
                 return self._vocabulary.decode(chunk.characters)

@@ -1,6 +1,7 @@
 """The step in C (kernel/), called through ctypes, which releases the GIL during a call."""
 
 import ctypes
+import os
 from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_void_p
 from itertools import count, takewhile
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.generation.backend import Batch
 from service.generation.quantized import Kernel, QuantizedNetwork
-from service.generation.sampling import History, Sampling
+from service.generation.sampling import UNLIMITED, History, Sampling
 
 Floats = NDArray[np.float32]
 
@@ -109,12 +110,13 @@ class NativeNetwork:
     """An open network, closed when this object is deleted. Only one thread at a time may call it."""
 
     def __init__(self, library: Any, handle: int, network: QuantizedNetwork) -> None:
-        self._library, self._handle = library, handle
+        self._library, self._handle, self._process = library, handle, os.getpid()
         self._vocabulary, self._state_shape = network.vocabulary, network.state_shape
         self.threads = int(library.folio_threads(handle))
 
     def __del__(self) -> None:
-        self._library.folio_close(self._handle)
+        if os.getpid() == self._process:
+            self._library.folio_close(self._handle)
 
     def advance(self, states: Floats, batch: Batch, threads: int) -> tuple[NDArray[np.int32], Floats, Floats | None]:
         """Advances `states` [rows, vectors, units], the rows' states, in place. The batch's slots and starts are not used.
@@ -122,6 +124,8 @@ class NativeNetwork:
         Returns (chosen ids [steps, rows], snapshots [rows, vectors, units], logits [steps, rows, vocabulary] if they are needed for
         log-probabilities). A snapshot is undefined for a row without `snapshot_at`.
         """
+        if os.getpid() != self._process:  # a fork, which has no other thread
+            threads = 1
         steps, rows = batch.forced.shape
         types = (batch.inputs, np.int32), (batch.forced, np.int32), (batch.uniforms, np.float32)
         arrays = [np.ascontiguousarray(array, dtype) for array, dtype in types]
@@ -166,7 +170,7 @@ def row_table(batch: Batch, place: Place, place_constant: Place) -> NDArray[Any]
 
 
 def _fill(row: Row, sampling: Sampling, history: History | None, place: Place, place_constant: Place) -> None:
-    row.top_p, row.min_p, row.top_k = max(sampling.top_p, 1e-30), sampling.min_p, sampling.top_k or 0
+    row.top_p, row.min_p, row.top_k = sampling.f32_top_p, sampling.min_p, min(sampling.top_k or 0, UNLIMITED)
     bias = sampling.exclusive_bias
     row.bias = None if bias is None else place(bias)
     if history is not None and sampling.penalizes:

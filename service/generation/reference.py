@@ -96,7 +96,7 @@ def draw(logits: Floats, uniform: np.float32, sampling: Sampling, history: Histo
     allowed, logits = allowed_next(len(logits), sampling, history)[: len(logits)], adjust(logits, sampling, history)
     x = np.where(allowed, logits - logits[allowed].max(), f32(-1)) * f32(sampling.inverse_temperature)
     weights = np.where(allowed & (x >= SMALLEST), exp(x), f32(0))
-    if sampling.top_k is not None or sampling.top_p < 1 or sampling.min_p > 0:
+    if sampling.top_k is not None or sampling.f32_top_p < 1 or sampling.min_p > 0:
         weights = keep_likely(weights, sampling)
     return invert(weights, uniform)
 
@@ -151,10 +151,10 @@ def keep_likely(weights: Floats, sampling: Sampling) -> Floats:
     order = np.argsort(-weights, kind="stable")
     if sampling.top_k is not None:
         order = order[: sampling.top_k]
-    if sampling.top_p < 1:
+    if sampling.f32_top_p < 1:
         sums = np.cumsum(weights[order], dtype=f32)
         before = np.concatenate([np.zeros(1, f32), sums[:-1]])
-        order = order[before < sums[-1] * f32(max(sampling.top_p, 1e-30))]
+        order = order[before < sums[-1] * sampling.f32_top_p]
     if sampling.min_p > 0:
         order = order[weights[order] >= weights[order[0]] * f32(sampling.min_p)]
     kept = np.zeros_like(weights)

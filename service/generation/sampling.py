@@ -71,9 +71,14 @@ class Sampling:
         return 1 / min(max(self.temperature, 1e-30), 1e30)
 
     @cached_property
+    def f32_top_p(self) -> np.float32:
+        """top_p as backends compare it with 1, more than 0."""
+        return np.float32(max(self.top_p, 1e-30))
+
+    @cached_property
     def plain(self) -> bool:
         """Whether only the temperature changes the network's probabilities."""
-        excludes = self.allowed is not None or self.top_k is not None or self.top_p < 1 or self.min_p > 0
+        excludes = self.allowed is not None or self.top_k is not None or self.f32_top_p < 1 or self.min_p > 0
         return not excludes and self.bias is None and not self.needs_history
 
     @cached_property
@@ -111,4 +116,4 @@ class History:
         """The history of a row that has read a prompt [characters] and sampled nothing."""
         counts = np.zeros((2, vocabulary), np.int32)
         counts[0] = np.bincount(prompt, minlength=vocabulary)
-        return cls(counts, num_left=num_left)
+        return cls(counts, num_left=min(num_left, UNLIMITED))

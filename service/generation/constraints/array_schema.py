@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from service.generation.constraints.document import Place, Schema, at
@@ -85,7 +86,8 @@ class Array:
 
     def _unique(self, fewest: int, most: int) -> Node:
         """Items that cannot be equal: each position has its own values, lengths or numbers."""
-        schemas = [self._schema(i) for i in range(min(most, max(fewest, 3)))]
+        positions = (self._schema(i) for i in range(min(most, max(fewest, 3))))
+        schemas = list(takewhile(lambda schema: schema is not False, positions)) or [False]
         flats = [] if self.writer.attempt(schemas[-1], self.inside) is None else self.writer.branches.of(schemas[-1], self.inside)
         for slices in distinct(flats, len(schemas)):
             items = self._distinct_items(schemas, slices)

@@ -1,5 +1,8 @@
 """The Python API gives what the service gives, without one."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,3 +194,57 @@ def test_a_text_that_the_model_cannot_read_is_refused(generator: Generator) -> N
         generator.generate("")
     with pytest.raises(ValueError, match="cannot be scored"):
         generator.score("a")
+
+
+def test_a_limit_beyond_all_limits_is_no_limit(generator: Generator) -> None:
+    """C counts with 32 bits."""
+    with generator.stream("To be", regex="[a-z]{5}", num_generate=2**32 + 1, seed=1) as stream:
+        assert len("".join(stream)) == 5
+    one, other = (generator.generate("To be", top_k=top_k, num_generate=20, seed=1) for top_k in (2**32 + 1, None))
+    assert one == other
+
+
+def test_the_current_folder_can_be_loaded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(models / "tiny")
+    assert Generator.load(".", slots=1).version.config.version == Generator.load("2", slots=1).version.config.version == 2
+
+
+def test_texts_that_ctrl_c_interrupts_end_and_later_ones_are_whole(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal may come when the network is further than the text."""
+    expected = generator.generate("To be", num_generate=50, seed=1)
+    decode = generator.backend.decode
+
+    def interrupted(batch: Any) -> Any:
+        decode(batch)
+        raise KeyboardInterrupt
+
+    with generator.stream("To be", num_generate=10**9, seed=1) as one, generator.stream("Or", num_generate=10**9, seed=1) as other:
+        next(one)
+        with monkeypatch.context() as patch:
+            patch.setattr(generator.backend, "decode", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                "".join(one)
+        for stream in (one, other):
+            with pytest.raises(RuntimeError, match="interrupted"):
+                "".join(stream)
+        with monkeypatch.context() as patch:
+            patch.setattr(generator.backend, "decode", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                generator.score("To be")
+    assert generator.generate("To be", num_generate=50, seed=1) == expected
+    assert not generator._arrived
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_generates_the_same_text(models: Path) -> None:
+    """The threads of the kernel do not exist there."""
+    code = (
+        "import os, sys; from service.generation.generator import Generator;"
+        "generator = Generator.load(sys.argv[1]); print(repr(generator.generate('a', num_generate=500, seed=1)), flush=True);"
+        "child = os.fork() or print(repr(generator.generate('a', num_generate=500, seed=1)), flush=True);"
+        "child and os.waitpid(child, 0)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(models / "tiny")]
+    one, other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert one == other

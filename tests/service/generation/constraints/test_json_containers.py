@@ -229,6 +229,11 @@ def test_objects(schema: Any, matching: list[str], other: list[str]) -> None:
         ({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True}, ["[true]", "[true,false]"], ["[true,true]"]),
         ({"type": "array", "items": {"enum": [1, 2]}, "contains": ONE, "minContains": 0, "maxContains": 0}, ["[2]"], ["[1]"]),
         ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "minItems": 4}, [], ["[1,1,1,1]", "[1,2,3]"]),
+        (
+            {"type": "array", "prefixItems": [{"type": "integer"}] * 2, "items": False, "minItems": 2, "uniqueItems": True},
+            ["[1,12]"],
+            ["[1,1]", "[1]", "[1,12,23]"],
+        ),
         ({"type": "array", "items": {"type": "string"}, "uniqueItems": True, "minItems": 2}, [], ['["aaa","aaa"]', '["a"]']),
     ],
 )
