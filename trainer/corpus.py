@@ -6,7 +6,7 @@ The files are read twice, in blocks, into a memory-mapped array, so memory use d
 import codecs
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import IncrementalNewlineDecoder
 from pathlib import Path
@@ -78,39 +78,50 @@ def encode(
     UTF-8, has unknown characters that are an error, or has no known characters.
     """
     names, dtype, path = ", ".join(map(str, paths)), np.min_scalar_type(len(vocabulary) - 1), folder / "ids"
-    space = vocabulary.characters.index(" ") if on_unknown == "replace" and " " in vocabulary.characters else None
-    errors: list[tuple[int, str]] = []  # (position, character)
-    characters = written = unknown = converted = 0
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for block in _read_blocks(paths, newlines):
-            digest.update(block.data)
-            ids = vocabulary.look_up(block.text)
-            missing = np.flatnonzero(ids < 0)
-            if on_unknown == "skip":
-                ids = np.delete(ids, missing)
-            elif space is not None:
-                ids[missing] = space
-            else:
-                errors += [(characters + int(at), block.text[at]) for at in missing[: MAX_LISTED + 1]]
-            if len(errors) > MAX_LISTED:
-                break
-            file.write(ids.astype(dtype).tobytes())
-            characters, written = characters + len(block.text), written + len(ids)
-            unknown, converted = unknown + len(missing), converted + block.converted
-    if errors and on_unknown == "replace":
-        raise CorpusError(
-            f"{names}: --on-unknown replace needs a space in the model's vocabulary, and there is none; use --on-unknown skip"
-        )
-    if errors:
-        listed, more = UnknownCharacters(errors[:MAX_LISTED]), " and more" if len(errors) > MAX_LISTED else ""
-        raise CorpusError(f"{names}: {listed}{more}; --on-unknown skip drops them, replace reads spaces instead")
-    if sha256 not in (None, digest.hexdigest()):
-        raise CorpusError(f"{names}: changed while being read")
-    if not written:
-        problem = "none of its characters is in the model's vocabulary" if characters else "no text in it"
-        raise CorpusError(f"{names}: {problem}")
-    return Corpus(vocabulary, _map(path, dtype, written), digest.hexdigest(), converted, unknown)
+    with _removed_on_error(path):
+        space = vocabulary.characters.index(" ") if on_unknown == "replace" and " " in vocabulary.characters else None
+        errors: list[tuple[int, str]] = []  # (position, character)
+        characters = written = unknown = converted = 0
+        digest = hashlib.sha256()
+        with path.open("wb") as file:
+            for block in _read_blocks(paths, newlines):
+                digest.update(block.data)
+                ids = vocabulary.look_up(block.text)
+                missing = np.flatnonzero(ids < 0)
+                if on_unknown == "skip":
+                    ids = np.delete(ids, missing)
+                elif space is not None:
+                    ids[missing] = space
+                else:
+                    errors += [(characters + int(at), block.text[at]) for at in missing[: MAX_LISTED + 1]]
+                if len(errors) > MAX_LISTED:
+                    break
+                file.write(ids.astype(dtype).tobytes())
+                characters, written = characters + len(block.text), written + len(ids)
+                unknown, converted = unknown + len(missing), converted + block.converted
+        if errors and on_unknown == "replace":
+            raise CorpusError(
+                f"{names}: --on-unknown replace needs a space in the model's vocabulary, and there is none; use --on-unknown skip"
+            )
+        if errors:
+            listed, more = UnknownCharacters(errors[:MAX_LISTED]), " and more" if len(errors) > MAX_LISTED else ""
+            raise CorpusError(f"{names}: {listed}{more}; --on-unknown skip drops them, replace reads spaces instead")
+        if sha256 not in (None, digest.hexdigest()):
+            raise CorpusError(f"{names}: changed while being read")
+        if not written:
+            problem = "none of its characters is in the model's vocabulary" if characters else "no text in it"
+            raise CorpusError(f"{names}: {problem}")
+        return Corpus(vocabulary, _map(path, dtype, written), digest.hexdigest(), converted, unknown)
+
+
+@contextmanager
+def _removed_on_error(path: Path) -> Iterator[None]:
+    """A full disk stays full otherwise."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _map(path: Path, dtype: "np.dtype[Any]", length: int) -> NDArray[np.unsignedinteger]:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import subprocess
@@ -146,6 +147,23 @@ def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
         corpus.read([tmp_path / "pipe"], tmp_path)
     with pytest.raises(CorpusError, match=": is a directory"):
         corpus.read([tmp_path], tmp_path)
+
+
+def test_errors_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, folder = tmp_path / "text", tmp_path / "ids"
+    text.write_text("abc")
+    folder.mkdir()
+    with pytest.raises(CorpusError):
+        corpus.encode([text], Vocabulary("ab"), folder)
+    assert not list(folder.iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Vocabulary, "look_up", full)
+    with pytest.raises(OSError, match="space"):
+        corpus.encode([text], Vocabulary("abc"), folder)
+    assert not list(folder.iterdir())
 
 
 def test_ids_leave_nothing_behind(tmp_path: Path) -> None:
