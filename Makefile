@@ -66,7 +66,7 @@ serve: .venv/serves .venv/kernel ## serve the models in models/ on http://127.0.
 train: .venv/trains .venv/kernel ## train a model on a text and publish it: make train TEXT=my.txt NAME=mine
 	$(BIN)/python -m trainer $(if $(TEXT),--corpus "$(TEXT)") $(if $(NAME),--name "$(NAME)") $(TRAIN_FLAGS)
 
-# Two generations of students, each from what three teachers write (docs/distillation.md).
+# Three generations of students, each from what three teachers write (docs/distillation.md).
 # teacher-0 was trained in bfloat16, all others in float32: `--precision auto` chooses by the CPU. TRAIN_FLAGS
 # go to every new run. PUBLISHED: a folder, quoted.
 PUBLISHED := "$(or $(MODELS),dist/models)"
@@ -80,20 +80,22 @@ define train_once
 	set -x; $(BIN)/python -m trainer --models-dir $(PUBLISHED) --name $(1) "$$@"
 endef
 
-STUDENT := --epochs 10 --text-share 0.1 --teachers-at-a-time 3
+STUDENT := --text-share 0.1 --teachers-at-a-time 3
 
-model: .venv/trains .venv/kernel ## rebuild the included model and its teachers in MODELS (dist/models); about 5 hours on two cores
+model: .venv/trains .venv/kernel ## rebuild the included model and its teachers in MODELS (dist/models); about 7 hours on two cores
 	$(call train_once,teacher-0,--seed 0)
 	$(call train_once,first-half-1,--seed 1 --epochs 10 --weight-drop 0.1)
 	$(call train_once,first-half-2,--seed 2 --epochs 10 --weight-drop 0.1)
 	$(call train_once,teacher-1,--seed 11 --epochs 11 --init-from $(PUBLISHED)/first-half-1)
 	$(call train_once,teacher-2,--seed 12 --epochs 11 --init-from $(PUBLISHED)/first-half-2)
-	$(call train_once,first-student,$(STUDENT) --init-from $(PUBLISHED)/teacher-0 \
+	$(call train_once,first-student,$(STUDENT) --epochs 10 --init-from $(PUBLISHED)/teacher-0 \
 		--teacher $(addprefix $(PUBLISHED)/,teacher-0 teacher-1 teacher-2))
 	$(call train_once,teacher-3,--seed 3 --epochs 26 --patience 0)
 	$(call train_once,teacher-4,--seed 4 --epochs 26 --patience 0)
-	$(call train_once,shakespeare,$(STUDENT) --patience 0 --init-from $(PUBLISHED)/first-student \
+	$(call train_once,second-student,$(STUDENT) --epochs 10 --patience 0 --init-from $(PUBLISHED)/first-student \
 		--teacher $(addprefix $(PUBLISHED)/,first-student teacher-3 teacher-4))
+	$(call train_once,shakespeare,$(STUDENT) --epochs 40 --patience 0 --init-from $(PUBLISHED)/second-student \
+		--teacher $(addprefix $(PUBLISHED)/,second-student teacher-3 teacher-4))
 
 # Several files of tests at a time. More processes than that would need more memory than many machines have.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

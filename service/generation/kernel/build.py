@@ -55,7 +55,8 @@ def find_or_build() -> Path:
 
 
 def find() -> Path | None:
-    return next((place / file_name() for place in _places() if (place / file_name()).exists()), None)
+    files = (place / file_name() for place in _places())
+    return next((file for file in files if os.access(file, os.R_OK)), None)  # `exists` fails in a folder that cannot be read
 
 
 def file_name(machine: str | None = None) -> str:

@@ -157,3 +157,12 @@ def test_another_processor_computes_the_same_bits(package: Path, tmp_path: Path)
     assert sets[2] == {"portable, 1", "portable, 2"}, "it would stop at an instruction that it lacks"
     for name, digests in found[0].items():
         assert {digest for one in found for digest in one[name].values()} == {digests["portable, 1"]}, name
+
+
+def test_a_cache_that_cannot_be_read_holds_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreadable(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(building, "_places", lambda: [tmp_path])
+    monkeypatch.setattr(Path, "stat", unreadable)
+    assert building.find() is None
