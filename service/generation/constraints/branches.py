@@ -31,6 +31,8 @@ class Branches:
         self.validity = validity
         self.possible = possible
         self.unevaluated = any(keyword in part for part in subschemas(document.root) for keyword in UNEVALUATED)
+        # Draft 2019-09 has `unevaluatedItems` too, but items that match `contains` stay unevaluated there.
+        self.contains_evaluates = not (isinstance(document.root, dict) and "2019-09" in str(document.root.get("$schema")))
         self._supersets: dict[int, tuple[Schema, list[Flat]]] = {}  # by a schema's id; the schema is kept
 
     def of(self, schema: Schema, place: Place, given: list[Flat] | None = None, opened: tuple[str, ...] = ()) -> list[Flat]:
@@ -41,7 +43,7 @@ class Branches:
             return self._both(given, [Flat()] if schema else [])
         if rest := {one: schema[one] for one in UNEVALUATED if one in schema}:  # about what this schema alone has evaluated
             own = self.of({one: schema[one] for one in schema if one not in rest}, place, opened=opened)
-            return self._both(given, [closed(one, rest) for one in own])
+            return self._both(given, [closed(one, rest, self.contains_evaluates) for one in own])
         found = self._both(given, [own_keywords(schema, place.path)])
         if "$ref" in schema:
             found = self._referred(schema["$ref"], place, found, opened)
@@ -177,7 +179,7 @@ def preferred(options: list[Schema]) -> list[Schema]:
     return [one for one in options if one != plain] if plain in options and {"type": "number"} in options else options
 
 
-def closed(one: Flat, rest: Mapping[str, Schema]) -> Flat:
+def closed(one: Flat, rest: Mapping[str, Schema], contains_evaluates: bool) -> Flat:
     """With `unevaluatedProperties` and `unevaluatedItems`, which apply to what no part of the flat schema has evaluated."""
     objects, arrays = ([part for part in parts if ADDED not in part] for parts in (one.objects, one.arrays))
     if "unevaluatedProperties" in rest and not any("additionalProperties" in part for part in objects):
@@ -188,7 +190,9 @@ def closed(one: Flat, rest: Mapping[str, Schema]) -> Flat:
         one = replace(one, objects=(*one.objects, {**known, "additionalProperties": rest["unevaluatedProperties"]}))
     if "unevaluatedItems" in rest and not any(rest_of_items(part) in part for part in arrays):
         first = max((len(item_schemas(part)[0]) for part in arrays), default=0)
-        one = replace(one, arrays=(*one.arrays, {"prefixItems": [True] * first, "items": rest["unevaluatedItems"]}))
+        evaluated = [part["contains"] for part in arrays if "contains" in part and contains_evaluates]
+        items = {"anyOf": [*evaluated, rest["unevaluatedItems"]]} if evaluated else rest["unevaluatedItems"]
+        one = replace(one, arrays=(*one.arrays, {"prefixItems": [True] * first, "items": items}))
     return one
 
 
