@@ -5,8 +5,10 @@ import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 BACKLOG = 2048  # connections waiting to be accepted
 MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine lacks this address or its family
@@ -58,23 +60,36 @@ def is_loopback(host: str) -> bool:
 
 
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:
-    found = dict.fromkeys(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    dual_stack = host == "::" and socket.has_dualstack_ipv6()
+    while True:
+        sockets, error = _bind(addresses, dual_stack)
+        if error is None:
+            return sockets
+        for one in sockets:
+            one.close()
+        if port or not sockets or error.errno != errno.EADDRINUSE:
+            raise error
+        # A port that is free on the first address is in use on another one. Try the next free one.
+
+
+def _bind(addresses: Sequence[tuple[socket.AddressFamily, Any]], dual_stack: bool) -> tuple[list[socket.socket], OSError | None]:
+    """The sockets, and why some or all are missing. An address that the machine lacks may be missing."""
     sockets, missing = list[socket.socket](), list[OSError]()
-    for family, _, _, _, address in found:
-        if sockets and not port:  # the same free port for all addresses
-            address = (address[0], sockets[0].getsockname()[1], *address[2:])
-        dual_stack = host == "::" and socket.has_dualstack_ipv6()
+    for family, address in addresses:
+        port = sockets[0].getsockname()[1] if sockets and not address[1] else address[1]  # the same free port for all addresses
         try:
-            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual_stack))
+            bound = socket.create_server(
+                (address[0], port, *address[2:]), family=family, backlog=BACKLOG, dualstack_ipv6=dual_stack
+            )
         except OSError as error:
             missing.append(error)
             if error.errno not in MISSING:
-                break
-    if not sockets or (missing[-1:] and missing[-1].errno not in MISSING):
-        for one in sockets:
-            one.close()
-        raise missing[-1]
-    return sockets
+                return sockets, error
+        else:
+            sockets.append(bound)
+    return sockets, None if sockets else missing[-1]
 
 
 def _listen_unix(file: Path) -> Listeners:

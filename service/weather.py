@@ -87,10 +87,11 @@ class Weather:
 
     def used(self, model: str, limits: RateLimits) -> tuple[Counter[str], float]:
         """(What requests for a model have used of its rate limits, seconds until the next reset)."""
+        now = self.clock()
         since, used = self._used.get(model, (-inf, Counter[str]()))
-        if self.clock() - since >= limits.reset_seconds:
-            since, used = self._used[model] = self.clock(), Counter()
-        return used, since + limits.reset_seconds - self.clock()
+        if now - since >= limits.reset_seconds:
+            since, used = self._used[model] = now, Counter()
+        return used, since + limits.reset_seconds - now
 
 
 class RequestFaults:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.generation.constraints import compiler
 from tests import support
 from tests.support import ARCHITECTURE, Publish
 from trainer.artifact import Architecture
@@ -29,6 +30,16 @@ def without_a_gpu() -> Iterator[None]:
     """Servers in this process run on the CPU. The tests of a GPU open one themselves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.generation.backends.has_device", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def with_time_to_compile() -> Iterator[None]:
+    """Constraints may take long to compile, because the machine may be busy. Tests of the limit set one themselves."""
+    here = "import service.generation.constraints.worker as worker; worker.SECONDS = 600; worker.main("
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "SECONDS", 300.0)
+        patch.setattr(compiler, "WORKER", compiler.WORKER.partition("from ")[0] + here + compiler.WORKER.partition(" main(")[2])
         yield
 
 

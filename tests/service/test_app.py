@@ -24,6 +24,7 @@ def test_engines_are_waited_for_though_the_watcher_has_died(
     with serving(Settings(models_dir=tmp_path)) as (app, _):
         thread = app.state.registry.get(None).engine._thread
         assert thread.is_alive()
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -3,7 +3,6 @@
 import logging
 import select
 import socket
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -38,14 +37,14 @@ def telling_schemes(settings: Settings) -> Iterator[tuple[httpx.Client, Callable
 
 
 def test_a_client_cannot_choose_its_address_or_scheme(tmp_path: Path) -> None:
-    with telling_schemes(Settings(models_dir=tmp_path, port=0, rate_limit="2/hour")) as (client, scheme):
+    with telling_schemes(Settings(models_dir=tmp_path, port=0, rate_limit="2/day")) as (client, scheme):
         assert statuses(client, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [404, 404, 429]
         assert scheme() == "http"
 
 
 @pytest.mark.parametrize("trusted", ["127.0.0.1", "192.0.2.99, 127.0.0.0/8", "*"])
 def test_a_trusted_proxy_tells_the_clients_address_and_scheme(tmp_path: Path, trusted: str) -> None:
-    settings = Settings(models_dir=tmp_path, port=0, rate_limit="2/hour", trusted_proxies=trusted)
+    settings = Settings(models_dir=tmp_path, port=0, rate_limit="2/day", trusted_proxies=trusted)
     with telling_schemes(settings) as (client, scheme):
         first, second = "192.0.2.1", "192.0.2.2"
         assert statuses(client, first, first, second, first, second, second) == [404, 404, 404, 429, 404, 429]
@@ -53,27 +52,30 @@ def test_a_trusted_proxy_tells_the_clients_address_and_scheme(tmp_path: Path, tr
 
 
 def test_another_proxy_is_not_believed(tmp_path: Path) -> None:
-    with served(Settings(models_dir=tmp_path, port=0, rate_limit="2/hour", trusted_proxies="192.0.2.99")) as client:
+    with served(Settings(models_dir=tmp_path, port=0, rate_limit="2/day", trusted_proxies="192.0.2.99")) as client:
         assert statuses(client, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [404, 404, 429]
 
 
 @pytest.mark.parametrize("size", [3_000_000, 30_000_000])
-def test_a_refusal_is_read_by_a_client_that_sends_all_of_its_body_first(tmp_path: Path, size: int) -> None:
+def test_a_refusal_is_read_by_a_client_that_sends_all_of_its_body_first(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.connection.LINGER_SECONDS", 1000)  # a busy machine may need more than 1 to send so much
     with served(Settings(models_dir=tmp_path, port=0)) as client:
         request = urllib.request.Request(  # noqa: S310
             f"{client.base_url}/generate", b"x" * size, {"Content-Type": "application/json"}
         )
         with pytest.raises(urllib.error.HTTPError) as raised:
             urllib.request.urlopen(request)  # noqa: S310
-        assert raised.value.code == 413
-        assert b"body_too_long" in raised.value.read()
+        with raised.value as answer:
+            assert answer.code == 413
+            assert b"body_too_long" in answer.read()
 
 
 def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
-    """The same again and again, for ten seconds at most."""
+    """The same again and again, until the server closes the connection. A send that takes a minute fails the test."""
     connection.sendall(begun)
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
+    while True:
         connection.sendall(part)
 
 

@@ -108,13 +108,13 @@ def test_a_body_nobody_reads_is_not_waited_for(keyed: httpx.Client) -> None:
 
 def test_a_rate_holds_for_each_key_and_says_when_to_come_again(models: Path) -> None:
     keys = f"{KEY},{OTHER}"
-    settings = Settings.model_validate({"models_dir": models, "api_keys": keys, "rate_limit": "1000/second;3/hour"})
+    settings = Settings.model_validate({"models_dir": models, "api_keys": keys, "rate_limit": "1000/second;3/day"})
     with serving(settings) as (_, client):
         answers = [client.post("/generate", json=BODY, headers={"X-API-Key": KEY}) for _ in range(5)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
         assert answers[-1].json()["error"] == {
             "code": "rate_limited",
-            "message": f"the rate limit of 3 per 1 hour is exceeded; try again in {answers[-1].headers['retry-after']} s",
+            "message": f"the rate limit of 3 per 1 day is exceeded; try again in {answers[-1].headers['retry-after']} s",
             "type": "rate_limit_error",
             "param": None,
         }
@@ -125,7 +125,7 @@ def test_a_rate_holds_for_each_key_and_says_when_to_come_again(models: Path) -> 
 
 
 def test_a_wrong_key_uses_up_nobodys_rate(models: Path) -> None:
-    settings = Settings.model_validate({"models_dir": models, "api_keys": KEY, "rate_limit": "1/hour"})
+    settings = Settings.model_validate({"models_dir": models, "api_keys": KEY, "rate_limit": "1/day"})
     with serving(settings) as (_, client):
         for _ in range(3):
             assert client.get("/models", headers={"X-API-Key": "x"}).status_code == 401

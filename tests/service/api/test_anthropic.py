@@ -293,7 +293,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A server whose middlewares refuse much."""
     models: Path = tmp_path_factory.mktemp("models")
     publish(models)
-    settings = {"models_dir": models, "api_keys": KEY, "rate_limit": "5/hour", "max_body": 1000, "allowed_hosts": "folio.example"}
+    settings = {"models_dir": models, "api_keys": KEY, "rate_limit": "5/day", "max_body": 1000, "allowed_hosts": "folio.example"}
     with serving(Settings.model_validate(settings)) as (_, client):
         yield client
 
@@ -334,7 +334,7 @@ def test_a_full_queue_and_a_server_that_is_not_ready(client: httpx.Client, engin
         assert full.status_code == 429
         error(full, "rate_limit_error")
     wait_until(lambda: (engine.running, engine.waiting) == (0, 0))
-    with run_server(create_app(Settings(models_dir=tmp_path))) as address, httpx.Client(base_url=address) as empty:
+    with run_server(create_app(Settings(models_dir=tmp_path))) as address, httpx.Client(base_url=address, timeout=60) as empty:
         absent = post(empty)
         assert absent.status_code == 503
         error(absent, "overloaded_error")
@@ -349,7 +349,7 @@ def test_an_error_in_mid_stream_is_an_event(client: httpx.Client, monkeypatch: p
         return delta(self, **given)
 
     monkeypatch.setattr(MessageStream, "_delta", failing)
-    found = streamed(client, max_tokens=100_000, allowed_characters="ab")
+    found = streamed(client, max_tokens=ENDLESS["num_generate"], allowed_characters="ab")
     assert found[-1].name == "error"
     assert found[-1].data["error"] == {"type": "api_error", "message": "the server failed; the cause is in its log"}
     assert "message_stop" not in [event.name for event in found]

@@ -311,7 +311,7 @@ def test_beyond_the_queue_the_answer_is_429_with_retry_after(client: httpx.Clien
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_dropped_connection_frees_its_slot(client: httpx.Client, engine: Any, streamed: bool) -> None:
     body = ENDLESS | {"stream": streamed}
-    with httpx.Client(base_url=client.base_url) as leaving:
+    with httpx.Client(base_url=client.base_url, timeout=60) as leaving:
         if streamed:
             with leaving.stream("POST", "/generate", json=body) as response:
                 chunks = response.iter_bytes()  # held: httpx closes the connection of an iterator that nobody holds
@@ -328,14 +328,14 @@ def test_a_dropped_connections_slot_is_free_before_the_call_under_way_ends(
 ) -> None:
     gate = Gate(engine.backend, monkeypatch, permits=1)
     body = {"start_string": "a", "num_generate": 1000, "stream": True}
-    with httpx.Client(base_url=client.base_url) as leaving, leaving.stream("POST", "/generate", json=body) as response:
+    with httpx.Client(base_url=client.base_url, timeout=60) as leaving, leaving.stream("POST", "/generate", json=body) as response:
         chunks = response.iter_bytes()
         assert b"text" in next(chunks)
         wait_until(lambda: gate.arrived == 2)  # the second call is under way
     wait_until(lambda: engine.running == 0)
     gate.open()
-    assert client.post("/generate", json={"start_string": "a", "num_generate": 3}).status_code == 200
-    assert gate.arrived == 2 + 2  # a first character, and the other two
+    assert client.post("/generate", json={"start_string": "a", "num_generate": 1}).status_code == 200
+    assert gate.arrived == 2 + 1
 
 
 def test_a_stream_with_nothing_to_say_is_kept_alive(client: httpx.Client, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,7 +272,7 @@ def test_an_error_in_mid_stream_is_an_event_and_done_comes_last(
         return make(*given)
 
     monkeypatch.setattr(completions, "_choice", failing)
-    body: dict[str, Any] = {"model": "tiny", "prompt": "a", "max_tokens": 100_000, "stream": True}
+    body: dict[str, Any] = {"model": "tiny", "prompt": "a", "max_tokens": ENDLESS["num_generate"], "stream": True}
     with client.stream("POST", "/v1/completions", json=body) as response:
         first, *_, error, last = [line.removeprefix("data: ") for line in response.iter_lines() if line]
     assert json.loads(first)["choices"]

@@ -71,13 +71,11 @@ def test_a_slow_stream_is_no_faster_than_its_pace(client: httpx.Client) -> None:
 
 
 def test_the_engine_is_free_long_before_a_slow_stream_has_ended(client: httpx.Client, engine: Any) -> None:
-    with client.stream(
-        "POST", "/generate", json={"start_string": "a", "num_generate": 500, "stream": True, "pace": 100}
-    ) as response:
+    with client.stream("POST", "/generate", json={"start_string": "a", "num_generate": 500, "stream": True, "pace": 2}) as response:
         received = events(response.iter_raw())
         assert next(received).data["text"]
         wait_until(lambda: engine.running == 0)
-        assert sum(len(event.data["text"]) for _, event in zip(range(5), received, strict=False)) < 400
+        assert next(received).name == "message"
 
 
 def test_a_slow_stream_has_the_text_of_a_fast_one_and_so_has_a_whole_answer(client: httpx.Client) -> None:

@@ -501,7 +501,7 @@ def test_a_stream_that_fails_says_so(client: httpx.Client, peer: OpenAI, engine:
         return make(*given)
 
     monkeypatch.setattr(responses_stream, "token_logprobs", failing)
-    found = streamed(client, max_output_tokens=100_000, allowed_characters="abc")
+    found = streamed(client, max_output_tokens=ENDLESS["num_generate"], allowed_characters="abc")
     assert kinds(found) == ["created", "in_progress", "output_item.added", "content_part.added", "output_text.delta", "failed"]
     failed = found[-1]["response"]
     assert (failed["status"], failed["error"]["code"], failed["completed_at"]) == ("failed", "server_error", None)

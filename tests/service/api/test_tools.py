@@ -10,7 +10,9 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessage
 
+from service.api import pacing
 from service.settings import Settings
+from tests.service.api.test_pace import Clock
 from tests.support import Publish, serving
 
 WEATHER = {
@@ -87,7 +89,8 @@ def test_the_same_seed_gives_the_same_calls_with_the_same_ids(peer: OpenAI) -> N
     assert first != replied(peer, tool_choice="required", seed=10)
 
 
-def test_a_stream_holds_the_call_in_parts(peer: OpenAI) -> None:
+def test_a_stream_holds_the_call_in_parts(peer: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "asyncio", Clock(0))  # a late reader gets more at once
     whole = replied(peer, tool_choice="required", parallel_tool_calls=True, seed=4, extra_body={"pace": 500})
     options: Any = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "seed": 4, "extra_body": {"pace": 500}}
     with peer.chat.completions.stream(tool_choice="required", parallel_tool_calls=True, **options) as stream:

@@ -41,7 +41,7 @@ def with_plan(folder: Path, plan: dict[str, Any] | None = None, **settings: Any)
         settings["faults"] = folder / ".plan.json"
         settings["faults"].write_text(json.dumps(plan))
     with listening(Settings(models_dir=folder, port=0, shutdown_delay=0, **settings)) as (app, client):
-        wait_until(lambda: app.state.registry.loaded)
+        assert app.state.registry.wait_until_loaded(60)
         yield app, client
 
 
@@ -334,7 +334,7 @@ def test_an_endless_stall_ends_when_the_server_stops(tmp_path: Path, publish: Pu
     plan = {"breaks": [{"kind": "stall", "at": 5}]}
     with with_plan(tmp_path, plan, shutdown_grace=0.1) as (app, client), ThreadPoolExecutor() as beside:
         answer = beside.submit(received, client, "/generate", TEXT | {"stream": streamed}, {})
-        wait_until(lambda: num_stalled(client))
+        wait_until(lambda: num_stalled(client) and app.state.registry.get("tiny").engine.running == 0)
         app.state.registry.end("over")
         content, ended = answer.result(timeout=30)
     assert ended

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -287,6 +286,7 @@ def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pyt
             assert (engine.running, engine.waiting, engine.failed) == (0, 0, False)
             with pytest.raises(EngineStopped, match="has not returned"):
                 engine.submit(generation(20))
+            engine._tick = 60  # the last request may take its time
             gate.release(1_000_000)
             await asyncio.to_thread(wait_until, lambda: engine.hung is None)
             later = generation(30)
@@ -299,15 +299,17 @@ def test_a_call_that_does_not_return_ends_its_requests_until_it_does(caplog: pyt
 
 
 @pytest.mark.slow
-def test_the_time_in_which_a_machine_sleeps_is_not_a_calls() -> None:
+def test_the_time_in_which_a_machine_sleeps_is_not_a_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         gate, backend = threading.Semaphore(0), Counter(1)
         backend.gate = gate
-        async with running(backend, iteration_timeout=1.2) as engine:
+        async with running(backend, iteration_timeout=20) as engine:
             one = generation(0, num_generate=1)
             engine.submit(one)
             await asyncio.to_thread(backend.called.acquire)
-            time.sleep(1.5)  # noqa: ASYNC251 - nothing runs, as when the process is paused
+            loop = asyncio.get_running_loop()
+            now = loop.time
+            monkeypatch.setattr(loop, "time", lambda: now() + 30)  # nothing has run for that long
             for _ in range(10):
                 await asyncio.sleep(0)
             assert engine.hung is None
