@@ -141,7 +141,7 @@ def follow(
 
 def check_deaths(client: httpx.Client, *kills: Callable[[], None], passing: Collection[int] = ()) -> list[Followed]:
     """Streams that run while replicas are killed, one after the other: nothing is lost and nothing repeated."""
-    bodies = [BODY | {"num_generate": 2_000, "seed": seed} for seed in range(STREAMS)]
+    bodies = [BODY | {"num_generate": 20_000, "seed": seed} for seed in range(STREAMS)]
     whole = [client.post("/generate", json=body).json()["text"] for body in bodies]
     begun, hurry = threading.Semaphore(0), threading.Event()
     with ThreadPoolExecutor(STREAMS) as pool:

@@ -73,22 +73,19 @@ def test_a_stream_that_is_cut_is_gone_on_with_by_whichever_replica(balanced: Bal
 def test_when_a_replica_is_killed_its_streams_are_gone_on_with_and_its_other_requests_answered_by_the_other(
     tmp_path: Path,
 ) -> None:
-    body = BODY | {"num_generate": 100_000}
+    body = BODY | {"num_generate": 1000, "pace": 100}  # is generated at once, and answered ten seconds later
     with two_replicas(tmp_path) as balanced, ThreadPoolExecutor(1) as pool:
         whole = balanced.client.post("/generate", json=body).json()["text"]
         answers: list[Future[httpx.Response]] = []
-        busy: list[subprocess.Popen[bytes]] = []
-
-        def generating() -> list[subprocess.Popen[bytes]]:
-            busy[:] = [process for process, direct in balanced.replicas if running(direct)]
-            return busy
 
         def kill() -> None:
             """The one that generates an answer which is no stream."""
-            wait_until(lambda: not generating())  # of slow streams all is there, and is sent slowly
+            wait_until(lambda: not any(running(direct) for _, direct in balanced.replicas))  # of the streams all is generated
+            before = balanced.served()
             answers.append(pool.submit(balanced.client.post, "/generate", json=body))
-            wait_until(generating)
-            (process,) = busy
+            wait_until(lambda: balanced.served() != before)
+            ((started_at, _),) = balanced.served().items() - before.items()
+            (process,) = (process for process, direct in balanced.replicas if started(direct.get("/metrics").text) == started_at)
             process.kill()
             process.wait()
 

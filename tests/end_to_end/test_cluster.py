@@ -87,6 +87,9 @@ class Cluster(NamedTuple):
         """Requests that have a slot, of each."""
         return [metric(exposition, "folio_num_requests_running") for exposition in self.expositions().values()]
 
+    def waiting(self) -> list[float]:
+        return [metric(exposition, "folio_num_requests_waiting") for exposition in self.expositions().values()]
+
     def full(self) -> bool:
         """Neither has a slot or a place in its queue left."""
         return all(
@@ -230,7 +233,7 @@ def test_what_does_not_fit_is_429_with_retry_after_and_the_rest_is_served(cluste
         assert (response.status_code, response.json()["error"]["code"]) == (429, "queue_full")
     for response in flood + refused:
         assert response.status_code == 200 or int(response.headers["Retry-After"]) >= 1
-    wait_until(lambda: cluster.running() == [0, 0])
+    wait_until(lambda: cluster.running() == cluster.waiting() == [0, 0])
     all_serve(cluster.served, lambda: ask(None).raise_for_status())
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from tests.end_to_end.processes import ROOT, reads_proc, service
 from tests.support import Publish, metric, wait_until
 from trainer import artifact
 
-PATIENCE = 1.0  # --request-timeout, in seconds
 BODY: dict[str, Any] = {"start_string": "a", "num_generate": 50, "seed": 1}
 ENDLESS = b'{"start_string": "a", "num_generate": 1000000000, "stream": true, "logprobs": 5}'
 HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ENDLESS)
@@ -38,15 +37,27 @@ while True:
 Process = subprocess.Popen[bytes]
 
 
+@contextmanager
+def endless(models: Path, *options: object) -> Iterator[tuple[Process, httpx.Client]]:
+    """A service with few slots that lets a stream be endless."""
+    many = str(10**10)
+    limits = ("--max-num-generate", many, "--max-logprobs", many)
+    with service("--models-dir", models, "--slots", 4, "--watch", 0.05, *limits, *options) as both:
+        yield both
+
+
 @pytest.fixture
 def served(tmp_path: Path, publish: Publish) -> Iterator[tuple[Process, httpx.Client]]:
-    """A service with few slots that lets a stream be endless and gives no client much time."""
     publish()
-    many = str(10**10)
-    with service(
-        *("--models-dir", tmp_path, "--slots", 4, "--watch", 0.05, "--request-timeout", PATIENCE),
-        *("--max-num-generate", many, "--max-logprobs", many),
-    ) as both:
+    with endless(tmp_path) as both:
+        yield both
+
+
+@pytest.fixture
+def impatient(tmp_path: Path, publish: Publish) -> Iterator[tuple[Process, httpx.Client]]:
+    """A service that gives a client one second to send a request or to read something."""
+    publish()
+    with endless(tmp_path, "--request-timeout", 1) as both:
         yield both
 
 
@@ -60,6 +71,11 @@ def busy(client: httpx.Client) -> float:
     """Requests that have a slot or wait for one."""
     exposition = client.get("/metrics").text
     return metric(exposition, "folio_num_requests_running") + metric(exposition, "folio_num_requests_waiting")
+
+
+def ended(client: httpx.Client) -> float:
+    """Requests that have ended, however."""
+    return metric(client.get("/metrics").text, "folio_request_success_total")
 
 
 def descriptors(process: Process) -> int:
@@ -84,8 +100,8 @@ def test_clients_that_vanish_leave_nothing_behind(served: tuple[Process, httpx.C
     assert client.post("/generate", json=BODY).json()["text"] == before
 
 
-def test_requests_that_do_not_arrive_are_closed_and_others_answered(served: tuple[Process, httpx.Client]) -> None:
-    _, client = served
+def test_requests_that_do_not_arrive_are_closed_and_others_answered(impatient: tuple[Process, httpx.Client]) -> None:
+    _, client = impatient
     stalled = [connect(client, sent) for sent in (b"", HEAD[:20], HEAD + ENDLESS[:20])]
     assert client.post("/generate", json=BODY).status_code == 200
     for connection in stalled:
@@ -94,8 +110,8 @@ def test_requests_that_do_not_arrive_are_closed_and_others_answered(served: tupl
     assert client.post("/generate", json=BODY).status_code == 200
 
 
-def test_a_kept_connection_with_nothing_but_an_empty_line_is_closed(served: tuple[Process, httpx.Client]) -> None:
-    _, client = served
+def test_a_kept_connection_with_nothing_but_an_empty_line_is_closed(impatient: tuple[Process, httpx.Client]) -> None:
+    _, client = impatient
     with connect(client, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
         received = b""
         while not received.endswith(b'{"status":"ok"}'):  # head and body come as one packet or as two
@@ -106,9 +122,9 @@ def test_a_kept_connection_with_nothing_but_an_empty_line_is_closed(served: tupl
         assert connection.recv(1000) == b""
 
 
-def test_half_a_request_behind_a_stream_does_not_cut_it_and_is_closed_after_it(served: tuple[Process, httpx.Client]) -> None:
+def test_half_a_request_behind_a_stream_does_not_cut_it_and_is_closed_after_it(impatient: tuple[Process, httpx.Client]) -> None:
     """The next request's body does not come; the stream takes some three times as long as a request may take to arrive."""
-    _, client = served
+    _, client = impatient
     body = b'{"start_string": "a", "num_generate": 60, "pace": 20, "stream": true}'
     head = HEAD.replace(b"Length: %d" % len(ENDLESS), b"Length: %d" % len(body))
     with connect(client, head + body + HEAD) as connection:
@@ -121,13 +137,12 @@ def test_half_a_request_behind_a_stream_does_not_cut_it_and_is_closed_after_it(s
 
 @reads_proc
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system can't tell that nothing is read")
-def test_a_reader_that_reads_nothing_is_cut_and_frees_everything(served: tuple[Process, httpx.Client]) -> None:
+def test_a_reader_that_reads_nothing_is_cut_and_frees_everything(impatient: tuple[Process, httpx.Client]) -> None:
     """The answer is longer than all buffers between, so that it would never end."""
-    process, client = served
-    assert busy(client) == 0
-    files = descriptors(process)
+    process, client = impatient
+    before, files = ended(client), descriptors(process)
     with connect(client, HEAD + ENDLESS):
-        wait_until(lambda: busy(client) == 1)
+        wait_until(lambda: ended(client) > before)
         wait_until(lambda: busy(client) == 0)
         wait_until(lambda: descriptors(process) <= files)
     assert client.post("/generate", json=BODY).status_code == 200

@@ -2,7 +2,6 @@
 as they were recorded, each with what its tool needs of the answer.
 """
 
-import csv
 import json
 import subprocess
 import sys
@@ -20,6 +19,25 @@ CONTINUOUS = USAGE | {"continuous_usage_stats": True}
 RUN = "rstuvwxyz !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz !$&',-.3:;?ABCDEFGHIJKLMNO"
 WORDS = "? ? m? Finish medical want almost away u"
 IDS = [30, 27, 25, 17, 27, 10, 0, 27, 6, 1, 57, 46, 43, 1, 42, 53, 58, 46]
+
+
+UNTIL_ALL = """
+import sys
+import gevent
+from locust import events
+sys.path.insert(0, {examples!r})
+from locustfile import Reader
+
+waited_for = {names!r}
+
+@events.init.add_listener
+def stop_once_all_were_asked(environment, **_):
+    @environment.events.request.add_listener
+    def asked(name, **_):
+        waited_for.discard(name)
+        if not waited_for:
+            gevent.spawn(environment.runner.quit)
+"""
 
 
 def said(content: Any) -> list[dict[str, Any]]:
@@ -108,15 +126,14 @@ def test_what_tools_look_for_before_they_begin(client: httpx.Client) -> None:
 
 
 def test_locust_runs_its_example_without_a_failure(client: httpx.Client, tmp_path: Path) -> None:
+    names = {"/generate", "/generate streamed", "/v1/completions", "/v1/chat/completions"}
+    (tmp_path / "until_all.py").write_text(UNTIL_ALL.format(examples=str(ROOT / "examples"), names=names))
     command = [
-        *(sys.executable, "-m", "locust", "--headless", "-f", str(ROOT / "examples" / "locustfile.py"), "-u", "4", "-r", "4"),
-        *("-t", "3s", "--host", str(client.base_url).rstrip("/"), "--only-summary", "--csv", str(tmp_path / "found")),
+        *(sys.executable, "-m", "locust", "--headless", "-f", str(tmp_path / "until_all.py"), "-u", "4", "-r", "4"),
+        *("-t", "100s", "--host", str(client.base_url).rstrip("/"), "--json"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    with (tmp_path / "found_stats.csv").open() as file:
-        rows = {row["Name"]: row for row in csv.DictReader(file)}
-    assert {name for name, row in rows.items() if int(row["Request Count"])} >= {
-        "/generate", "/generate streamed", "/v1/completions", "/v1/chat/completions",
-    }  # fmt: skip
-    assert rows["Aggregated"]["Failure Count"] == "0"
+    rows = json.loads(done.stdout)
+    assert {row["name"] for row in rows if row["num_requests"]} == names
+    assert [row["num_failures"] for row in rows] == [0] * 4

@@ -28,7 +28,7 @@ from service.generation.backends import open_backend
 from service.settings import Settings
 from tests.end_to_end.processes import free_port, service
 from tests.sse import events
-from tests.support import VOCABULARY, Publish, publish, run_server, serving, wait_until
+from tests.support import VOCABULARY, Gate, Publish, publish, run_server, serving, wait_until
 from trainer.artifact import Architecture
 
 TIMEOUT = 60_000  # milliseconds for what a test waits for
@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(models: Path) -> Iterator[tuple[FastAPI, httpx.Client]]:
-    settings = Settings(models_dir=models, default_model="tiny", slots=2, queue_limit=2, max_num_generate=1_000_000)
+    settings = Settings(models_dir=models, default_model="tiny", slots=2, queue_limit=2, max_num_generate=10**9)
     with serving(settings) as both:
         yield both
 
@@ -128,6 +128,17 @@ def press(page: Page, button: str) -> None:
 
 def status(page: Page) -> Locator:
     return page.get_by_role("status")
+
+
+def record_statuses(page: Page) -> None:
+    page.evaluate(
+        "new MutationObserver(() => (globalThis.said ??= []).push(document.getElementById('status').textContent))"
+        ".observe(document.getElementById('status'), { childList: true, characterData: true, subtree: true })"
+    )
+
+
+def recorded_statuses(page: Page) -> list[str]:
+    return list(page.evaluate("globalThis.said"))
 
 
 def generate(page: Page, **fields: object) -> None:
@@ -195,8 +206,13 @@ def test_the_start_string_looks_unlike_its_continuation(page: Page) -> None:
     assert slant != other_slant  # not by colour alone
 
 
-def test_measurements_and_the_servers_receipt_are_shown(page: Page) -> None:
-    generate(page, start_string="Romeo", num_generate=100_000)  # a busy browser gets a short text in one read, which has no rate
+def test_measurements_and_the_servers_receipt_are_shown(page: Page, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(engine.backend, monkeypatch, permits=4)
+    fill(page, start_string="Romeo", num_generate=100_000)
+    press(page, "Generate")
+    wait_for_text(page, 1)  # a text that arrives in one read has no rate
+    gate.open()
+    expect(status(page)).to_contain_text("requested length reached")
     assert page.locator("#count").text_content() == "100,000"
     assert re.fullmatch(r"[\d,]+", page.locator("#speed").text_content() or "")
     assert re.fullmatch(r"[\d,.]+ ms", page.locator("#ttft").text_content() or "")
@@ -220,7 +236,8 @@ def test_a_random_seed_is_shown_and_can_be_kept(page: Page, client: httpx.Client
 
 
 def test_stopping_frees_the_slot_at_once_and_keeps_the_text(page: Page, client: httpx.Client, engine: Any) -> None:
-    fill(page, start_string="a", seed=4, num_generate=1_000_000)
+    at_pace(page, 50)
+    fill(page, start_string="a", seed=4, num_generate=10**9)  # which takes hours
     press(page, "Generate")
     wait_for_text(page, 1)
     assert engine.running == 1
@@ -233,7 +250,7 @@ def test_stopping_frees_the_slot_at_once_and_keeps_the_text(page: Page, client: 
 
 
 def test_a_stopped_text_continues_where_it_stopped(page: Page, client: httpx.Client) -> None:
-    at_pace(page, 20)
+    at_pace(page, 2)
     fill(page, start_string="a", seed=4, num_generate=500)
     press(page, "Generate")
     wait_for_text(page, 1)
@@ -350,7 +367,7 @@ def test_tinting_afterwards_repeats_the_request_and_changes_no_character(page: P
 
 
 def test_a_stopped_text_can_be_tinted_and_continued(page: Page, client: httpx.Client) -> None:
-    at_pace(page, 20)
+    at_pace(page, 2)
     fill(page, **BODY)
     press(page, "Generate")
     wait_for_text(page, 1)
@@ -378,8 +395,8 @@ def test_pointing_at_a_character_shows_its_alternatives(page: Page, client: http
     for index in (0, 17, unlikely):
         characters_of(page).nth(index).hover()
         expect(card).to_be_visible()
-        assert card.locator(".alternative").all_text_contents() == columns(entries[index])
-        assert card.locator(".sampled").all_text_contents() == [column(entries[index])]
+        expect(card.locator(".alternative")).to_have_text(columns(entries[index]))
+        expect(card.locator(".sampled")).to_have_text([column(entries[index])])
     page.keyboard.press("Escape")
     expect(card).to_be_hidden()
     characters_of(page).nth(3).hover()
@@ -536,9 +553,11 @@ def test_unknown_allowed_characters_are_marked_and_can_be_removed(page: Page) ->
 def test_a_rejected_field_is_marked_and_the_text_stays(page: Page) -> None:
     generate(page, start_string="Romeo", num_generate=20)
     before = text(page)
-    fill(page, num_generate=2_000_000)
+    fill(page, num_generate=2 * 10**9)
     press(page, "Generate")
-    expect(page.get_by_role("alert")).to_contain_text("num_generate: 2,000,000 characters exceed this server's limit of 1,000,000")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "num_generate: 2,000,000,000 characters exceed this server's limit of 1,000,000,000"
+    )
     expect(page.get_by_label("Characters", exact=True)).to_have_attribute("aria-invalid", "true")
     assert text(page) == before
     generate(page, num_generate=20)
@@ -582,8 +601,8 @@ class Proxy:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._port))
             with self._lock:
+                far = socket.create_connection(("127.0.0.1", self._port))
                 self._open |= {near, far}
             threading.Thread(target=self._pass, args=(near, far, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(far, near, True), daemon=True).start()
@@ -624,6 +643,7 @@ def test_a_lost_connection_is_resumed_with_nothing_lost_or_repeated(browser: Bro
             sent: list[str | None] = []
             page.on("request", lambda one: sent.append(one.headers.get("last-event-id")) if "/generate" in one.url else None)
             proxy.events = 1
+            at_pace(page, 100)  # the first event has one character
             fill(page, **body)
             press(page, "Generate")
             # When a connection fails, a browser discards what the page has not read. So each is cut after its event is shown.
@@ -631,6 +651,7 @@ def test_a_lost_connection_is_resumed_with_nothing_lost_or_repeated(browser: Bro
             shown = page.evaluate("document.querySelector('.continuation').textContent.length")
             proxy.cut(events=1)
             wait_for_text(page, shown + 1)
+            page.unroute("**/generate")
             proxy.cut()
             expect(status(page)).to_contain_text("requested length reached")
             assert sent[0] is None
@@ -674,11 +695,12 @@ def test_a_stopped_server_is_reported_and_its_successor_resumes(
         fill(page, **body)
         press(page, "Generate")
         wait_for_text(page, 20)
+        record_statuses(page)
         process.send_signal(ending)
-        expect(status(page)).to_contain_text("Retrying")
         process.wait(timeout=60)
         alert = page.get_by_role("alert")
         expect(alert).to_contain_text("The text was interrupted.")
+        assert any("Retrying" in one for one in recorded_statuses(page))
         expect(alert).to_contain_text("The text so far is kept")
         kept = text(page)
         assert 20 < len(kept) < len(body["start_string"]) + body["num_generate"]
@@ -696,7 +718,7 @@ def test_a_page_waits_for_the_models(browser: Browser, tmp_path: Path, publish: 
     loaded = threading.Event()
 
     def slowly(*arguments: Any, **options: Any) -> Any:
-        assert loaded.wait(60)
+        assert loaded.wait(600)
         return open_backend(*arguments, **options)
 
     monkeypatch.setattr("service.app.open_backend", slowly)
@@ -801,7 +823,8 @@ def test_a_request_without_a_key_waits_for_one(browser: Browser, address: str, k
         give(page, KEY)
         expect(status(page)).to_contain_text("requested length reached")
         assert text(page) == whole(keyed, **BODY)
-        assert len(page.locator("#ttft").text_content() or "") < len("100,000 ms")  # the key's time is not the server's
+        shown = (page.locator("#ttft").text_content() or "").removesuffix(" ms").replace(",", "")
+        assert 0 < float(shown) < 1e8, "the key's time is not the server's"
 
 
 def test_a_key_lasts_until_its_tab_is_closed_or_it_is_removed(browser: Browser, address: str) -> None:
@@ -951,12 +974,9 @@ def test_a_models_facts_and_loss_curve_are_shown(page: Page) -> None:
 
 def test_every_control_has_a_name_and_nothing_is_read_out_character_by_character(page: Page) -> None:
     page.get_by_label("Tint by probability").check()
-    page.evaluate(
-        "new MutationObserver(() => (globalThis.said ??= []).push(document.getElementById('status').textContent))"
-        ".observe(document.getElementById('status'), { childList: true, characterData: true, subtree: true })"
-    )
+    record_statuses(page)
     generate(page, start_string="Romeo", num_generate=500)
-    assert set(page.evaluate("globalThis.said")) == {"Generating…", "500 characters: requested length reached."}
+    assert set(recorded_statuses(page)) == {"Generating…", "500 characters: requested length reached."}
     assert page.locator("#text").evaluate("text => text.closest('[aria-live], [role=status], [role=alert], [role=log]')") is None
     nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     controls = {
@@ -1020,7 +1040,7 @@ def test_nothing_blinks_with_reduced_motion(browser: Browser, client: httpx.Clie
     for motion, animation in (("no-preference", "blink"), ("reduce", "none")):
         with opened(browser, str(client.base_url), reduced_motion=motion) as page:
             at_pace(page, 50)
-            fill(page, start_string="a", num_generate=1000)
+            fill(page, start_string="a", num_generate=100_000)
             press(page, "Generate")
             wait_for_text(page, 1)
             assert page.evaluate(caret) == animation

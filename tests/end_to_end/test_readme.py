@@ -73,7 +73,7 @@ def test_the_stream_example(address: str) -> None:
 
 def test_the_resume_example_loses_and_repeats_nothing(address: str) -> None:
     first_line, text = run_example("resume.py", address).split("\n", 1)
-    assert re.fullmatch(r"[1-9]\d* characters, then [1-9]\d*:", first_line)
+    assert re.fullmatch(r"[1-9]\d* characters, then \d+:", first_line)  # the second event may hold all the rest
     assert text == generated(address, start_string="ROMEO: ", num_generate=300, seed=1, echo=False) + "\n"
 
 
@@ -82,7 +82,7 @@ def test_python_without_a_server_writes_the_servers_text(address: str) -> None:
     said = run("python", code)
     assert said.startswith(generated(address, start_string="ROMEO:", temperature=0.7, num_generate=50, seed=1) + "\n")
     part = generated(address, start_string="ROMEO:", stop=["\n\n"], seed=1, echo=False)
-    nats = httpx.post(f"{address}/score", json={"text": "To be, or not to be"}).json()["nats_per_character"]
+    nats = httpx.post(f"{address}/score", json={"text": "To be, or not to be"}, timeout=60).json()["nats_per_character"]
     _, ended, score = said.rpartition(f"{part} [stop, seed 1]\n")
     assert ended
     assert float(score) == pytest.approx(nats)
@@ -120,6 +120,7 @@ def run_in_browser(code: str, address: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"])
         page = browser.new_page()
+        page.set_default_timeout(60_000)
         page.goto(f"{address}/healthz")
         page.evaluate(f"async () => {{ document.body.textContent = ''; {code.replace(ADDRESS, address)} }}")
         page.wait_for_function("document.body.textContent.length === 500", timeout=60_000)

@@ -36,8 +36,12 @@ CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=
 
 
 def answers(port: int, path: str) -> bool:
+    return succeeds(CLIENT, f"http://127.0.0.1:{port}{path}")
+
+
+def succeeds(client: httpx.Client, url: str) -> bool:
     try:
-        return CLIENT.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+        return client.get(url).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -127,7 +131,7 @@ def test_a_unix_socket_is_removed_when_the_server_is_told_to_stop(tmp_path: Path
             wait_until(file.exists)
             if ready:
                 with httpx.Client(transport=httpx.HTTPTransport(uds=str(file)), timeout=60) as client:
-                    wait_until(lambda: client.get("http://folio/readyz").status_code == 200)
+                    wait_until(lambda: succeeds(client, "http://folio/readyz"))
             process.terminate()
             said = process.communicate(timeout=60)[1]
         assert (process.returncode, file.exists()) == (0, False), said

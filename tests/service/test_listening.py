@@ -57,7 +57,7 @@ def test_one_address_of_ipv6_is_that_alone_and_a_name_all_it_stands_for() -> Non
 
 @has_ipv6
 def test_a_free_port_is_free_on_all_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    bind, ports = socket.create_server, []
+    bind, ports = socket.create_server, list[int]()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as another_server:
         taken = port_of(another_server)
 
