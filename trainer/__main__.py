@@ -27,8 +27,8 @@ from trainer.evaluate import evaluate
 from trainer.importing import configure_tensorflow, importing_tensorflow
 from trainer.options import (
     Options,
+    check_combination,
     check_not_interrupted,
-    check_teaching,
     describe_resume,
     read_options,
     resume_options,
@@ -87,14 +87,15 @@ def _train(arguments: Sequence[str]) -> None:
         saved, init = None if options.fresh else checkpoints.load_state(config.work_dir), None
         progress = saved.progress if saved else None
         # A supervisor may pass --resume to the workers of a cluster before anything is saved.
-        if options.resume and (saved or worker.world_size == 1):
+        begins = worker.world_size > 1 and not saved and not checkpoints.has_finished(config.work_dir)
+        if options.resume and not begins:
             options = resume_options(options, progress)
         else:
             check_not_interrupted(config, progress)
             if config.init_from is not None:
                 init = artifact.read(artifact.find(config.init_from))
                 options = take_architecture(options, init)
-        check_teaching(options)
+        check_combination(options)
         _run(options, folder, worker, saved, init)
 
 

@@ -35,7 +35,8 @@ GATES = {"gru": 3, "lstm": 4}  # columns of a kernel per unit: GRU z r h, LSTM i
 # them reject a config.json with absurd sizes quickly. MAX_LAYERS also keeps the draws of a batch apart (see trainer.dropout).
 MAX_LAYERS, MAX_UNITS = 1000, 1_000_000
 
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Tensors = Mapping[str, NDArray[np.float32]]
 

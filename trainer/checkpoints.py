@@ -63,6 +63,11 @@ def delete_state(folder: Path) -> None:
     (folder / STATE).unlink(missing_ok=True)
 
 
+def has_finished(folder: Path) -> bool:
+    """Whether the last run in `folder` has published. A run saves its state before its first checkpoint."""
+    return not (folder / STATE).exists() and any(folder.glob("ckpt_*.safetensors"))
+
+
 def path(folder: Path, epoch: int) -> Path:
     return folder / f"ckpt_{epoch}.safetensors"
 

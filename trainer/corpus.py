@@ -156,7 +156,7 @@ def _read_blocks(paths: Sequence[Path], newlines: Newlines) -> Iterator[Block]:
             if path.is_dir():
                 raise CorpusError(f"{path}: is a directory")
             if path.exists() and not path.is_file():
-                raise CorpusError(f"{path}: is not a regular file; the text is read twice, so save it to a file first")
+                raise CorpusError(f"{path}: is not a regular file; save the text to a file first")
             with path.open("rb") as file:
                 yield from _decode_blocks(path, file, newlines)
         except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import artifact, checkpoints
-from trainer.artifact import Version
+from trainer.artifact import MODEL_NAME, Version
 from trainer.config import TrainingConfig, recipe_values
 from trainer.errors import RunConflict
 from trainer.program import program
@@ -63,14 +63,19 @@ def resume_options(options: Options, progress: dict[str, Any] | None) -> Options
                 f"--{option.replace('_', '-')}: the interrupted run was started with {started[option]}; remove this option, "
                 "or start again with --fresh"
             )
+    done = progress["epoch"] - 1
+    if config.epochs < done and "epochs" in given:
+        raise RunConflict(f"--epochs: the interrupted run has finished {done} epochs; give that number or more")
     if given.get("teacher") and not started["teacher"]:
         raise RunConflict("--teacher: the interrupted run was started without teachers; remove this option, or start with --fresh")
     return replace(options, config=TrainingConfig(**started | given | {"models_dir": config.models_dir, "name": config.name}))
 
 
-def check_teaching(options: Options) -> None:
-    """Raises RunConflict for options that only make sense with teachers, or only without."""
+def check_combination(options: Options) -> None:
+    """Raises RunConflict for options that make no sense together, such as those of teachers without a teacher."""
     config = options.config
+    if config.patience and "patience" in options.given and not config.held_out:
+        raise RunConflict("--patience needs held-out text, which shows whether a run still improves; remove it, or give --held-out")
     if bool(config.teacher) != (config.recipe == "student"):
         raise RunConflict("--recipe student needs --teacher, and --teacher needs --recipe student, its default")
     if not config.teacher:
@@ -105,6 +110,8 @@ def describe_resume(config: TrainingConfig, changes: str = "") -> str:
     """What an error message says about how to resume. changes: what must be different then."""
     progress = checkpoints.load_progress(config.work_dir)
     if progress is None:
+        if checkpoints.has_finished(config.work_dir):
+            return _alternatives(config)
         return f"; nothing was saved yet{f'; start again{changes}' if changes else ''}"
     position = _describe_position(progress, within=f"after batch {progress['batch']} of epoch {progress['epoch']}")
     command = [*program("train").split(), "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
@@ -132,8 +139,11 @@ def _derive_name(config: TrainingConfig, given: set[str]) -> str:
     if "corpus" in given:
         return _name_after(config.corpus)
     if config.init_from is not None:  # the same model is trained further
-        path = config.init_from.absolute()
-        return path.parent.name if artifact.is_version(path.name) else path.name
+        path = Path(os.path.normpath(config.init_from.absolute()))
+        name = path.parent.name if artifact.is_version(path.name) and not artifact.versions(path) else path.name
+        if not re.fullmatch(MODEL_NAME, name):
+            raise RunConflict(f"--init-from: {name!r} cannot be the name of a model; give one with --name")
+        return name
     return config.name
 
 

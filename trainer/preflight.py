@@ -55,6 +55,8 @@ def check_run(
         check_resumable(config, text, saved, worker, teachers)
     else:
         check_corpus(options, text, init)
+        if init is not None:
+            check_unseen("--init-from", init, config, text)
     for position, teacher in enumerate(teachers):
         if teacher.reference in [other.reference for other in teachers[:position]]:
             raise RunConflict(f"--teacher: {teacher.path} is given twice")
@@ -105,12 +107,18 @@ def check_teacher(teacher: Version, config: TrainingConfig, text: Corpus) -> Non
     if own != known:
         differences = {"lacks": sorted(set(own) - set(known)), "also has": sorted(set(known) - set(own))}
         listed = " and ".join(f"{verb} {', '.join(map(repr, found))}" for verb, found in differences.items() if found)
-        raise RunConflict(f"--teacher: {teacher.path} does not have the text's vocabulary: it {listed or 'has another order'}")
-    held_out = teacher.config.training.get("held_out") or 0
-    if teacher.config.sha256.corpus == text.sha256 and held_out < config.held_out:
+        whose = "the text's vocabulary" if config.init_from is None else "the vocabulary of the text and of --init-from"
+        raise RunConflict(f"--teacher: {teacher.path} does not have {whose}: it {listed or 'has another order'}")
+    check_unseen("--teacher", teacher, config, text)
+
+
+def check_unseen(option: str, version: Version, config: TrainingConfig, text: Corpus) -> None:
+    """Raises RunConflict if the version was trained on a part of what this run holds out."""
+    held_out = version.config.training.get("held_out") or 0
+    if version.config.sha256.corpus == text.sha256 and held_out < config.held_out:
         raise RunConflict(
-            f"--teacher: {teacher.path} was trained on a part of what this run holds out: it held out {held_out:g} of the "
-            f"text, this run {config.held_out:g}; give --held-out {held_out:g}, or a teacher that held out {config.held_out:g}"
+            f"{option}: {version.path} was trained on a part of what this run holds out: it held out {held_out:g} of the "
+            f"text, this run {config.held_out:g}; give --held-out {held_out:g}, or a version that held out {config.held_out:g}"
         )
 
 

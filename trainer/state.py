@@ -102,7 +102,10 @@ class TrainingState:
             weight.assign(tensors[f"weights/{name}"])
         for name, average in self.ema_weights.items():
             average.assign(tensors[f"averages/{name}"])
-        for i, variable in enumerate(self.optimizer.variables):
+        numbers = [i for i in range(len(tensors)) if f"optimizer/{i}" in tensors]
+        if len(numbers) > len(self.optimizer.variables):
+            del numbers[1]  # the learning rate of a run that an earlier release started, which had no warm-up
+        for i, variable in zip(numbers, self.optimizer.variables, strict=True):
             if variable.path.split("/")[-1] != "learning_rate":  # an option that may change when the run is resumed
                 variable.assign(tensors[f"optimizer/{i}"])
         rows = len(self.recurrent[0][0])

@@ -21,9 +21,12 @@ Step = Callable[[tf.Tensor, tf.Tensor, States, tf.Tensor, tf.Tensor], tuple[tf.T
 def make_optimizer(config: TrainingConfig, weights: Weights, batches: int) -> keras.optimizers.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019). batches: in the whole run."""
     rate: Any = config.learning_rate
-    if config.schedule == "cosine":
-        cosine, warmup = keras.optimizers.schedules.CosineDecay, min(round(config.warmup * batches), batches - 1)
-        rate = cosine(0.0, batches - warmup, warmup_target=rate, warmup_steps=warmup) if warmup else cosine(rate, batches)
+    cosine, warmup = keras.optimizers.schedules.CosineDecay, min(round(config.warmup * batches), batches - 1)
+    lowest = 1.0 if config.schedule == "constant" else 0.0  # the fraction of the rate that remains in the end
+    if warmup:
+        rate = cosine(0.0, batches - warmup, alpha=lowest, warmup_target=rate, warmup_steps=warmup)
+    elif config.schedule == "cosine":
+        rate = cosine(rate, batches)
     optimizer = keras.optimizers.Adam(
         rate, beta_2=config.beta_2, weight_decay=config.weight_decay or None, global_clipnorm=config.clip_norm or None
     )

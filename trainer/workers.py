@@ -24,7 +24,10 @@ class Workers:
         """Waits until all workers of TF_CONFIG are connected. This process must not have used TensorFlow before."""
         self.worker, self.world_size, self.rank = worker, worker.world_size, worker.rank
         cluster = tf.distribute.MultiWorkerMirroredStrategy if self.world_size > 1 else tf.distribute.get_strategy
-        self._strategy = cluster()
+        try:
+            self._strategy = cluster()
+        except tf.errors.OpError as error:
+            raise WorkerLost(f"cannot connect to the other workers of TF_CONFIG: {_first_line(error)}") from error
         self._gather = tf.function(lambda tensor: self.run(_gather, tensor), autograph=False)
         self._sum = tf.function(lambda tensor: self.run(_sum, tensor), autograph=False)
 
@@ -40,8 +43,7 @@ class Workers:
         except COLLECTIVES_FAILED as error:
             if self.world_size == 1:
                 raise
-            reason = error.message.partition("\n")[0]
-            raise WorkerLost(f"another worker disconnected ({reason})") from error
+            raise WorkerLost(f"another worker disconnected ({_first_line(error)})") from error
 
     def wait_for_chief(self) -> None:
         """Waits until the chief calls this too, so that all workers exit together.
@@ -89,3 +91,7 @@ def _gather(tensor: tf.Tensor) -> tf.Tensor:
 
 def _sum(tensor: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tensor))
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    return str(error.message.partition("\n")[0])

@@ -14,6 +14,7 @@ from trainer import artifact, checkpoints, corpus, loop
 from trainer.__main__ import main
 from trainer.artifact import Architecture, Version
 from trainer.config import TrainingConfig
+from trainer.options import read_options
 from trainer.state import CHARACTER_AXIS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_samples")]
@@ -116,6 +117,27 @@ def test_without_a_text_the_versions_own_must_be_at_hand(tmp_path: Path, mine: V
     assert artifact.versions(tmp_path / "models" / "mine") == [1]
     assert run(tmp_path, "--init-from", tmp_path / "absent") == 1
     assert "absent/config.json: No such file" in capsys.readouterr().err
+
+
+def test_a_version_that_has_seen_what_is_held_out_is_refused(
+    tmp_path: Path, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = Architecture(**SHAPE, vocabulary=sorted(set(OTHER)))
+    config = fields(shape, "mine", sha256={"corpus": corpus.read([other], tmp_path).sha256})
+    version = artifact.publish(tmp_path / "models", config, random_tensors(shape), {})
+    assert run(tmp_path, "--corpus", other, "--init-from", version.path, "--epochs", "1") == 2
+    assert f"--init-from: {version.path} was trained on a part of what this run holds out" in capsys.readouterr().err
+    assert run(tmp_path, "--corpus", other, "--init-from", version.path, "--epochs", "1", "--held-out", "0") == 0
+
+
+def test_a_version_in_a_folder_that_is_no_models_name_needs_a_name(
+    tmp_path: Path, mine: Version, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(mine.path.parent, tmp_path / "backup (1)")
+    assert run(tmp_path, "--init-from", copy) == 2
+    assert "--init-from: 'backup (1)' cannot be the name of a model; give one with --name" in capsys.readouterr().err
+    for path, name in ((mine.path / "..", "mine"), (mine.path, "mine"), (copy.rename(tmp_path / "1984"), "1984")):
+        assert read_options(["--init-from", str(path)]).config.name == name
 
 
 def test_resuming_a_finished_run_says_how_to_train_it_further(

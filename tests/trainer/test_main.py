@@ -86,6 +86,8 @@ def test_one_command_trains_and_publishes_and_again_makes_the_next_version(tmp_p
         (["--name", "../up"], "--name: String should match pattern"),
         (["--units", "100000", "--layers", "3"], "3 x 100,000 units .* need at least .* GiB of memory; .* GiB are available"),
         (["--seq-length", "20000"], "short of one batch"),
+        (["--patience", "3", "--held-out", "0"], "--patience needs held-out text"),
+        (["--patience", "3", "--recipe", "tutorial"], "--patience needs held-out text"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(
@@ -276,6 +278,43 @@ def test_a_worker_lost_before_anything_was_saved_means_starting_again(
     assert run(tmp_path, "--corpus", text, *SMALL) == 75
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.endswith("(Connection reset by peer); nothing was saved yet; start again on every worker")
+
+
+def test_resuming_on_several_workers_begins_a_run_but_does_not_repeat_a_finished_one(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[object] = []
+
+    def train(config: TrainingConfig, *_: object) -> None:
+        started.append(config)
+        (config.work_dir / "ckpt_1.safetensors").touch()  # it publishes, and then a worker is lost
+        raise WorkerLost("another worker disconnected")
+
+    monkeypatch.setattr("trainer.loop.train", train)
+    monkeypatch.setattr("trainer.workers.Workers", lambda rank: rank)
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    arguments = ["--name", "dao", "--corpus", text, *SMALL, "--resume"]
+    assert run(tmp_path, *arguments) == 75
+    assert len(started) == 1
+    assert "nothing was saved" not in capsys.readouterr().err
+    assert run(tmp_path, *arguments) == 2
+    assert len(started) == 1
+    assert "there is no interrupted run of 'dao' to resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unpublished")
+def test_fewer_epochs_than_a_run_has_finished_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = checkpoints.load_progress(tmp_path / "models" / "dao" / ".training")
+    assert progress is not None
+    done = progress["epoch"] - 1
+    assert done > 0
+    assert run(tmp_path, "--name", "dao", "--resume", "--epochs", done) == 0
+    unfinished = checkpoints.SavedState({}, progress | {"epoch": 4})
+    checkpoints.save_state(tmp_path / "models" / "dao" / ".training", unfinished)
+    assert run(tmp_path, "--name", "dao", "--resume", "--epochs", 2) == 2
+    assert "--epochs: the interrupted run has finished 3 epochs; give that number or more" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -82,6 +82,9 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
     config = TrainingConfig(**PLAIN | {"schedule": "cosine", "warmup": 0.1, "learning_rate": 0.5})
     rate = step.make_optimizer(config, {"a": tf.Variable(tf.zeros(1))}, batches=100)._learning_rate
     assert [float(rate(at)) for at in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
+    constant = config.model_copy(update={"schedule": "constant"})
+    rate = step.make_optimizer(constant, {"a": tf.Variable(tf.zeros(1))}, batches=100)._learning_rate
+    assert [float(rate(at)) for at in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.5, 0.5], abs=1e-6)
     for batches in (1, 2, 10):  # however short a run
         step.make_optimizer(config.model_copy(update={"warmup": 0.99}), {"a": tf.Variable(tf.zeros(1))}, batches=batches)
 

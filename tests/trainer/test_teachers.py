@@ -194,7 +194,7 @@ def test_a_teacher_that_has_seen_what_is_held_out_is_refused(
     assert run(tmp_path, "--corpus", text, "--teacher", teacher.path, *SMALL) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--teacher: {teacher.path} was trained on a part of what this run holds out" in line
-    assert "give --held-out 0.05, or a teacher that held out 0.1" in line
+    assert "give --held-out 0.05, or a version that held out 0.1" in line
     assert run(tmp_path, "--corpus", text, "--teacher", teacher.path, *SMALL, "--held-out", "0.05") == 0
 
 
