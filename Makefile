@@ -123,7 +123,7 @@ fast: setup lint types ## lint, types, and the tests that each take less than a 
 soak: setup ## test real servers with misbehaving clients, volumes and clocks: 20 minutes (SOAK_FLAGS=--help lists options)
 	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
 
-coverage: setup ## which branches the fast and the training tests run; what runs in processes of its own does not count
+coverage: setup ## which branches the tests outside tests/end_to_end run; what runs in processes of its own does not count
 	$(BIN)/pytest --ignore tests/end_to_end --cov --cov-report term-missing:skip-covered
 
 lint: setup ## ruff and hadolint

@@ -114,7 +114,7 @@ def size(_: argparse.Namespace) -> list[Row]:
         alone, together = (decoding(backend, streams)[1] for streams in (1, 64))
         rows.append(
             {
-                "network": ", ".join(f"{value} {name}" for name, value in change.items()) or "the shipped one's size",
+                "network": ", ".join(f"{value} {name}" for name, value in change.items()) or "the included one's size",
                 "parameters": architecture.parameter_count,
                 "us a step, 1 stream": alone * 1e6,
                 "us a step, 64 streams": together * 1e6,

@@ -1,4 +1,4 @@
-"""python -m benchmarks.free_running MODEL...: how text holds up that a model goes on with by itself, character after character.
+"""python -m benchmarks.free_running MODEL...: how the quality of a generated text changes with its length.
 
 Each model (models/<name>/<version>) continues 64 places of the held-out tenth of the reference's text at temperature 1. By
 stretch of 500 characters it is measured how many of its words (runs of letters) the reference's text has, and how well a judge

@@ -1,4 +1,4 @@
-"""What every system is measured with: the start string, and characters a second of calls over a time."""
+"""The start string and the measurement of speed that all systems share."""
 
 import time
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What every trainer is measured with: the reference's text, network and batches; and what a turn of one gives."""
+"""The text, network and batches that every trainer is measured with, and the result of one turn."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

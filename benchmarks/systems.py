@@ -1,4 +1,4 @@
-"""What generates, behind one face: Folio's backends, the peers, and the machine's limit. Each runs in a process of its own."""
+"""One interface for all that generates: Folio's backends, the peers, and the machine's limit. Each runs in a process of its own."""
 
 import os
 from itertools import pairwise
@@ -34,7 +34,14 @@ SYSTEMS = (
     "native",
     "cuda",
 )
-BY_NAME = ("native-amx", "native-vnni", "native-avxvnni", "native-avx2", "native-portable")  # measured where they are asked for
+BY_NAME = (
+    "native-amx",
+    "native-vnni",
+    "native-avxvnni",
+    "native-avx2",
+    "native-dotprod",
+    "native-portable",
+)  # measured where they are asked for
 
 
 class System(Protocol):

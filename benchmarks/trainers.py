@@ -1,4 +1,4 @@
-"""What trains, behind one face: Folio's trainer, the peers, Folio's input alone, and TensorFlow's products alone.
+"""One interface for all that trains: Folio's trainer, the peers, Folio's input alone, and TensorFlow's products alone.
 
 Each runs in a process of its own. All on the CPU, each with as many threads as it takes by itself.
 """

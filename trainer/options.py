@@ -14,7 +14,7 @@ from trainer import artifact, checkpoints
 from trainer.artifact import MODEL_NAME, Version
 from trainer.config import TrainingConfig, recipe_values
 from trainer.errors import RunConflict
-from trainer.program import program
+from trainer.program import invocation, program
 
 ARCHITECTURE = ("cell", "layers", "units", "embedding")
 # The options that may change when a run is resumed.
@@ -114,7 +114,7 @@ def describe_resume(config: TrainingConfig, changes: str = "") -> str:
             return _alternatives(config)
         return f"; nothing was saved yet{f'; start again{changes}' if changes else ''}"
     position = _describe_position(progress, within=f"after batch {progress['batch']} of epoch {progress['epoch']}")
-    command = [*program("train").split(), "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
+    command = [*invocation("train"), "--resume", "--name", config.name, "--models-dir", str(config.models_dir)]
     return f"; saved {position}; resume with `{shlex.join(command)}`{changes}"
 
 

@@ -20,9 +20,11 @@ from trainer import artifact
 from trainer.__main__ import main
 from trainer.artifact import Architecture
 from trainer.checkpoints import STATE, load_progress
+from trainer.program import invocation
 
 Told = Callable[..., tuple[int, str, str]]
 
+TRAIN = " ".join(invocation("train"))
 SMALL = ["--units", "32", "--embedding", "8", "--batch-size", "16", "--seq-length", "5", "--save-every", "3"]
 
 
@@ -135,7 +137,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(
     assert progress is not None
     assert errors.splitlines()[-1] == (
         f"python -m trainer: error: interrupted; saved after batch {progress['batch']} of epoch {progress['epoch']}; "
-        f"resume with `python -m trainer --resume --name play --models-dir {models}`"
+        f"resume with `{TRAIN} --resume --name play --models-dir {models}`"
     )
 
 
@@ -199,7 +201,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_word_and_keeps_the_last_good_st
     assert process.returncode == 1
     last = errors.splitlines()[-1]
     assert os.strerror(27) in last, "File too large, here"
-    assert "resume with `python -m trainer --resume" in last
+    assert f"resume with `{TRAIN} --resume" in last
     assert saved(models).read_bytes() == good
     assert list(saved(models).parent.glob("*.part")) == []
 

@@ -13,7 +13,7 @@ from service.models_folder import PINNED
 from service.settings import Settings
 from tests.support import ARCHITECTURE, VOCABULARY, Publish
 from trainer import __version__
-from trainer.program import program
+from trainer.program import invocation, program
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +47,21 @@ def test_each_command_is_called_as_it_was_started(command: str, monkeypatch: pyt
     assert program(command).startswith("python -m ")
     monkeypatch.setattr(sys, "argv", ["/usr/bin/folio", command])
     assert program(command) == f"folio {command}"
+    assert invocation(command) == ["folio", command]
+
+
+def test_a_suggested_command_names_the_python_that_has_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch(0o755)
+    monkeypatch.setattr(sys, "argv", ["trainer/__main__.py"])
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert invocation("train") == [str(python), "-m", "trainer"]
+    monkeypatch.chdir(tmp_path)
+    assert invocation("evaluate") == [".venv/bin/python", "-m", "trainer", "evaluate"]
+    monkeypatch.setenv("PATH", str(python.parent))  # as in an activated environment
+    assert invocation("train") == ["python", "-m", "trainer"]
 
 
 @pytest.mark.slow

@@ -24,7 +24,9 @@ from trainer.artifact import Architecture, ArtifactError
 from trainer.config import TrainingConfig
 from trainer.errors import RunConflict, WorkerLost
 from trainer.options import read_options
+from trainer.program import invocation
 
+TRAIN = " ".join(invocation("train"))
 SMALL = ["--units", "16", "--embedding", "8", "--batch-size", "16", "--seq-length", "5", "--epochs", "1"]
 
 pytestmark = pytest.mark.usefixtures("short_samples")
@@ -209,7 +211,7 @@ def test_a_run_trained_to_the_end_says_so_and_auto_asks_for_no_other_precision(
         fail_to_publish(patch, FULL)
         assert run(tmp_path, "--name", "dao", "--resume") == 1
     place = "after the last epoch, before publishing"
-    assert f"No space left on device; saved {place}; resume with `python -m trainer --resume" in capsys.readouterr().err
+    assert f"No space left on device; saved {place}; resume with `{TRAIN} --resume" in capsys.readouterr().err
     assert run(tmp_path, "--corpus", text, "--name", "dao", *SMALL) == 2
     assert f"a run of 'dao' was interrupted {place}; continue it with --resume" in capsys.readouterr().err
     flags = ["--precision", "auto"] if asked == "flag" else []
@@ -253,7 +255,7 @@ def test_a_run_that_ends_out_of_memory_says_how_to_resume(
     assert run(tmp_path, "--name", "dao", "--resume") == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "too small for this network and batch: OOM when allocating tensor; saved after the last epoch" in last
-    assert "resume with `python -m trainer --resume" in last
+    assert f"resume with `{TRAIN} --resume" in last
 
 
 @pytest.mark.slow
