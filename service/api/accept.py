@@ -67,9 +67,10 @@ async def _accept(request: Request, model: Model, params: CompletionParams, arri
     vocabulary = constrained.vocabulary if constrained else model.vocabulary
     sampling = sampling_of(model, params.sampling, params.logit_bias, constrained)
     seed, stop = seed_or_default(params.seed, settings), stop_ids(params.stop, vocabulary)
+    calls = params.constraint is not None and params.constraint.kind == "tools"
     generations: list[tuple[str, Generation]] = []
     for given in params.prompts:
-        text, ids = read_prompt(given, params.on_unknown, params.prompt_field, model, settings)
+        text, ids = read_prompt(given, params.on_unknown, params.prompt_field, model, settings.max_start_string)
         prompt = Prompt(ids, shared=params.n > 1, scored=params.echo and params.logprobs is not None)
         for _ in range(params.n):
             generation = Generation(
@@ -81,11 +82,11 @@ async def _accept(request: Request, model: Model, params: CompletionParams, arri
                 choice=len(generations),
                 stop=stop,
                 top_logprobs=params.logprobs,
+                complete_at_limit=calls,  # whole calls count, though one more could have followed
                 min_tokens=params.min_tokens,
                 arrived_at=arrived_at,
             )
             generations.append((text, generation))
-    calls = params.constraint is not None and params.constraint.kind == "tools"
     return Job(request, model, generations, vocabulary=vocabulary, calls=calls, pace=params.pace)
 
 
@@ -133,7 +134,9 @@ def count_chat(
     Raises ApiError, UnknownModel or NotReady.
     """
     model: Model = request.app.state.registry.get(name)
-    _, ids = read_prompt(_chat_prompt(conversation, model.chat), on_unknown, field, model, request.app.state.settings)
+    # A client counts a text in order to shorten it, so this limit is that of /tokenize and /score.
+    limit = request.app.state.settings.max_score
+    _, ids = read_prompt(_chat_prompt(conversation, model.chat), on_unknown, field, model, limit)
     return len(ids)
 
 
@@ -145,7 +148,7 @@ def _check_limits(params: CompletionParams, model: Model, settings: Settings) ->
     count, limit = len(params.prompts) * params.n, min(settings.max_choices, model.engine.capacity)
     if count > limit:
         message = f"{len(params.prompts)} x {params.n} continuations exceed this server's limit of {limit}"
-        raise invalid_field("n", message, "too_many")
+        raise invalid_field("n" if params.n > 1 else params.prompt_field, message, "too_many")
     check_length(params.max_tokens_field, params.max_tokens, settings.max_num_generate)
     if count * params.max_tokens > settings.max_num_generate:
         message = f"{count} x {params.max_tokens:,} characters exceed this server's limit of {settings.max_num_generate:,}"

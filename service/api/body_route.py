@@ -3,6 +3,7 @@
 FastAPI documents them. Its dependency injection is bypassed, because it takes most of the time of a short answer.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from math import isinf
@@ -23,6 +24,11 @@ JSON_TYPE = "application/json"
 MAX_FIELDS = 1000  # per object
 MAX_PARTS = 50_000  # objects and lists per body
 MAX_DEPTH = 200  # of objects and lists in one another: an answer may repeat a field, and writing it recurses
+
+
+async def build_answer(build: Callable[[], Response], logprobs: int | None) -> Response:
+    """Calls `build`. In a thread if there are log-probabilities: many take long to write, which holds up the event loop."""
+    return build() if logprobs is None else await asyncio.to_thread(build)
 
 
 def _limit_size(body: dict[str, Any]) -> dict[str, Any]:

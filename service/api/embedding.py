@@ -38,7 +38,8 @@ async def embed_texts(
         raise invalid_field(field, f"{len(given):,} texts exceed this server's limit of {model.engine.capacity:,}", "too_many")
     if dimensions is not None and dimensions > model.config.units:
         raise invalid_field("dimensions", f"at most {model.config.units:,}, the size of this model's vectors")
-    texts = [read_prompt(one, on_unknown, field, model, request.app.state.settings) for one in given]
+    limit = request.app.state.settings.max_start_string
+    texts = [read_prompt(one, on_unknown, field, model, limit) for one in given]
     prompts = [Prompt(np.append(ids, np.int32(PLACEHOLDER)), shared=True, padding=1) for _, ids in texts]
     generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
     completions = [(text, one) for (text, _), one in zip(texts, generations, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
 
-from service.api.body_route import BodyRoute, JsonBody, json_response
+from service.api.body_route import BodyRoute, JsonBody, build_answer, json_response
 from service.api.errors import ApiError, error_responses, invalid_field
 from service.api.events import event, stream_content
 from service.api.job import Job
@@ -69,7 +69,7 @@ async def generate(request: Request, body: JsonBody[GenerateRequest]) -> Respons
     accepted = await _accept(request, body, streams=False)
     with accepted.job.submit() as job:
         (chunk,) = await job.collect()
-        return json_response(accepted.answer(chunk), exclude_none=True)
+        return await build_answer(lambda: json_response(accepted.answer(chunk), exclude_none=True), body.logprobs)
 
 
 @router.get(
@@ -103,6 +103,8 @@ def prefers_stream(request: Request) -> bool:
 async def _accept(request: Request, body: GenerateRequest, *, streams: bool) -> "Accepted":
     """Checks a request. Raises ApiError, UnknownModel, NotReady or StreamEnded, before the answer starts."""
     settings: Settings = request.app.state.settings
+    if "num_generate" not in body.model_fields_set:
+        body = body.model_copy(update={"num_generate": min(body.num_generate, settings.max_num_generate)})
     check_length("start_string", len(body.start_string or ""), settings.max_start_string)
     check_length("num_generate", body.num_generate, settings.max_num_generate)
     check_logprobs(body.num_generate, body.logprobs, settings)

@@ -15,7 +15,7 @@ from service.api.errors import ApiError, StreamEnded, invalid_field
 from service.api.fields import MAX_SEED
 from service.registry import Model
 
-EVENT_ID = re.compile(r"([0-9a-f]{32})-([0-9a-f]{12})-([0-9]{1,9})-([0-9a-f]{12})-([0-9]{1,20})-([0-9]{1,9})(-end)?")
+EVENT_ID = re.compile(r"([0-9a-f]{32})-([0-9a-f]{12})-([0-9]{1,20})-([0-9a-f]{12})-([0-9]{1,20})-([0-9]{1,9})(-end)?")
 
 
 @dataclass(frozen=True)

@@ -149,10 +149,10 @@ def read_tokens(vocabulary: Vocabulary, tokens: Sequence[int], field: str) -> tu
 
 
 def read_prompt(
-    given: str | Sequence[int], on_unknown: OnUnknown | None, field: str, model: Model, settings: Settings
+    given: str | Sequence[int], on_unknown: OnUnknown | None, field: str, model: Model, limit: int
 ) -> tuple[str, NDArray[np.int32]]:
-    """(A prompt as it is read, its ids). Errors name `field`. Raises ApiError, also if it is empty."""
-    vocabulary, limit = model.vocabulary, settings.max_start_string
+    """(A prompt as it is read, its ids). Errors name `field`. Raises ApiError, also if it is empty or longer than `limit`."""
+    vocabulary = model.vocabulary
     if len(given) > limit:  # in words that clients look for
         message = f"This model's maximum context length is {limit:,} tokens, but {field} has {len(given):,}; a token is a character"
         raise ApiError(422, "context_length_exceeded", message, param=field)

@@ -32,6 +32,7 @@ class Batch:
     sampling: Sequence[Sampling]  # B of them
     snapshot_at: NDArray[np.int32]  # [B]: steps after which to snapshot the row's state, 0 to K - 1; -1: no snapshot
     top_logprobs: int | None = None  # number of alternatives reported beside the chosen character; None: no log-probabilities
+    logprob_rows: Sequence[int] | None = None  # the rows that log-probabilities are reported for; None: all
     histories: Mapping[int, History] = field(default_factory=dict)  # by row, where the sampling needs one; the call updates them
 
     def history(self, row: int) -> History | None:
@@ -57,8 +58,8 @@ class Batch:
 class LogProbabilities(NamedTuple):
     """Natural logarithms of softmax(logits), before temperature and all other sampling options.
 
-    The leading shape is [K, B] for a call and [characters] for a generation. N is `top_logprobs`, or the vocabulary's size if that
-    is less.
+    The leading shape is [K, rows] for a call, with its `logprob_rows`, and [characters] for a generation. N is `top_logprobs`,
+    or the vocabulary's size if that is less.
     """
 
     chosen: NDArray[np.float32]  # [...]

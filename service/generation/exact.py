@@ -28,8 +28,12 @@ class Exact(ABC):
     def decode(self, batch: Batch) -> Decoded:
         chosen, snapshots, logits = self._advance(batch)
         by_row = {int(row): snapshots[row].copy() for row in np.flatnonzero(batch.snapshot_at >= 0)}
-        top = batch.top_logprobs
-        return Decoded(chosen, by_row, None if logits is None or top is None else log_probabilities(logits, chosen, top))
+        top, rows = batch.top_logprobs, batch.logprob_rows
+        if logits is None or top is None:
+            return Decoded(chosen, by_row, None)
+        if rows is None or len(rows) == len(batch.slots):
+            return Decoded(chosen, by_row, log_probabilities(logits, chosen, top))
+        return Decoded(chosen, by_row, log_probabilities(logits[:, rows], chosen[:, rows], top))
 
     def read(self, slots: NDArray[np.int32], characters: NDArray[np.int32], fresh: NDArray[np.bool_]) -> Floats:
         """Reads one character in each slot, from a zero state where `fresh`. Returns logits [B, vocabulary]. Arguments: [B]."""

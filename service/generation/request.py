@@ -74,6 +74,7 @@ class Generation:
     returns_state: bool = False  # `resume_point` will be read at the end
     choice: int = 0  # index among a request's continuations: each has its own random numbers
     history: History | None = None  # where the sampling needs one
+    complete_at_limit: bool = False  # a text that reaches the limit where its automaton lets it end is complete
     min_tokens: int = 0  # stop strings that end within this many characters are ignored
     arrived_at: float = field(default_factory=time.perf_counter)  # when the request did, before its constraint was compiled
 
@@ -185,8 +186,11 @@ class Generation:
 
     def _ended(self) -> FinishReason | None:
         automaton = self.sampling.automaton
-        if automaton is not None and self.history is not None and automaton.must_end(self.history.state):
-            return "stop"
+        if automaton is not None and self.history is not None:
+            if automaton.must_end(self.history.state):
+                return "stop"
+            if self.complete_at_limit and not self.remaining and automaton.may_end(self.history.state):
+                return "stop"
         return None if self.remaining else "length"
 
     def release(self) -> Chunk:

@@ -32,6 +32,10 @@ class Automaton:
         """The id that ends the text."""
         return int(self.next.shape[1]) - 1
 
+    def may_end(self, state: int) -> bool:
+        """Whether the text can end in a state."""
+        return bool(self.next[state, self.end] >= 0)
+
     def must_end(self, state: int) -> bool:
         """Whether the text can only end in a state."""
         return not (self.next[state, : self.end] >= 0).any()

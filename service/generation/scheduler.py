@@ -117,18 +117,20 @@ class Scheduler:
             sampling=[generation.sampling for generation, _ in running],
             snapshot_at=snapshot_at,
             top_logprobs=max((g.top_logprobs for g, _ in running if g.top_logprobs is not None), default=None),
+            logprob_rows=[b for b, (generation, _) in enumerate(running) if generation.top_logprobs is not None],
             histories={b: generation.history for b, (generation, _) in enumerate(running) if generation.history},
         )
 
     def update(self, decoded: Decoded) -> list[Output]:
         """Applies the iteration's results and returns the outputs. Frees the slots of finished and expired generations."""
         now, outputs = self._clock(), []
+        places = {b: i for i, b in enumerate(b for b, row in enumerate(self._rows) if row.generation.top_logprobs is not None)}
         for b, (row, chosen) in enumerate(zip(self._rows, decoded.chosen.T.tolist(), strict=True)):
             generation, prompt = row.generation, row.generation.prompt
             chosen = chosen[: row.forced + generation.num_characters(chosen[row.forced : row.forced + row.sampled])]
             if row.snapshots_prompt:
                 prompt.state, prompt.prefilled_by = decoded.snapshots[b], None
-                if prompt.initial_state is None:
+                if prompt.initial_state is None and not prompt.scored:
                     self.prompts.put(prompt.ids, decoded.snapshots[b])
             if generation.status is Status.FINISHED:  # removed during the call
                 continue
@@ -138,13 +140,15 @@ class Scheduler:
             generation.num_prompt_read = max(generation.num_prompt_read, 1) + row.forced
             generation.next_input = next(iter(generation.known(chosen)[-1:]), generation.next_input)
             if prompt.scored and row.forced:
-                read = _probabilities(decoded, slice(row.forced), b, generation.top_logprobs)
+                read = _probabilities(decoded, slice(row.forced), places.get(b), generation.top_logprobs)
                 prompt.log_probabilities += [read] if read else []
             chunk, reason = Chunk([]), None
             if row.sampled:
                 generation.first_token_at = generation.first_token_at or now
                 span = slice(row.forced, len(chosen))
-                chunk, reason = generation.add(Chunk(chosen[span], _probabilities(decoded, span, b, generation.top_logprobs)))
+                chunk, reason = generation.add(
+                    Chunk(chosen[span], _probabilities(decoded, span, places.get(b), generation.top_logprobs))
+                )
             elif not generation.remaining and not generation.num_prompt_left and not self._leaves_state(generation):
                 reason = "length"
             if row.sampled or reason:
@@ -183,7 +187,7 @@ class Scheduler:
     def _needs_snapshot(self, generation: Generation) -> bool:
         """The state after its prompt is needed for others, and not known yet."""
         prompt = generation.prompt
-        cached = self.prompts.limit > 0 and prompt.initial_state is None
+        cached = self.prompts.limit > 0 and prompt.initial_state is None and not prompt.scored  # scored ones are read again
         return prompt.prefilled_by is generation and prompt.state is None and (prompt.shared or cached)
 
     def _leaves_state(self, generation: Generation) -> bool:
@@ -215,8 +219,11 @@ def _num_steps(running: Sequence[tuple[Generation, int]], max_steps: int) -> int
     return max(1, min(reached, longest))
 
 
-def _probabilities(decoded: Decoded, span: slice, b: int, top: int | None) -> LogProbabilities | None:
+def _probabilities(decoded: Decoded, span: slice, place: int | None, top: int | None) -> LogProbabilities | None:
+    """place: of the row among those that asked for log-probabilities."""
     p = decoded.log_probabilities
-    if p is None or top is None:
+    if p is None or place is None:
         return None
-    return LogProbabilities(p.chosen[span, b].copy(), p.top_ids[span, b, :top].copy(), p.top_values[span, b, :top].copy())
+    return LogProbabilities(
+        p.chosen[span, place].copy(), p.top_ids[span, place, :top].copy(), p.top_values[span, place, :top].copy()
+    )

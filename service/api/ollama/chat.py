@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import MAX_REPLY, CompletionParams, accept, accept_chat
-from service.api.body_route import JSON_TYPE, AnyTypeRoute, JsonBody
+from service.api.body_route import JSON_TYPE, AnyTypeRoute, JsonBody, build_answer
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.job import Job
 from service.api.json_text import to_json
@@ -62,7 +62,8 @@ async def _answer(body: CommonFields, job: Job, *, chats: bool) -> Response:
         return EventStream(job, answer, media_type=NDJSON, keep_alive=answer.keep_alive)
     with job:
         (chunk,) = await job.collect()
-        return Response(answer.whole(chunk), media_type=JSON_TYPE)
+        logprobs = body.top_logprobs if body.logprobs else None
+        return await build_answer(lambda: Response(answer.whole(chunk), media_type=JSON_TYPE), logprobs)
 
 
 def _loaded(request: Request, body: CommonFields, *, chats: bool) -> Response:

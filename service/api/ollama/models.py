@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from service.api.body_route import AnyTypeRoute, JsonBody, json_response
-from service.api.dependencies import CurrentRegistry
+from service.api.dependencies import CurrentRegistry, named_models
 from service.api.errors import OllamaErrorBody, error_responses
 from service.api.ollama.requests import LATEST, ShowRequest
 from service.registry import Model, Registry
@@ -66,9 +66,9 @@ class VersionNumber(BaseModel):
 
 
 @router.get("/tags", responses=error_responses(503, body=OllamaErrorBody))
-async def tags(registry: CurrentRegistry) -> Tags:
-    """The models that are served."""
-    return Tags(models=[ListedModel(**_listed(model)) for model in registry.models])
+async def tags(request: Request) -> Tags:
+    """The models that are served, and their aliases."""
+    return Tags(models=[ListedModel(**_listed(name, model)) for name, model in named_models(request).items()])
 
 
 @router.get("/ps", responses=error_responses(503, body=OllamaErrorBody))
@@ -76,7 +76,9 @@ async def ps(request: Request, registry: CurrentRegistry) -> LoadedModels:
     """The models in memory: all that are served."""
     settings: Settings = request.app.state.settings
     length = settings.max_start_string
-    return LoadedModels(models=[LoadedModel(**_listed(model), context_length=length) for model in registry.models])
+    return LoadedModels(
+        models=[LoadedModel(**_listed(model.config.name, model), context_length=length) for model in registry.models]
+    )
 
 
 @router.post("/show", response_model=ShownModel, responses=error_responses(400, 404, 413, 415, 503, body=OllamaErrorBody))
@@ -105,11 +107,11 @@ async def version() -> VersionNumber:
     return VersionNumber(version=__version__)
 
 
-def _listed(model: Model) -> dict[str, Any]:
-    config = model.config
+def _listed(name: str, model: Model) -> dict[str, Any]:
+    config, name = model.config, name if ":" in name else f"{name}{LATEST}"
     return {
-        "name": f"{config.name}{LATEST}",
-        "model": f"{config.name}{LATEST}",
+        "name": name,
+        "model": name,
         "modified_at": config.created,
         "size": config.parameters,  # bytes: one for each weight
         "digest": config.sha256.weights,

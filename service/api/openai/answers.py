@@ -141,7 +141,7 @@ class ServedModel(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["folio"] = "folio"
-    root: str = Field(description="Same as `id`. In vLLM it names the base model of an adapter.")
+    root: str = Field(description="The model's name. `id` may be an alias of it.")
 
 
 class ServedModels(BaseModel):

@@ -1,12 +1,13 @@
 """/v1/chat/completions: writes what the assistant says next, or the calls of tools that it makes."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept_chat
-from service.api.body_route import BodyRoute, JsonBody, json_response
+from service.api.body_route import BodyRoute, JsonBody, build_answer, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Job
@@ -50,16 +51,21 @@ async def chat(request: Request, body: JsonBody[ChatRequest]) -> Response:
         opening = {"delta": {"role": "assistant", "content": None if job.calls else ""}}
         return EventStream(job, AnswerStream(answer, body.usage, "chat.completion.chunk", parts, opening, {"delta": {}}))
     with job:
-        choices = [
-            ChatChoice(
-                index=i,
-                message=_message(job.reply(i), job.vocabulary.decode(chunk.characters), legacy=body.is_legacy),
-                logprobs=_logprobs(job.vocabulary, chunk),
-                finish_reason=answer.finish_reason(i),
-            )
-            for i, chunk in enumerate(await job.collect())
-        ]
-        return json_response(ChatCompletion(choices=choices, usage=answer.usage, **answer.fields))
+        chunks = await job.collect()
+        return await build_answer(lambda: _whole(body, job, answer, chunks), params.logprobs)
+
+
+def _whole(body: ChatRequest, job: Job, answer: Answer, chunks: Sequence[Chunk]) -> Response:
+    choices = [
+        ChatChoice(
+            index=i,
+            message=_message(job.reply(i), job.vocabulary.decode(chunk.characters), legacy=body.is_legacy),
+            logprobs=_logprobs(job.vocabulary, chunk),
+            finish_reason=answer.finish_reason(i),
+        )
+        for i, chunk in enumerate(chunks)
+    ]
+    return json_response(ChatCompletion(choices=choices, usage=answer.usage, **answer.fields))
 
 
 def _message(reply: Reply, text: str, *, legacy: bool) -> ChatMessage:

@@ -1,11 +1,12 @@
 """/v1/completions: continues texts."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept
-from service.api.body_route import BodyRoute, JsonBody, json_response
+from service.api.body_route import BodyRoute, JsonBody, build_answer, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.job import Completion as JobCompletion
@@ -51,8 +52,13 @@ async def complete(request: Request, body: JsonBody[CompletionRequest]) -> Respo
     if body.stream:
         return EventStream(job, AnswerStream(answer, body.usage, "text_completion", partial(_parts, body, job), None, {"text": ""}))
     with job:
-        choices = [_choice(body, job, i, chunk, 0, answer.finish_reason(i)) for i, chunk in enumerate(await job.collect())]
-        return json_response(Completion(choices=choices, usage=answer.usage, **answer.fields))
+        chunks = await job.collect()
+        return await build_answer(lambda: _whole(body, job, answer, chunks), body.logprobs)
+
+
+def _whole(body: CompletionRequest, job: Job, answer: Answer, chunks: Sequence[Chunk]) -> Response:
+    choices = [_choice(body, job, i, chunk, 0, answer.finish_reason(i)) for i, chunk in enumerate(chunks)]
+    return json_response(Completion(choices=choices, usage=answer.usage, **answer.fields))
 
 
 def _parts(body: CompletionRequest, job: Job, i: int, chunk: Chunk, offset: int) -> list[Choice]:

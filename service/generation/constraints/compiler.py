@@ -25,6 +25,7 @@ from trainer.vocabulary import Vocabulary
 SECONDS = 5.0  # that a compilation may take
 START = 60.0  # seconds in which the process must have started
 MAX_BYTES = 64_000_000  # of the cached automata
+FIRST = 1.0  # seconds that a compilation takes as long as none has been measured
 MAX_WAIT = 30.0  # seconds that a constraint may have to wait for those before it
 RETRY = 60.0  # seconds until a constraint that took too long is tried again, because the machine may have been busy
 MAX_CACHED = 1_000  # automata, and refusals of constraints that took too long
@@ -79,8 +80,8 @@ class Compiler:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._cache: OrderedDict[bytes, Constrained | TooSlow] = OrderedDict()
-        self._waiting = set[Future[Constrained]]()
-        self._seconds = 0.0  # that a compilation takes: a moving average
+        self._waiting: dict[Future[Constrained], bytes] = {}  # their keys
+        self._seconds: float | None = None  # that a compilation takes: a moving average
 
     def cached(self, constraint: Constraint, vocabulary: Vocabulary) -> Constrained | None:
         """The compiled constraint, if it was compiled before. Raises UnsupportedConstraint if it took too long then."""
@@ -93,11 +94,14 @@ class Compiler:
 
     def submit(self, constraint: Constraint, vocabulary: Vocabulary) -> Future[Constrained]:
         """As `compile`, in a thread that does nothing else. A constraint that still waits can be cancelled. Raises QueueFull."""
-        if (seconds := len(self._waiting) * self._seconds) > MAX_WAIT:
+        key = _key(_text(constraint), vocabulary)
+        waiting = {*self._waiting.copy().values()}  # equal constraints are compiled once
+        seconds = len(waiting) * (FIRST if self._seconds is None else self._seconds)
+        if seconds > MAX_WAIT and key not in waiting:
             raise QueueFull(seconds)
         future = self._thread.submit(self.compile, constraint, vocabulary)
-        self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
+        self._waiting[future] = key
+        future.add_done_callback(self._waiting.pop)
         return future
 
     def compile(self, constraint: Constraint, vocabulary: Vocabulary) -> Constrained:
@@ -114,7 +118,8 @@ class Compiler:
                     self._remember(key, TooSlow(str(error)))  # not the one that is raised: its traceback holds the constraint
                     raise
                 finally:
-                    self._seconds += (monotonic() - began - self._seconds) / 4
+                    took = monotonic() - began
+                    self._seconds = took if self._seconds is None else self._seconds + (took - self._seconds) / 4
             self._remember(key, found)
             return found
 

@@ -161,6 +161,13 @@ def test_tokens_are_counted_as_they_are_charged(client: httpx.Client) -> None:
     assert response.headers["request-id"] == response.headers["x-request-id"]
 
 
+def test_a_text_that_is_too_long_to_be_read_is_counted(client: httpx.Client) -> None:
+    """Clients count a text in order to shorten it."""
+    messages = [{"role": "user", "content": "a" * 12_000}]
+    assert post(client, "/v1/messages/count_tokens", messages=messages).json()["input_tokens"] > 12_000
+    error(post(client, messages=messages), "invalid_request_error")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_loop_calls_then_ends_with_a_text(client: httpx.Client, stream: bool) -> None:
     def answered(messages: Any) -> dict[str, Any]:

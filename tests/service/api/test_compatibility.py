@@ -496,7 +496,18 @@ def test_openais_operations_are_found_or_their_place_is_told(client: httpx.Clien
 
 def test_other_names_mean_models_where_the_server_says_so(tmp_path: Path, publish: Publish) -> None:
     publish("one"), publish("two", seed=1)
-    with serving(Settings(models_dir=tmp_path, default_model="one", aliases="gpt-4o=two")) as (_, peer):
+    with serving(Settings(models_dir=tmp_path, default_model="one", aliases="gpt-4o=two meta/llama=one")) as (_, peer):
+        listed = peer.get("/v1/models").json()["data"]
+        assert {model["id"]: model["root"] for model in listed} == {
+            "one": "one",
+            "two": "two",
+            "gpt-4o": "two",
+            "meta/llama": "one",
+        }
+        for name, root in (("meta/llama", "one"), ("meta%2Fllama", "one"), ("gpt-4o", "two"), ("two", "two")):
+            assert peer.get(f"/v1/models/{name}").json()["root"] == root
+        assert [model["name"] for model in peer.get("/api/tags").json()["models"]][2:] == ["gpt-4o:latest", "meta/llama:latest"]
+        assert error(peer.get("/v1/models/absent")) == (404, "model_not_found", "model")
         assert completed(peer, model="gpt-4o")["model"] == "two"
         assert error(peer.post("/v1/completions", json={"model": "gpt-5", "prompt": "a"})) == (404, "model_not_found", "model")
     with serving(Settings(models_dir=tmp_path, default_model="one", any_model=True)) as (_, peer):

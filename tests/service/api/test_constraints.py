@@ -374,6 +374,21 @@ def test_constraints_wait_as_long_as_those_before_them_take(monkeypatch: pytest.
     found.close()
 
 
+def test_as_many_constraints_as_take_a_second_each_may_wait_before_any_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, release, vocabulary = Compiler(), threading.Event(), Vocabulary("ab")
+    monkeypatch.setattr(found, "compile", lambda *_: release.wait(60))
+    try:
+        for i in range(31):
+            found.submit(Constraint("regex", f"a{i}"), vocabulary)
+        with pytest.raises(QueueFull):
+            found.submit(Constraint("regex", "b"), vocabulary)
+        for _ in range(100):  # is compiled once
+            found.submit(Constraint("regex", "a0"), vocabulary)
+    finally:
+        release.set()
+        found.close()
+
+
 def test_a_process_that_was_killed_while_it_was_idle_is_replaced() -> None:
     found, vocabulary = Compiler(), Vocabulary("ab")
     found.compile(Constraint("regex", "a1"), vocabulary)

@@ -60,11 +60,13 @@ def test_the_limits_are_those_of_the_settings(tmp_path: Path, publish: Publish) 
         for path, body, code, param in (
             ("/v1/completions", {**completion, "n": 2}, None, None),
             ("/v1/completions", {**completion, "n": 3}, "too_many", "n"),
+            ("/v1/completions", {**completion, "prompt": ["a"] * 3}, "too_many", "prompt"),
             ("/score", {"text": "a" * 10}, None, None),
             ("/score", {"text": "a" * 11}, "too_long", "text"),
             ("/generate", {"start_string": "a" * 5, "num_generate": 20}, None, None),
             ("/generate", {"start_string": "a" * 6, "num_generate": 20}, "too_long", "start_string"),
             ("/generate", {"start_string": "a", "num_generate": 21}, "too_long", "num_generate"),
+            ("/generate", {"start_string": "a"}, None, None),  # the default is 1,000, or what the server allows
         ):
             error = client.post(path, json=body).json().get("error", {})
             assert (error.get("code"), error.get("param")) == (code, param), body

@@ -316,6 +316,8 @@ def test_a_parsed_answer_is_valid_under_its_model(client: httpx.Client, peer: Op
             return (await stream.get_final_response()).output_parsed
 
     assert asyncio.run(parse()) == answer.output_parsed
+    sent_back: Any = [item.model_dump() for item in answer.output]
+    peer.responses.create(input=[{"role": "user", "content": "Hi"}, *sent_back, {"role": "user", "content": "And?"}], **TINY)
 
 
 def test_formats_are_demanded_and_named_in_errors(client: httpx.Client, peer: OpenAI) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api.resume import EventId
 from service.generation.backends import Unsupported, load_library
 from service.settings import Settings
 from tests.sse import Event, events
@@ -105,6 +106,11 @@ def test_a_get_streams_and_resumes_as_a_post_does(replicas: tuple[httpx.Client, 
     with replicas[1].stream("GET", "/generate", params={**BODY, "seed": 8}, headers={"Last-Event-ID": str(first.id)}) as response:
         rest = list(events(response.iter_bytes()))
     assert BODY["start_string"] + "".join(event.data["text"] for event in [first, *rest[:-1]]) == whole
+
+
+def test_a_version_may_have_any_number() -> None:
+    event = EventId("0" * 32, "1" * 12, 202611280359, "2" * 12, 3, 4)
+    assert EventId.parse(f"{event.prefix}4") == event
 
 
 def test_a_version_that_is_gone_is_410_and_another_request_or_no_id_422(tmp_path: Path) -> None:

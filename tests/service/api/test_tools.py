@@ -72,6 +72,17 @@ def test_several_calls_come_where_they_are_allowed(peer: OpenAI) -> None:
         assert len({call.id for call in message.tool_calls or []}) == len(message.tool_calls or [])
 
 
+def test_calls_that_are_whole_at_the_limit_are_not_cut_off(peer: OpenAI) -> None:
+    """The shortest way to an end leads there, and one more call could have followed."""
+    for seed in range(5):
+        options: Any = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "seed": seed, "max_tokens": 60}
+        options |= {"tool_choice": "required", "parallel_tool_calls": True}
+        whole = peer.chat.completions.create(**options).choices[0]
+        assert (whole.finish_reason, bool(calls(whole.message))) == ("tool_calls", True)
+        streamed = [chunk.choices[0].finish_reason for chunk in peer.chat.completions.create(**options, stream=True)]
+        assert streamed[-1] == "tool_calls"
+
+
 @pytest.mark.slow
 def test_a_stream_has_the_log_probabilities_of_all_characters_of_a_call(peer: OpenAI) -> None:
     fields: dict[str, Any] = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "seed": 1, "tool_choice": "required"}

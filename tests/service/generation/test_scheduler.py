@@ -1,6 +1,7 @@
 """The scheduler with a network that chooses 7 wherever it may."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,17 @@ def test_the_state_of_a_shared_prompt_is_kept_also_where_nothing_is_generated(le
     outputs = [output for _ in range(4) if scheduler.running or scheduler.waiting for output in turn(scheduler, 4)[1]]
     assert [(output.chunk.characters, output.reason) for output in outputs] == [([], "length")]
     assert prompt.state is not None
+
+
+def test_a_text_that_is_scored_takes_no_place_in_the_cache() -> None:
+    scheduler = made(1, 0, prompt_cache=1000)
+    scheduler.add(Generation(Prompt(np.arange(5, dtype=np.int32), scored=True), 0, Sampling(), 0, top_logprobs=0))
+    while scheduler.running or scheduler.waiting:
+        batch = scheduler.schedule(16)
+        assert batch is not None
+        p = LogProbabilities(np.zeros(batch.forced.shape, np.float32), *(np.zeros((*batch.forced.shape, 0)) for _ in range(2)))
+        scheduler.update(replace(decoded(batch), log_probabilities=p))
+    assert scheduler.prompts.size == 0
 
 
 def test_a_prompt_that_comes_again_is_not_read_again() -> None:

@@ -16,6 +16,7 @@ class InputText(RequestBody):
     text: str
     annotations: Unused = None
     logprobs: Unused = None
+    parsed: Unused = None  # by OpenAI's client
     prompt_cache_breakpoint: Unused = None
 
 
@@ -48,6 +49,7 @@ class FunctionCall(Item):
     name: str
     arguments: str
     call_id: Unused = None
+    parsed_arguments: Unused = None  # by OpenAI's client
 
 
 class FunctionCallOutput(Item):

@@ -1,11 +1,9 @@
 """/v1/responses: writes what the assistant says next, or the calls of tools that it makes. Nothing is stored."""
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 
 from service.api.accept import CompletionParams, accept_chat, count_chat
-from service.api.body_route import JSON_TYPE, BodyRoute, JsonBody, json_response
+from service.api.body_route import JSON_TYPE, BodyRoute, JsonBody, build_answer, json_response
 from service.api.errors import error_responses
 from service.api.events import stream_content
 from service.api.openai.responses.answer import InputTokens, ResponsesAnswer
@@ -44,8 +42,7 @@ async def respond(request: Request, body: JsonBody[ResponsesRequest]) -> Respons
         return EventStream(job, answer)
     with job:
         (chunk,) = await job.collect()
-        # Many log-probabilities take seconds to write. In a thread, they do not hold up the event loop.
-        return Response(await asyncio.to_thread(answer.whole, chunk), media_type=JSON_TYPE)
+        return await build_answer(lambda: Response(answer.whole(chunk), media_type=JSON_TYPE), body.logprobs)
 
 
 @router.post("/responses/input_tokens", response_model=InputTokens, responses=error_responses(400, 404, 413, 415, 503))
