@@ -174,7 +174,7 @@ class Registry:
             expected = isinstance(error, ArtifactError | Unsupported)
             reason = str(error) if isinstance(error, ArtifactError) else f"{path}: {error if expected else repr(error)}"
             # The files are not to blame for an I/O error or a lack of memory.
-            to_blame = expected and not isinstance(error.__cause__, OSError)
+            to_blame = expected and not isinstance(error.__cause__, OSError | MemoryError)
             self.refusals.add(path, reason, files if to_blame else None, exc_info=not expected)
             return None
         log.info("serving %s, %s parameters", path, f"{model.config.parameters:,}")

@@ -82,7 +82,7 @@ def _open_and_warm_up(version: Version, name: BackendName, slots: int) -> Backen
             backend = ExactBackend(version.config, version.tensors, slots, load_library() if name == "native" else None)
         _warm_up(backend)
     except CudaError as error:
-        raise Unsupported(f"the cuda backend cannot run here: {error}") from error
+        raise Unsupported(f"the cuda backend cannot run here: {error}") from error.__cause__ or error
     return backend
 
 

@@ -522,7 +522,13 @@ def test_a_template_that_is_none_keeps_the_one_before_it_and_holds_up_neither_ve
         assert ["chat.json" in reason for reason in models.refusals.reasons] == [True]
 
 
-@pytest.mark.parametrize("failure", [MemoryError("no room"), OSError(24, "Too many open files"), RuntimeError("the GPU is busy")])
+GPU_IS_FULL = Unsupported("CUDA_ERROR_OUT_OF_MEMORY")
+GPU_IS_FULL.__cause__ = MemoryError()
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError("no room"), OSError(24, "Too many open files"), RuntimeError("the GPU is busy"), GPU_IS_FULL]
+)
 def test_a_version_that_something_else_kept_from_loading_is_tried_again_and_told_of_once(
     tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 SOURCES = Path(__file__).parents[1] / "kernel" / "cuda"
 THREADS = 512  # of a block
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
 class CudaError(Exception):
-    """The device cannot be used. The message gives the reason."""
+    """The device cannot be used. The message gives the reason. Its cause is a MemoryError if the device's memory is short."""
 
 
 @cache
@@ -95,7 +96,8 @@ class Gpu:
     def _check(self, result: tuple[Any, ...]) -> Any:
         """The value of a driver function's result. Raises CudaError."""
         if int(result[0]):
-            raise CudaError(f"the GPU's driver reports {getattr(result[0], 'name', result[0])}")
+            name = str(getattr(result[0], "name", result[0]))
+            raise CudaError(f"the GPU's driver reports {name}") from (MemoryError() if name == OUT_OF_MEMORY else None)
         return result[1] if len(result) == 2 else None
 
     def use(self) -> None:

@@ -54,6 +54,25 @@ def test_a_gpu_that_cannot_be_used_is_left_for_the_cpu_with_a_warning(
         open_backend(version, "cuda", slots=3)
 
 
+@pytest.mark.usefixtures("gpu")
+def test_a_lack_of_the_gpus_memory_is_told_from_a_gpu_that_can_never_be_used(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        name = "CUDA_ERROR_OUT_OF_MEMORY"
+
+        def __int__(self) -> int:
+            return 2
+
+    def full(*_: object) -> None:
+        Gpu._check(object.__new__(Gpu), (Full(),))
+
+    monkeypatch.setattr(ShimDevice, "allocate", full)
+    with pytest.raises(Unsupported, match="CUDA_ERROR_OUT_OF_MEMORY") as raised:
+        open_backend(version, "cuda", slots=3)
+    assert isinstance(raised.value.__cause__, MemoryError)
+
+
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 def test_a_gpu_that_starts_no_call_is_left_too(
     version: Version, gpu: ShimDevice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
