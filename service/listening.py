@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 BACKLOG = 2048  # connections waiting to be accepted
+ATTEMPTS = 100  # to find a port that is free on all addresses
 MISSING = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine lacks this address or its family
 ANYBODY = 0o666  # any user may connect, as to a port; the folder's permissions can restrict that
 
@@ -63,7 +64,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     dual_stack = host == "::" and socket.has_dualstack_ipv6()
-    while True:
+    for _ in range(ATTEMPTS):
         sockets, error = _bind(addresses, dual_stack)
         if error is None:
             return sockets
@@ -72,6 +73,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
         if port or not sockets or error.errno != errno.EADDRINUSE:
             raise error
         # A port that is free on the first address is in use on another one. Try the next free one.
+    raise OSError(errno.EADDRINUSE, "no port is free on all addresses")
 
 
 def _bind(addresses: Sequence[tuple[socket.AddressFamily, Any]], dual_stack: bool) -> tuple[list[socket.socket], OSError | None]:

@@ -102,12 +102,13 @@ class TrainingState:
             weight.assign(tensors[f"weights/{name}"])
         for name, average in self.ema_weights.items():
             average.assign(tensors[f"averages/{name}"])
-        numbers = [i for i in range(len(tensors)) if f"optimizer/{i}" in tensors]
-        if len(numbers) > len(self.optimizer.variables):
-            del numbers[1]  # the learning rate of a run that an earlier release started, which had no warm-up
-        for i, variable in zip(numbers, self.optimizer.variables, strict=True):
-            if variable.path.split("/")[-1] != "learning_rate":  # an option that may change when the run is resumed
-                variable.assign(tensors[f"optimizer/{i}"])
+        # The learning rate is an option that may change when the run is resumed. With a schedule it is no variable.
+        variables = [one for one in self.optimizer.variables if one.path.split("/")[-1] != "learning_rate"]
+        values = [tensors[f"optimizer/{i}"] for i in range(len(tensors)) if f"optimizer/{i}" in tensors]
+        if len(values) > len(variables):
+            del values[1]  # the saved learning rate
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
         rows = len(self.recurrent[0][0])
         self.recurrent = [
             tuple(tf.constant(tensors[f"states/{i}/{j}"][rank * rows : (rank + 1) * rows]) for j in range(len(state)))

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.cluster import ALONE, Rank
-from trainer.errors import WorkerLost, WorkersDisagree
+from trainer.errors import TrainerError, WorkerLost, WorkersDisagree
 
 COLLECTIVES_FAILED = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError
 
@@ -26,8 +26,10 @@ class Workers:
         cluster = tf.distribute.MultiWorkerMirroredStrategy if self.world_size > 1 else tf.distribute.get_strategy
         try:
             self._strategy = cluster()
+        except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError) as error:
+            raise WorkerLost(f"cannot connect to the other workers of TF_CONFIG ({_first_line(error)})") from error
         except tf.errors.OpError as error:
-            raise WorkerLost(f"cannot connect to the other workers of TF_CONFIG: {_first_line(error)}") from error
+            raise TrainerError(f"this worker of TF_CONFIG cannot start ({_first_line(error)}); is its port in use?") from error
         self._gather = tf.function(lambda tensor: self.run(_gather, tensor), autograph=False)
         self._sum = tf.function(lambda tensor: self.run(_sum, tensor), autograph=False)
 

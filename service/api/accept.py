@@ -134,9 +134,11 @@ def count_chat(
     Raises ApiError, UnknownModel or NotReady.
     """
     model: Model = request.app.state.registry.get(name)
-    # A client counts a text in order to shorten it, so this limit is that of /tokenize and /score.
-    limit = request.app.state.settings.max_score
-    _, ids = read_prompt(_chat_prompt(conversation, model.chat), on_unknown, field, model, limit)
+    # A client counts a text in order to shorten it. So longer ones than can be read are counted, as by /tokenize.
+    settings: Settings = request.app.state.settings
+    prompt, limit = _chat_prompt(conversation, model.chat), max(settings.max_score, settings.max_start_string)
+    check_length(field, len(prompt), limit)
+    _, ids = read_prompt(prompt, on_unknown, field, model, limit)
     return len(ids)
 
 

@@ -51,6 +51,7 @@ class Batch:
             uniforms=self.uniforms[:, rows],
             sampling=[self.sampling[row] for row in places.values()],
             snapshot_at=self.snapshot_at[rows],
+            logprob_rows=None if self.logprob_rows is None else [b for b, row in places.items() if row in self.logprob_rows],
             histories={b: self.histories[row] for b, row in places.items() if row in self.histories},
         )
 

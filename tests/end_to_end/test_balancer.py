@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.processes import ROOT, needs_nginx, nginx, service
-from tests.end_to_end.replicas import BODY, check_cut, check_deaths, check_one_text, check_tokens, requests_ended, started
+from tests.end_to_end.replicas import BODY, STREAMS, check_cut, check_deaths, check_one_text, check_tokens, requests_ended, started
 from tests.support import publish, running, wait_until
 
 pytestmark = needs_nginx
@@ -81,6 +81,8 @@ def test_when_a_replica_is_killed_its_streams_are_gone_on_with_and_its_other_req
         def kill() -> None:
             """The one that generates an answer which is no stream."""
             wait_until(lambda: not any(running(direct) for _, direct in balanced.replicas))  # of the streams all is generated
+            # The request above, those of check_deaths, and its streams.
+            wait_until(lambda: sum(balanced.served().values()) == 1 + 2 * STREAMS)
             before = balanced.served()
             answers.append(pool.submit(balanced.client.post, "/generate", json=body))
             wait_until(lambda: balanced.served() != before)

@@ -68,7 +68,8 @@ class VersionNumber(BaseModel):
 @router.get("/tags", responses=error_responses(503, body=OllamaErrorBody))
 async def tags(request: Request) -> Tags:
     """The models that are served, and their aliases."""
-    return Tags(models=[ListedModel(**_listed(name, model)) for name, model in named_models(request).items()])
+    named = named_models(request).items()
+    return Tags(models=[ListedModel(**_listed(name, model)) for name, model in named if not name.endswith(LATEST)])
 
 
 @router.get("/ps", responses=error_responses(503, body=OllamaErrorBody))

@@ -27,8 +27,8 @@ START = 60.0  # seconds in which the process must have started
 MAX_BYTES = 64_000_000  # of the cached automata
 FIRST = 1.0  # seconds that a compilation takes as long as none has been measured
 MAX_WAIT = 30.0  # seconds that a constraint may have to wait for those before it
-RETRY = 60.0  # seconds until a constraint that took too long is tried again, because the machine may have been busy
-MAX_CACHED = 1_000  # automata, and refusals of constraints that took too long
+RETRY = 60.0  # seconds until a refused constraint is tried again: it may have taken too long because the machine was busy
+MAX_CACHED = 1_000  # automata and refusals
 
 # Like `python -m` in the folder that holds the package, whatever the current folder is and holds.
 WORKER = (
@@ -60,8 +60,8 @@ class Constrained:
         return int(self.automaton.distance[0])
 
 
-class TooSlow(UnsupportedConstraint):
-    """The constraint took too long or too much memory to compile."""
+class Refused(UnsupportedConstraint):
+    """A constraint that was not compiled. `at`: when."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ class Compiler:
         self._thread = ThreadPoolExecutor(1, "constraints")
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._cache: OrderedDict[bytes, Constrained | TooSlow] = OrderedDict()
+        self._cache: OrderedDict[bytes, Constrained | Refused] = OrderedDict()
         self._waiting: dict[Future[Constrained], bytes] = {}  # their keys
         self._seconds: float | None = None  # that a compilation takes: a moving average
 
@@ -111,11 +111,12 @@ class Compiler:
         with self._lock:
             found = _or_raise(self._cache.get(key))
             if found is None:
+                connection = self._running()
                 began = monotonic()
                 try:
-                    found = self._compile(text, vocabulary)
-                except TooSlow as error:
-                    self._remember(key, TooSlow(str(error)))  # not the one that is raised: its traceback holds the constraint
+                    found = self._compile(connection, text, vocabulary)
+                except UnsupportedConstraint as error:
+                    self._remember(key, Refused(str(error)))  # not the one that is raised: its traceback holds the constraint
                     raise
                 finally:
                     took = monotonic() - began
@@ -128,7 +129,7 @@ class Compiler:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._end_process()
 
-    def _remember(self, key: bytes, found: "Constrained | TooSlow") -> None:
+    def _remember(self, key: bytes, found: "Constrained | Refused") -> None:
         self._cache[key] = found
         self._cache.move_to_end(key)
         while len(self._cache) > MAX_CACHED or (sum(map(_size, self._cache.values())) > MAX_BYTES and len(self._cache) > 1):
@@ -141,10 +142,13 @@ class Compiler:
             self._process.wait()
         self._process = self._connection = None
 
-    def _compile(self, constraint: str, vocabulary: Vocabulary) -> Constrained:
+    def _running(self) -> Connection:
+        """The connection to the process, which is started if there is none."""
         if self._process is not None and self._process.poll() is not None:
             self._end_process()  # it was killed while it was idle
-        connection = self._connection or self._start()
+        return self._connection or self._start()
+
+    def _compile(self, connection: Connection, constraint: str, vocabulary: Vocabulary) -> Constrained:
         try:
             connection.send((constraint, "".join(vocabulary.characters)))
             if not connection.poll(SECONDS):
@@ -152,7 +156,7 @@ class Compiler:
             answer = connection.recv()
         except (EOFError, OSError):  # it took too long, or its memory was not enough
             self._end_process()
-            raise TooSlow("this takes too long or too much memory to compile; make it simpler") from None
+            raise Refused("this takes too long or too much memory to compile; make it simpler") from None
         if isinstance(answer, Exception):
             raise answer
         more, table, distance = answer
@@ -187,13 +191,13 @@ def _key(text: str, vocabulary: Vocabulary) -> bytes:
     return hashlib.sha256(json.dumps([text, vocabulary.characters]).encode()).digest()
 
 
-def _size(found: Constrained | TooSlow) -> int:
+def _size(found: Constrained | Refused) -> int:
     """Bytes. A vocabulary with an emoji takes half a megabyte."""
     return found.automaton.next.nbytes + found.vocabulary.nbytes if isinstance(found, Constrained) else 0
 
 
-def _or_raise(found: Constrained | TooSlow | None) -> Constrained | None:
-    if not isinstance(found, TooSlow):
+def _or_raise(found: Constrained | Refused | None) -> Constrained | None:
+    if not isinstance(found, Refused):
         return found
     if monotonic() < found.at + RETRY:
         raise UnsupportedConstraint(str(found))

@@ -20,6 +20,11 @@ class CudaError(Exception):
     """The device cannot be used. The message gives the reason. Its cause is a MemoryError if the device's memory is short."""
 
 
+def _cause(error: Exception) -> Exception:
+    """What a CudaError is raised from: a MemoryError if the device's memory is short. cuda-core's messages begin with the driver's names."""
+    return MemoryError() if OUT_OF_MEMORY in str(error) else error
+
+
 @cache
 def has_device() -> bool:
     """Whether there is NVIDIA's driver and a device. Imports nothing."""
@@ -58,7 +63,7 @@ def compile_cubin(source: str, arch: str, macros: Mapping[str, int], log: Any = 
         # cubin, not PTX: an older driver cannot compile the PTX of a newer NVRTC.
         return Program((SOURCES / source).read_text(), "c++", options).compile("cubin", logs=log)
     except Exception as error:  # cuda-core raises several kinds
-        raise CudaError(f"{source} does not compile for {arch}: {error}") from error
+        raise CudaError(f"{source} does not compile for {arch}: {error}") from _cause(error)
 
 
 class Gpu:
@@ -86,7 +91,7 @@ class Gpu:
             (major, minor), limits, self.name = device.compute_capability, device.properties, device.name
             self.processors, self.shared_memory = limits.multiprocessor_count, limits.max_shared_memory_per_block_optin
         except Exception as error:  # cuda-core raises several kinds
-            raise CudaError(f"the GPU cannot be used: {error}") from error
+            raise CudaError(f"the GPU cannot be used: {error}") from _cause(error)
         self._queue, self._ordinal = driver.CUstream(int(self._stream.handle)), driver.CUdevice(0)
         self._context = self._check(driver.cuCtxGetCurrent())
         if (major, minor) < (8, 0):
@@ -97,7 +102,7 @@ class Gpu:
         """The value of a driver function's result. Raises CudaError."""
         if int(result[0]):
             name = str(getattr(result[0], "name", result[0]))
-            raise CudaError(f"the GPU's driver reports {name}") from (MemoryError() if name == OUT_OF_MEMORY else None)
+            raise CudaError(f"the GPU's driver reports {name}") from _cause(CudaError(name))
         return result[1] if len(result) == 2 else None
 
     def use(self) -> None:
@@ -145,7 +150,7 @@ class Gpu:
         try:
             kernels = {name: code.get_kernel(name) for name in shared}
         except Exception as error:  # cuda-core raises several kinds
-            raise CudaError(f"the GPU does not load the compiled kernels: {error}") from error
+            raise CudaError(f"the GPU does not load the compiled kernels: {error}") from _cause(error)
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         for name, size in shared.items():
             handle = self._driver.CUkernel(int(kernels[name].handle))
@@ -158,7 +163,7 @@ class Gpu:
         try:
             self._core.launch(self._stream, config, kernel, np.uint64(network), np.uint64(call))
         except Exception as error:  # cuda-core raises several kinds
-            raise CudaError(f"the GPU does not start a call: {error}") from error
+            raise CudaError(f"the GPU does not start a call: {error}") from _cause(error)
 
 
 @cache

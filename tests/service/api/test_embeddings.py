@@ -98,7 +98,7 @@ def test_base64_holds_the_same_numbers(client: httpx.Client) -> None:
 
 
 def test_usage_and_the_log_count_what_was_read(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
-    client.get("/healthz")  # the log has the line of the request before
+    client.get("/healthz")  # is answered after the line of the request before is written
     caplog.set_level("INFO")
     answer = client.post("/v1/embeddings", json={"input": ["Hark", "語漢"], "on_unknown": "skip"}).json()
     wait_until(lambda: [record for record in caplog.records if hasattr(record, "prompt_characters")])

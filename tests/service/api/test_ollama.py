@@ -186,7 +186,7 @@ def test_a_request_without_a_text_says_that_the_model_is_loaded(client: httpx.Cl
 
 def test_a_call_that_is_held_back_counts_as_sent(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     body = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "options": {"seed": 6, "num_predict": 100, "pace": 1000}}
-    client.get("/healthz")  # the log has the line of the request before
+    client.get("/healthz")  # is answered after the line of the request before is written
     with caplog.at_level("INFO", logger="service.middleware.request_log"):
         client.post("/api/chat", json=body, headers={"X-Folio-Tools": "call"})
         wait_until(lambda: caplog.records)

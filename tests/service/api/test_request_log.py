@@ -24,7 +24,7 @@ SECRET, KEY = "Sesame", "correct-horse-battery"
 @pytest.fixture
 def lines(client: httpx.Client) -> Iterator[Lines]:
     """lines(least): what is logged of requests, as JSON, once there are so many: a line comes after its answer."""
-    client.get("/healthz")  # the log has the line of the request before
+    client.get("/healthz")  # is answered after the line of the request before is written
     written = StringIO()
     handler, root = logs.json_handler(written), logging.getLogger()
     level = root.level
