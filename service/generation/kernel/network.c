@@ -215,9 +215,10 @@ static int open_buffers(Network *n) {
   n->logits = n->threads > 1 && V >= SHARED_BLOCKS ? allocate((size_t)n->max_rows * V * LANES * 4) : NULL;
   int failed = !n->h || !n->characters || !n->paused || (n->threads > 1 && V >= SHARED_BLOCKS && !n->logits);
   for (int i = 0; i < 2; i++) failed |= !(n->rounded[i] = allocate((size_t)n->layers * rows * n->padded_units));
-  int blocks = 2 * n->padded_units / LANES * n->gates;  // for both products of a layer
   for (int t = 0; t < n->threads; t++) {
-    failed |= !(n->sums[t] = allocate((size_t)(blocks > V ? blocks : V) * LANES * rows * 4));
+    // Thread t takes part in calls of more than t threads. It computes at most its part of a layer's two products, and of the output's.
+    int blocks = 2 * (n->padded_units / LANES / (t + 1) + 1) * n->gates, outputs = V >= SHARED_BLOCKS ? V / (t + 1) + 1 : V;
+    failed |= !(n->sums[t] = allocate((size_t)(blocks > outputs ? blocks : outputs) * LANES * rows * 4));
     failed |= !(n->scratch[t] = allocate((size_t)(round_up(V, LANES) + V * LANES) * 4));
     failed |= !(n->order[t] = allocate((size_t)n->vocabulary * 8));
   }
