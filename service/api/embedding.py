@@ -43,7 +43,8 @@ async def embed_texts(
     prompts = [Prompt(np.append(ids, np.int32(PLACEHOLDER)), shared=True, padding=1) for _, ids in texts]
     generations = [Generation(prompt, 0, Sampling(), seed=0) for prompt in prompts]
     completions = [(text, one) for (text, _), one in zip(texts, generations, strict=True)]
-    with Job(request, model, completions).submit() as job:
+    # No more than have slots, so that one request for many texts does not fill the queue.
+    with Job(request, model, completions, at_once=model.engine.slots).submit() as job:
         await job.collect()
     return await asyncio.to_thread(lambda: [_embedding(model, prompt, dimensions) for prompt in prompts]), job
 

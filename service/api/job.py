@@ -13,9 +13,12 @@ from service.api.pacing import PacedReader
 from service.conversation import Reply
 from service.generation.output_queue import Chunk
 from service.generation.request import Generation
+from service.generation.scheduler import QueueFull
 from service.registry import Model
 from service.weather import RequestFaults
 from trainer.vocabulary import Vocabulary
+
+WAIT_FOR_ROOM = 0.05  # seconds between two attempts to submit a completion
 
 
 class Completion(NamedTuple):
@@ -39,9 +42,11 @@ class Job:
         calls: bool = False,
         pace: float | None = None,
         skip: int = 0,
+        at_once: int | None = None,
     ) -> None:
         """generations: each with its prompt, as it was read. vocabulary: of the texts, if a constraint adds characters to the
-        model's. calls: the texts are calls of tools (see `service.conversation`). pace, skip: see `PacedReader`.
+        model's. calls: the texts are calls of tools (see `service.conversation`). pace, skip: see `PacedReader`. at_once: the
+        most completions that the engine has at a time; None: all. Such a job is collected, not streamed.
         """
         self.model, self.vocabulary, self.calls = model, vocabulary or model.vocabulary, calls
         self.sent: int | None = None  # characters streamed so far; None: the answer is no stream
@@ -53,14 +58,21 @@ class Job:
             Completion(prompt, generation, PacedReader(generation, skip=skip, pace=pace, stopped=lambda: registry.stop_reason))
             for prompt, generation in generations
         ]
+        self._at_once = at_once or len(self.completions)
+        self._submitted: list[Completion] | None = None  # None: before `submit`, and once the job has ended
 
     def submit(self) -> Self:
-        """Hands all completions to the engine, or none. Raises QueueFull, EngineStopped, PlannedFault or InvalidPlan."""
+        """Hands the first `at_once` completions to the engine, or none.
+
+        Raises QueueFull, EngineStopped, PlannedFault or InvalidPlan.
+        """
         if self._faults:
             self._faults.begin(self.model.config.name, self.num_prompt + sum(c.generation.num_generate for c in self.completions))
             for i, completion in enumerate(self.completions):
                 completion.reader.delays = self._faults.delays(i)
-        self.model.engine.submit(*(completion.generation for completion in self.completions))
+        first = self.completions[: self._at_once]
+        self.model.engine.submit(*(completion.generation for completion in first))
+        self._submitted = first
         self._request.state.job = self  # for the request log
         return self
 
@@ -68,7 +80,8 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for completion in self.completions:
+        submitted, self._submitted = self._submitted or [], None
+        for completion in submitted:
             self.model.engine.cancel(completion.generation)
 
     async def collect(self) -> list[Chunk]:
@@ -139,7 +152,28 @@ class Job:
     async def _read_all(self) -> list[Chunk]:
         if len(self.completions) == 1:
             return [await self.completions[0].reader.read_all()]
-        return await asyncio.gather(*(completion.reader.read_all() for completion in self.completions))
+        chunks, rest = [Chunk([])] * len(self.completions), iter(enumerate(self.completions))
+
+        async def read_some() -> None:
+            for i, completion in rest:
+                if i >= self._at_once:
+                    await self._submit_later(completion)
+                chunks[i] = await completion.reader.read_all()
+
+        await asyncio.gather(*(read_some() for _ in range(self._at_once)))
+        return chunks
+
+    async def _submit_later(self, completion: Completion) -> None:
+        """Submits a further completion when there is room. Raises EngineStopped."""
+        while self._submitted is not None:
+            try:
+                self.model.engine.submit(completion.generation)
+            except QueueFull:
+                await asyncio.sleep(WAIT_FOR_ROOM)
+            else:
+                self._submitted.append(completion)
+                return
+        raise asyncio.CancelledError  # the job has ended
 
     async def _single(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
         reader = self.completions[0].reader

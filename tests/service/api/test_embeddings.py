@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.generation import reference
 from service.generation.quantized import quantize
 from service.settings import Settings
-from tests.support import ARCHITECTURE, ENDLESS, VOCABULARY, Publish, random_tensors, serving, wait_until
+from tests.support import ARCHITECTURE, ENDLESS, VOCABULARY, Gate, Publish, random_tensors, serving, wait_until
 from trainer.artifact import Architecture
 from trainer.vocabulary import Vocabulary
 
@@ -74,6 +74,30 @@ def test_the_vector_is_the_same_alone_among_others_and_beside_streams(client: ht
         next(received)
         assert embedded(client, texts) == alone
         assert list(pool.map(lambda text: embedded(client, text)[0], texts)) == alone
+
+
+def test_many_texts_do_not_fill_the_queue_and_are_not_refused_beside_others(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    limit = ENDLESS["num_generate"]
+    with serving(Settings(models_dir=tmp_path, slots=3, queue_limit=10, max_num_generate=limit)) as (app, client):
+        engine, texts = app.state.registry.get("tiny").engine, [TEXT[: 3 * i + 1] for i in range(13)]
+        alone = [embedded(client, text)[0] for text in texts]
+        with client.stream("POST", "/generate", json=ENDLESS) as response:
+            received = response.iter_raw()  # kept: httpx closes the connection when its iterator is dropped
+            next(received)
+            assert embedded(client, texts) == alone, "as many as slots and places in the queue, of which one is in use"
+        wait_until(lambda: engine.running == 0)
+        gate = Gate(engine.backend, monkeypatch, permits=0)
+        with ThreadPoolExecutor(2) as pool:
+            many = pool.submit(embedded, client, texts)
+            wait_until(lambda: engine.running == 3)
+            assert engine.waiting == 0
+            other = pool.submit(client.post, "/generate", json={"start_string": "a", "num_generate": 1})
+            wait_until(lambda: engine.waiting == 1)
+            gate.open()
+            assert (other.result().status_code, many.result()) == (200, alone)
 
 
 def test_tokens_are_taken_in_place_of_texts(client: httpx.Client) -> None:
