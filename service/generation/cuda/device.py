@@ -21,7 +21,7 @@ class CudaError(Exception):
 
 
 def _cause(error: Exception) -> Exception:
-    """What a CudaError is raised from: a MemoryError if the device's memory is short. cuda-core's messages begin with the driver's names."""
+    """The cause of a CudaError: a MemoryError if the device's memory is short. cuda-core's messages name the driver's errors."""
     return MemoryError() if OUT_OF_MEMORY in str(error) else error
 
 
