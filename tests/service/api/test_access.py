@@ -118,7 +118,7 @@ def test_a_rate_holds_for_each_key_and_says_when_to_come_again(models: Path) -> 
             "type": "rate_limit_error",
             "param": None,
         }
-        assert 1 <= int(answers[-1].headers["retry-after"]) <= 3600
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 86_400
         assert client.post("/generate", json=BODY, headers={"X-API-Key": OTHER}).status_code == 200
         assert client.get("/models", headers={"X-API-Key": KEY}).status_code == 429, "all that needs a key counts"
         assert client.get("/healthz").status_code == 200
