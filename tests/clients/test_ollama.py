@@ -1,6 +1,7 @@
 """Ollama's client: sync, async, streamed, with tools and schemas, and its errors."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import ollama
@@ -16,6 +17,14 @@ OPTIONS = {"seed": SEED, "num_predict": LENGTH}
 @pytest.fixture
 def client(server: Server) -> ollama.Client:
     return ollama.Client(host=server.url)
+
+
+def joined(parts: Iterable[ollama.ChatResponse]) -> ollama.Message:
+    """The message of a stream, however the stream was cut."""
+    messages = [part.message for part in parts]
+    calls = [call for message in messages for call in message.tool_calls or ()]
+    content = "".join(message.content or "" for message in messages)
+    return ollama.Message(role="assistant", content=content, tool_calls=calls or None)
 
 
 def test_a_chat_streamed_or_not_has_the_text(server: Server, client: ollama.Client) -> None:
@@ -53,7 +62,7 @@ def test_a_tool_loop_ends_twice_with_the_same_messages(server: Server, stream: b
         for _ in range(5):
             options = {**OPTIONS, "num_predict": 400}
             answer = client.chat(server.model, messages, tools=[tool.forecast], options=options, stream=stream)
-            message = next(iter(answer)).message if stream else answer.message
+            message = joined(answer) if stream else answer.message
             messages.append(message)
             if not message.tool_calls:
                 break
