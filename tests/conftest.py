@@ -10,6 +10,7 @@ import pytest
 
 from service.generation.constraints import compiler
 from tests import support
+from tests.patient_service import LIMITS
 from tests.support import ARCHITECTURE, Publish
 from trainer.artifact import Architecture
 
@@ -36,10 +37,9 @@ def without_a_gpu() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def with_time_to_compile() -> Iterator[None]:
     """Constraints may take long to compile, because the machine may be busy. Tests of the limit set one themselves."""
-    here = "import service.generation.constraints.worker as worker; worker.SECONDS = 600; worker.main("
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "SECONDS", 300.0)
-        patch.setattr(compiler, "WORKER", compiler.WORKER.partition("from ")[0] + here + compiler.WORKER.partition(" main(")[2])
+        for name, value in LIMITS.items():
+            patch.setattr(compiler, name, value)
         yield
 
 

@@ -1,7 +1,6 @@
 """The service as a user starts it. Its Python is not the one that runs these tests, so nothing of the service is imported."""
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("SERVICE_PYTHON", ROOT / ".venv" / "bin" / "python")
@@ -34,10 +35,9 @@ class Server:
 
 @contextmanager
 def service(*flags: object, **variables: str) -> Iterator[Server]:
-    """`python -m service` with the included model, on a free port; killed at the end."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [str(PYTHON), "-m", "service", "--port", str(port), *map(str, flags)]
+    """The service with the included model, on a free port; killed at the end."""
+    port = free_port()
+    command = [str(PYTHON), "-m", "tests.patient_service", "--port", str(port), *map(str, flags)]
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | variables) as process:
         try:
             server = Server(f"http://127.0.0.1:{port}")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.end_to_end.processes import ROOT, free_port, reads_proc
+from tests.end_to_end.processes import ROOT, reads_proc
 from tests.end_to_end.replicas import (
     BODY,
     STREAMS,
@@ -31,6 +31,7 @@ from tests.end_to_end.replicas import (
     requests_ended,
     started,
 )
+from tests.ports import free_port
 from tests.sse import events
 from tests.support import ENDLESS, metric, publish, wait_until
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.processes import ROOT, free_port
+from tests.end_to_end.processes import ROOT
+from tests.ports import free_port
 from tests.support import wait_until
 
 Compose = Callable[..., str]

@@ -82,7 +82,7 @@ def counted(client: httpx.Client, path: str, body: dict[str, Any]) -> tuple[int,
     """(Characters in a stream's chunks, its usage)."""
     with client.stream("POST", path, json={"model": "shakespeare", **body}) as response:
         assert response.status_code == 200, response.read()
-        data = [line.removeprefix("data: ") for line in "".join(response.iter_text()).split("\n") if line]
+        data = [line[6:] for line in "".join(response.iter_text()).split("\n") if line.startswith("data: ")]
     assert data[-1] == "[DONE]"
     chunks = [json.loads(one) for one in data[:-1]]
     texts = [choice.get("text") or choice.get("delta", {}).get("content") or "" for chunk in chunks for choice in chunk["choices"]]

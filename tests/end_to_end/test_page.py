@@ -26,7 +26,8 @@ from pydantic import SecretStr
 from service.app import create_app
 from service.generation.backends import open_backend
 from service.settings import Settings
-from tests.end_to_end.processes import free_port, service
+from tests.end_to_end.processes import service
+from tests.ports import free_port
 from tests.sse import events
 from tests.support import VOCABULARY, Gate, Publish, publish, run_server, serving, wait_until
 from trainer.artifact import Architecture

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
-from tests.end_to_end.processes import free_port
+from tests.ports import free_port
 from tests.support import Publish, serving, stream, wait_until
 
 OBSERVE = Path(__file__).parents[2] / "observe"

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.processes import ROOT, free_ports, reads_proc
+from tests.end_to_end.processes import ROOT, reads_proc
+from tests.ports import free_ports
 from tests.support import wait_until
 
 HANDLES = 1 << (signal.SIGTERM - 1)  # in the mask of /proc; the interpreter itself handles SIGINT only

@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from service.generation.kernel.build import file_name, machine_name
-from tests.end_to_end.processes import ROOT, free_port, ready
+from tests.end_to_end.processes import ROOT, ready
+from tests.ports import free_port
 from tests.support import wait_until
 
 PLATFORM = f"manylinux_2_17_{machine_name()}" if sys.platform == "linux" else f"macosx_11_0_{platform.machine()}"

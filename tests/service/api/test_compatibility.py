@@ -337,7 +337,7 @@ def test_load_tools_get_the_number_of_tokens_they_request(client: httpx.Client) 
 def chunks(client: httpx.Client, path: str, **fields: Any) -> list[dict[str, Any]]:
     with client.stream("POST", path, json={**TINY, **fields, "stream": True}) as response:
         assert response.status_code == 200, response.read()
-        data = [line.removeprefix("data: ") for line in "".join(response.iter_text()).split("\n") if line]
+        data = [line[6:] for line in "".join(response.iter_text()).split("\n") if line.startswith("data: ")]
     assert data[-1] == "[DONE]"
     return [json.loads(one) for one in data[:-1]]
 

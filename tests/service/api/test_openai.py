@@ -274,7 +274,7 @@ def test_an_error_in_mid_stream_is_an_event_and_done_comes_last(
     monkeypatch.setattr(completions, "_choice", failing)
     body: dict[str, Any] = {"model": "tiny", "prompt": "a", "max_tokens": ENDLESS["num_generate"], "stream": True}
     with client.stream("POST", "/v1/completions", json=body) as response:
-        first, *_, error, last = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+        first, *_, error, last = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
     assert json.loads(first)["choices"]
     assert json.loads(error)["error"]["code"] == "internal_error"
     assert last == "[DONE]"
