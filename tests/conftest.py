@@ -18,6 +18,8 @@ gc.disable()  # until all tests are imported: imports make many objects and no g
 for variable in [*os.environ]:  # of the developer's own servers and runs
     if variable.startswith(("SERVICE_", "TRAINER_", "OTEL_")) or variable in ("FOLIO_API_KEY", "TF_CONFIG"):
         del os.environ[variable]
+for variable in ("NO_PROXY", "no_proxy"):  # no proxy is asked for servers of this machine
+    os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1,localhost,::1"]))
 collect_ignore = ["clients"]  # `make clients` runs these, in environments of their own
 
 

@@ -1,14 +1,11 @@
 """The C of the step and of the recurrence, built for gcc's sanitizers."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from service.generation.kernel.build import build
+from tests import sanitized
 
 CHECK = """
 import sys
@@ -41,19 +38,6 @@ for instructions in scan.instructions:
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
 def test_a_sanitizer_finds_nothing(tmp_path: Path, sanitizer: str) -> None:
-    runtime = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}[sanitizer]
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no gcc here, whose sanitizers these are")
-    found = subprocess.run([compiler, f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(found).is_absolute():
-        pytest.skip(f"gcc has no {runtime} here")
+    compiler, runtime = sanitized.find_compiler("gcc", sanitizer)
     library = build(tmp_path, [compiler], flags=(f"-fsanitize={sanitizer}", "-fno-sanitize-recover", "-g", "-O1"))
-    # Python's own memory is not freed at its end, and OpenBLAS's threads are not built with the sanitizer.
-    variables = {"LD_PRELOAD": found, "ASAN_OPTIONS": "detect_leaks=0", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK, str(library)], env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Sanitizer" not in done.stderr, done.stderr[-3000:]
-    assert "runtime error" not in done.stderr, done.stderr[-3000:]
+    sanitized.check(CHECK, library, runtime=runtime)

@@ -29,7 +29,7 @@ class Server:
 
     def metric(self, name: str) -> float:
         """The sum of all samples of that name in /metrics."""
-        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 

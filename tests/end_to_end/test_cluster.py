@@ -119,7 +119,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                     found = Cluster(client, models)
                     found.expositions()
                     yield found
-                process.communicate(timeout=60)
+                process.communicate(timeout=300)
             finally:
                 process.kill()
         wait_until(lambda: not processes(models))

@@ -111,7 +111,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[si
     """By the signal."""
     numbers = {number: tmp_path_factory.mktemp(number.name) for number in (signal.SIGINT, signal.SIGTERM)}
     with trainers() as start:
-        runs = {number: start(models, "--corpus", text, *SMALL, "--epochs", "3000") for number, models in numbers.items()}
+        endless = ("--corpus", text, *SMALL, "--epochs", "3000", "--patience", "0")
+        runs = {number: start(models, *endless) for number, models in numbers.items()}
         for number, process in runs.items():
             assert process.stdout is not None
             while "epoch 2/" not in process.stdout.readline():

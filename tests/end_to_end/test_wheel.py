@@ -39,9 +39,13 @@ def python(*arguments: object, folder: Path, interpreter: str = sys.executable, 
     return done.stdout
 
 
+PATIENT = {"PIP_DEFAULT_TIMEOUT": "120", "PIP_RETRIES": "10", "UV_HTTP_TIMEOUT": "300"}  # a registry may be slow for a while
+
+
 def clean() -> dict[str, str]:
     """The environment without what could make up for something that a package lacks."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("SERVICE_", "PYTHON", "FOLIO_", "XDG_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SERVICE_", "PYTHON", "FOLIO_", "XDG_"))}
+    return kept | PATIENT
 
 
 def build(source: Path, folder: Path, zig_cache: Path, target: str = PLATFORM) -> list[Path]:
@@ -201,6 +205,9 @@ def started_by(programs: Path) -> Iterator[str]:
 
 @pytest.mark.usefixtures("environment")  # a registry can be reached
 def test_uvx_installs_it_and_it_serves(wheel: Path, tmp_path: Path) -> None:
-    uvx = str(Path(sys.executable).with_name("uvx"))
-    with served([uvx, "--python", sys.executable, "--from", str(wheel), "folio"], tmp_path) as client:
+    folio = [str(Path(sys.executable).with_name("uvx")), "--python", sys.executable, "--from", str(wheel), "folio"]
+    cache = {"UV_CACHE_DIR": str(tmp_path / "cache")}
+    # Installs it, which may take long. Then only the start has a limit.
+    subprocess.run([*folio, "--help"], cwd=tmp_path, env=clean() | cache, capture_output=True, check=True)
+    with served(folio, tmp_path, **cache) as client:
         check_answers(client)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.conftest import StartTrainer, trainers
+from tests.ports import free_ports
 from tests.support import publish, wait_until
 from trainer import artifact
 from trainer.__main__ import main
@@ -26,8 +26,7 @@ CERTAIN += ["--precision", "f32"]  # and round its own half of a batch's gradien
 
 def start_two(start: StartTrainer, models: Path, *arguments: object, other: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
     """Two workers on free ports; other: what the second is told besides."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (one, two)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     workers = []
     for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

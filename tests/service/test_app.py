@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
+from service.generation.engine import Engine
 from service.registry import Registry
 from service.settings import Settings
 from tests.support import Publish, serving
@@ -21,11 +22,17 @@ def test_engines_are_waited_for_though_the_watcher_has_died(
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(Registry, "watch", dies)
+    waited_for, join = list[Engine](), Engine.join
+
+    def record(engine: Engine) -> None:
+        waited_for.append(engine)
+        join(engine)
+
+    monkeypatch.setattr(Engine, "join", record)
     with serving(Settings(models_dir=tmp_path)) as (app, _):
-        thread = app.state.registry.get(None).engine._thread
-        assert thread.is_alive()
-    thread.join(60)
-    assert not thread.is_alive()
+        engine = app.state.registry.get(None).engine
+    assert waited_for == [engine]
+    assert not app.state.stuck
 
 
 def test_an_alias_of_an_absent_model_is_logged(tmp_path: Path, publish: Publish, caplog: pytest.LogCaptureFixture) -> None:

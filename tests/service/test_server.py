@@ -73,6 +73,9 @@ def test_a_refusal_is_read_by_a_client_that_sends_all_of_its_body_first(
             assert b"body_too_long" in answer.read()
 
 
+PATIENT = 1000  # seconds: the time that a request may take does not end one before `send_on` gives up
+
+
 def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
     """The same again and again, until the server closes the connection."""
     connection.sendall(begun)
@@ -84,7 +87,7 @@ def send_on(connection: socket.socket, part: bytes, begun: bytes = b"") -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [b"A:\r\n", b"A: %s\r\n" % (b"x" * 1000), b"x" * 1000], ids=["empty", "short", "one without end"])
 def test_headers_without_end_are_cut_off(tmp_path: Path, line: bytes) -> None:
-    with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
+    with served(Settings(models_dir=tmp_path, port=0, request_timeout=PATIENT)) as client, connected(client) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + (b"B: " if b"\r" not in line else b""))
         with pytest.raises(ConnectionError):
             send_on(connection, line * 100)
@@ -92,7 +95,7 @@ def test_headers_without_end_are_cut_off(tmp_path: Path, line: bytes) -> None:
 
 @pytest.mark.slow
 def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
-    with served(Settings(models_dir=tmp_path, port=0)) as client, connected(client) as connection:
+    with served(Settings(models_dir=tmp_path, port=0, request_timeout=PATIENT)) as client, connected(client) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
         while not select.select([connection], [], [], 0)[0]:
             connection.sendall(b"x")
@@ -104,7 +107,7 @@ def test_headers_that_are_too_long_are_answered_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_frames_a_chunked_body_is_bounded(tmp_path: Path) -> None:
     head = b"POST /vectorize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-    settings = Settings(models_dir=tmp_path, port=0)
+    settings = Settings(models_dir=tmp_path, port=0, request_timeout=PATIENT)
     with served(settings) as client, connected(client) as connection, pytest.raises(ConnectionError):
         send_on(connection, b"Trailer: x\r\n" * 1000, head + b"1\r\nx\r\n0\r\n")
 

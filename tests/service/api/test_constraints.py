@@ -347,11 +347,15 @@ def test_the_time_in_which_a_constraint_compiles_counts(
     assert answer["timings"]["queue_ms"] >= 20
 
 
-def test_constraints_that_would_wait_too_long_are_429(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constraints_that_would_wait_too_long_are_429(
+    served: tuple[FastAPI, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, client = served
+
     def submit(*_: Any) -> Any:
         raise QueueFull(31.5)
 
-    monkeypatch.setattr(Compiler, "submit", submit)
+    monkeypatch.setattr(app.state.compiler, "submit", submit)
     response = client.post("/generate", json={"start_string": "R", "regex": "[b-y]{7}"})
     assert (response.status_code, response.headers["retry-after"]) == (429, "32")
     assert response.json()["error"]["code"] == "queue_full"

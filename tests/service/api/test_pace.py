@@ -86,7 +86,7 @@ def test_a_slow_stream_has_the_text_of_a_fast_one_and_so_has_a_whole_answer(clie
     assert done.data["seed"] == 3
     start = time.perf_counter()
     slow = client.post("/generate", json={**body, "pace": 200}).json()
-    assert time.perf_counter() - start > 59 / 200
+    assert time.perf_counter() - start >= 59 / 200 - 0.001, "uvloop counts whole milliseconds"
     assert (slow["text"], slow["logprobs"]) == (fast["text"], fast["logprobs"])
 
 

@@ -55,7 +55,7 @@ def peer(client: httpx.Client) -> Iterator[OpenAI]:
 
 
 def test_what_utf_8_cannot_encode_is_repeated_as_it_came(client: httpx.Client) -> None:
-    body = r'{"input": "a", "max_output_tokens": 3, "instructions": "\udfff", "metadata": {"a": "\ud800"}, "stream": %s}'
+    body = r'{"input": "a", "max_output_tokens": 3, "seed": 3, "instructions": "\udfff", "metadata": {"a": "\ud800"}, "stream": %s}'
     for stream in ("false", "true"):
         response = client.post("/v1/responses", content=body % stream, headers={"Content-Type": "application/json"})
         assert response.status_code == 200

@@ -1,10 +1,6 @@
 """The kernels for GPUs on a CPU: equal bits from the reference and from the kernels' own source, compiled as C++ (shim.h)."""
 
 import gc
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +21,7 @@ from service.generation.exact import ExactBackend
 from service.generation.quantized import quantize
 from service.generation.request import Generation, Prompt
 from service.generation.sampling import Automaton, History, Sampling
+from tests import sanitized
 from tests.service.generation.exact_calls import BOUNDARY_SAMPLINGS, check_boundaries, check_call, check_top_p, network, one_step
 from tests.service.generation.gpu.shim import OnShim, ShimDevice, compiler
 from tests.support import random_tensors, run_core
@@ -272,26 +269,7 @@ for cell, layers, units, vocabulary in networks:
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_a_sanitizer_finds_no_race_and_no_stray_access(tmp_path: Path, sanitizer: str) -> None:
-    gcc = shutil.which("g++")
-    if gcc is None:
-        pytest.skip("no g++ here, whose sanitizers these are")
-    runtime = {"address": "libasan.so", "thread": "libtsan.so"}[sanitizer]
-    found = subprocess.run([gcc, f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(found).is_absolute():
-        pytest.skip(f"g++ has no {runtime} here")
-    variables = {
-        "LD_PRELOAD": str(Path(found).resolve()),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "TSAN_OPTIONS": "history_size=7",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    _, runtime = sanitized.find_compiler("g++", sanitizer)
+    options = {"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0", "TSAN_OPTIONS": "history_size=7"}
     flags = [f"-fsanitize={sanitizer}", *(["-fno-sanitize-recover"] if sanitizer == "address" else [])]
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK, str(tmp_path), *flags],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Sanitizer" not in done.stderr, done.stderr[-3000:]
+    sanitized.check(CHECK, tmp_path, *flags, runtime=runtime, **options)
