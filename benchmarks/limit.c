@@ -1,9 +1,9 @@
 // What a machine can do at most, for limit.py: read bytes, multiply int8, compute exponentials. Each call runs on one core.
 #include "../service/generation/kernel/step.c"
 
-// What step.c calls in network.c; not called here.
+// What step.c calls in network.c. Not called here.
 void folio_wait(Barrier *barrier) { (void)barrier; }
-int folio_knows(const Network *network, const Row *row) { return network && row; }
+int folio_divide(const Network *network, const Row *row, float *uniform) { return network && row && uniform; }
 
 // Reads [bytes] at p so many times.
 int64_t read_bytes(const int8_t *p, size_t bytes, int times) {
