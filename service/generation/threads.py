@@ -38,9 +38,16 @@ class ThreadCount:
         return others[0] if others and iterations % TRIAL_INTERVAL == TRIAL_INTERVAL - 1 else best
 
     def record(self, size: int, threads: int, steps: int, seconds: float) -> None:
-        """Records how long an iteration took."""
+        """Records how long an iteration took.
+
+        If that is more than twice the estimate, it counts as twice: one interruption shall not change the choice. If it is less
+        than half, it replaces the estimate.
+        """
+        estimate = self._step_seconds(size, threads)
         sum_seconds, sum_steps = self._sums.get((size, threads), (0.0, 0.0))
-        self._sums[size, threads] = DECAY * sum_seconds + seconds, DECAY * sum_steps + steps
+        decay = DECAY if estimate < 2 * seconds / steps else 0.0
+        bounded = min(seconds, 2 * estimate * steps) if estimate else seconds
+        self._sums[size, threads] = decay * sum_seconds + bounded, decay * sum_steps + steps
 
     def _step_seconds(self, size: int, threads: int) -> float:
         """Seconds of a step. 0 if nothing was measured, so that this number is tried."""

@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = ("processor.h", "network.h", "network.c", "step.c", "recurrence.h", "tile.h", "recurrence.c", "scan.c")
 # No fused multiply-add. No debug information: it names folders of the machine that builds.
-FLAGS = ("-std=gnu11", "-O3", "-g0", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")
+FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-O3", "-g0", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 INSTRUCTIONS = {
     "x86_64": {

@@ -1,5 +1,4 @@
 // Opens a network, chooses the instruction set and runs a call on several threads. native.py calls this through ctypes.
-#define _GNU_SOURCE
 #include "network.h"
 #include "processor.h"
 
@@ -90,6 +89,44 @@ void folio_wait(Barrier *b) {
 
 static int open_barrier(Barrier *b) { return pthread_mutex_init(&b->lock, NULL) || pthread_cond_init(&b->moved, NULL); }
 
+#if defined(__linux__)
+// Has the workers of a call wake on other cores than the caller's, each on its last one if that is free. To the Linux of a virtual
+// machine an idle core can look busy. It then wakes a worker on the caller's core and leaves both there for tens of milliseconds, in
+// which they take turns at each barrier.
+static void spread(Network *n, int threads) {
+  int here = sched_getcpu(), stays[MAX_THREADS];
+  cpu_set_t taken, own;
+  CPU_ZERO(&taken);
+  CPU_SET(here, &taken);
+  for (int t = 1; t < threads; t++) {
+    stays[t] = !CPU_ISSET(n->core[t], &taken);
+    CPU_SET(n->core[t], &taken);
+  }
+  for (int t = 1; t < threads; t++) {
+    cpu_set_t *allowed = &n->allowed[t];
+    if (pthread_getaffinity_np(n->worker[t], sizeof *allowed, allowed)) continue;
+    CPU_XOR(&own, allowed, &taken);
+    CPU_AND(&own, allowed, &own);
+    if (stays[t] && CPU_ISSET(n->core[t], allowed)) CPU_SET(n->core[t], &own);
+    if (!CPU_COUNT(&own)) {
+      own = *allowed;
+      CPU_CLR(here, &own);
+    }
+    if (CPU_COUNT(&own)) n->moved[t] = !pthread_setaffinity_np(n->worker[t], sizeof own, &own);
+  }
+}
+
+// Called by a worker that has woken. It may be moved to any of its cores again.
+static void settle(Network *n, int thread) {
+  n->core[thread] = sched_getcpu();
+  if (n->moved[thread]) sched_setaffinity(0, sizeof n->allowed[thread], &n->allowed[thread]);
+  n->moved[thread] = 0;
+}
+#else
+static void spread(Network *n, int threads) { (void)n, (void)threads; }
+static void settle(Network *n, int thread) { (void)n, (void)thread; }
+#endif
+
 typedef struct {
   Network *network;
   int thread;
@@ -106,6 +143,7 @@ static void *run_worker(void *argument) {
     int quit = n->quit;
     pthread_mutex_unlock(&n->lock);
     if (quit) return NULL;
+    settle(n, start.thread);
     n->instructions->advance(n, start.thread);
   }
 }
@@ -319,6 +357,7 @@ void folio_advance(Network *n, const Call *call) {
   }
   n->states.parties = n->drawn.parties = bounded.threads;
   if (bounded.threads > 1) {
+    spread(n, bounded.threads);
     pthread_mutex_lock(&n->lock);
     for (int t = 1; t < bounded.threads; t++) atomic_fetch_add(&n->turn[t], 1);
     pthread_cond_broadcast(&n->called);

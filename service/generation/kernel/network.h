@@ -1,6 +1,7 @@
 // The types that the kernel's files share: a network packed for products, and a call, which advances some rows by some steps.
 #pragma once
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -11,7 +12,7 @@ enum {
   SHARED_BLOCKS = 64,  // the output product of a vocabulary of at least this many blocks is split over the threads
   MAX_THREADS = 64,
   SIGN = -128,  // flips the sign bit of an int8, which adds 128 to it as an unsigned byte
-  SPINS = 4000,  // polls of a barrier before a thread sleeps; they take tens of microseconds
+  SPINS = 16000,  // polls of a barrier before a thread sleeps; a virtual machine's idle core starts in that time
 };
 
 typedef struct {
@@ -92,6 +93,10 @@ struct Network {
   pthread_t worker[MAX_THREADS];
   Barrier states, drawn;
   atomic_int turn[MAX_THREADS];
+#if defined(__linux__)
+  cpu_set_t allowed[MAX_THREADS];  // the cores that a worker may run on
+  int moved[MAX_THREADS], core[MAX_THREADS];  // whether it is to wake on some of them only; the core that it woke on last
+#endif
   pthread_mutex_t lock;
   pthread_cond_t called;
   int quit;

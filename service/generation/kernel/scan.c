@@ -1,6 +1,5 @@
 // Scans a recurrent layer over all steps: chooses the instruction set, packs the kernel, divides the work between threads.
 // trainer/scan_library.py calls this through ctypes.
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

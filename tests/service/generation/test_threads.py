@@ -27,6 +27,22 @@ def test_the_slower_way_is_tried_again_and_taken_once_it_is_faster() -> None:
     assert taken[-TRIAL_INTERVAL:].count(2) >= TRIAL_INTERVAL - 2
 
 
+def test_one_interruption_changes_nothing_and_a_lasting_one_does() -> None:
+    count = ThreadCount(2)
+    chosen(count, {1: 3.0, 2: 1.0}, TRIAL_INTERVAL)
+    count.record(3, 2, 1, 1000.0)
+    assert count.choose(3) == 2
+    taken = chosen(count, {1: 3.0, 2: 1000.0}, 8)
+    assert taken[-2:] == [1, 1]
+
+
+def test_a_way_that_has_become_twice_as_fast_is_taken_after_one_trial() -> None:
+    count = ThreadCount(2)
+    chosen(count, {1: 3.0, 2: 1000.0}, 3)
+    taken = chosen(count, {1: 3.0, 2: 1.0}, 2 * TRIAL_INTERVAL)
+    assert taken[taken.index(2) :].count(1) <= 2
+
+
 def test_each_size_of_batch_has_its_own() -> None:
     count = ThreadCount(2)
     chosen(count, {1: 1.0, 2: 30.0}, TRIAL_INTERVAL, size=1)
