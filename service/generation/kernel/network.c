@@ -90,20 +90,22 @@ void folio_wait(Barrier *b) {
 static int open_barrier(Barrier *b) { return pthread_mutex_init(&b->lock, NULL) || pthread_cond_init(&b->moved, NULL); }
 
 #if defined(__linux__)
-// Has the workers of a call wake on other cores than the caller's, each on its last one if that is free. To the Linux of a virtual
-// machine an idle core can look busy. It then wakes a worker on the caller's core and leaves both there for tens of milliseconds, in
-// which they take turns at each barrier.
-static void spread(Network *n, int threads) {
+// Keeps the threads of a call on different cores until `release_cores`: the caller on its own, each worker on its last one if that is
+// free. To the Linux of a virtual machine an idle core can look busy. It then wakes a thread on its waker's core and leaves both there
+// for tens of milliseconds, in which they take turns at each barrier.
+static void keep_apart(Network *n, int threads) {
   int here = sched_getcpu(), stays[MAX_THREADS];
   cpu_set_t taken, own;
   CPU_ZERO(&taken);
   CPU_SET(here, &taken);
+  n->restricted[0] = !sched_getaffinity(0, sizeof n->allowed[0], &n->allowed[0]) && !sched_setaffinity(0, sizeof taken, &taken);
   for (int t = 1; t < threads; t++) {
     stays[t] = !CPU_ISSET(n->core[t], &taken);
     CPU_SET(n->core[t], &taken);
   }
   for (int t = 1; t < threads; t++) {
     cpu_set_t *allowed = &n->allowed[t];
+    n->restricted[t] = 0;
     if (pthread_getaffinity_np(n->worker[t], sizeof *allowed, allowed)) continue;
     CPU_XOR(&own, allowed, &taken);
     CPU_AND(&own, allowed, &own);
@@ -112,19 +114,21 @@ static void spread(Network *n, int threads) {
       own = *allowed;
       CPU_CLR(here, &own);
     }
-    if (CPU_COUNT(&own)) n->moved[t] = !pthread_setaffinity_np(n->worker[t], sizeof own, &own);
+    if (CPU_COUNT(&own)) n->restricted[t] = !pthread_setaffinity_np(n->worker[t], sizeof own, &own);
   }
 }
 
-// Called by a worker that has woken. It may be moved to any of its cores again.
-static void settle(Network *n, int thread) {
-  n->core[thread] = sched_getcpu();
-  if (n->moved[thread]) sched_setaffinity(0, sizeof n->allowed[thread], &n->allowed[thread]);
-  n->moved[thread] = 0;
+static void release_cores(Network *n, int threads) {
+  for (int t = 1; t < threads; t++)
+    if (n->restricted[t]) pthread_setaffinity_np(n->worker[t], sizeof n->allowed[t], &n->allowed[t]);
+  if (n->restricted[0]) sched_setaffinity(0, sizeof n->allowed[0], &n->allowed[0]);
 }
+
+static void note_core(Network *n, int thread) { n->core[thread] = sched_getcpu(); }
 #else
-static void spread(Network *n, int threads) { (void)n, (void)threads; }
-static void settle(Network *n, int thread) { (void)n, (void)thread; }
+static void keep_apart(Network *n, int threads) { (void)n, (void)threads; }
+static void release_cores(Network *n, int threads) { (void)n, (void)threads; }
+static void note_core(Network *n, int thread) { (void)n, (void)thread; }
 #endif
 
 typedef struct {
@@ -143,7 +147,7 @@ static void *run_worker(void *argument) {
     int quit = n->quit;
     pthread_mutex_unlock(&n->lock);
     if (quit) return NULL;
-    settle(n, start.thread);
+    note_core(n, start.thread);
     n->instructions->advance(n, start.thread);
   }
 }
@@ -357,7 +361,7 @@ void folio_advance(Network *n, const Call *call) {
   }
   n->states.parties = n->drawn.parties = bounded.threads;
   if (bounded.threads > 1) {
-    spread(n, bounded.threads);
+    keep_apart(n, bounded.threads);
     pthread_mutex_lock(&n->lock);
     for (int t = 1; t < bounded.threads; t++) atomic_fetch_add(&n->turn[t], 1);
     pthread_cond_broadcast(&n->called);
@@ -365,6 +369,7 @@ void folio_advance(Network *n, const Call *call) {
   }
   n->instructions->begin_thread();  // the caller's thread may differ from call to call
   n->instructions->advance(n, 0);
+  if (bounded.threads > 1) release_cores(n, bounded.threads);
   for (int r = 0; r < call->rows; r++)
     for (int v = 0; v < n->vectors; v++)
       memcpy(call->states + ((size_t)r * n->vectors + v) * n->units, n->h + ((size_t)r * n->vectors + v) * U, (size_t)n->units * 4);

@@ -94,8 +94,8 @@ struct Network {
   Barrier states, drawn;
   atomic_int turn[MAX_THREADS];
 #if defined(__linux__)
-  cpu_set_t allowed[MAX_THREADS];  // the cores that a worker may run on
-  int moved[MAX_THREADS], core[MAX_THREADS];  // whether it is to wake on some of them only; the core that it woke on last
+  cpu_set_t allowed[MAX_THREADS];  // the cores that each thread may run on
+  int restricted[MAX_THREADS], core[MAX_THREADS];  // whether it may run on some of them only during the call; where a worker woke last
 #endif
   pthread_mutex_t lock;
   pthread_cond_t called;
