@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.generation.backends import load_library
-from service.generation.kernel.build import FLAGS, INSTRUCTIONS, compilers, machine_name
+from service.generation.kernel.build import FLAGS, INSTRUCTIONS, NoCompiler, compilers, machine_name
 from trainer.artifact import Architecture, Tensors
 from trainer.resources import cores
 
@@ -69,6 +69,7 @@ def _together(work: Callable[[int], int], seconds: float) -> float:
     start = time.perf_counter()
 
     def run(core: int) -> None:
+        done[core] += work(core)  # at least once
         while time.perf_counter() - start < seconds:
             done[core] += work(core)
 
@@ -81,17 +82,20 @@ def _together(work: Callable[[int], int], seconds: float) -> float:
 
 
 def _aligned(size: int) -> NDArray[np.int8]:
-    """So many bytes from the beginning of a cache line, or a few less."""
-    room = np.ones(size + 64, np.int8)
-    return room[-room.ctypes.data % 64 :][: size // 256 * 256]
+    """So many bytes from the beginning of a cache line, or a few less. At least 256."""
+    room = np.ones(max(size, 256) + 64, np.int8)
+    return room[-room.ctypes.data % 64 :][: max(size // 256, 1) * 256]
 
 
 def _build(instructions: str) -> Any:
-    """limit.c for the instruction set."""
+    """limit.c for the instruction set. Raises NoCompiler."""
+    found = compilers()
+    if not found:
+        raise NoCompiler("there is no C compiler")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "limit.so"
         flags = [*FLAGS, *INSTRUCTIONS.get(machine_name(), {"portable": ()})[instructions], f"-DINSTRUCTIONS={instructions}_limit"]
-        command = [*compilers()[0], *flags, "-Wno-unused-function", "-shared", str(SOURCE), "-o", str(library)]
+        command = [*found[0], *flags, "-Wno-unused-function", "-shared", str(SOURCE), "-o", str(library)]
         subprocess.run(command, check=True)
         loaded: Any = ctypes.CDLL(str(library))
     loaded.read_bytes.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -43,8 +43,8 @@ class ThreadCount:
     def record(self, size: Size, threads: int, steps: int, seconds: float) -> None:
         """Records how long an iteration took. The first one of its kind does not count: its memory may not be in any cache.
 
-        If it took more than twice the estimate, it counts as twice: one interruption shall not change the choice. If it took less
-        than half, it replaces the estimate.
+        If it took more than twice the estimate, it counts as twice: one interruption should hardly change the choice. If it
+        took less than half, it replaces the estimate.
         """
         if (size, threads) not in self._sums:
             self._sums[size, threads] = 0.0, 0.0

@@ -90,41 +90,65 @@ void folio_wait(Barrier *b) {
 static int open_barrier(Barrier *b) { return pthread_mutex_init(&b->lock, NULL) || pthread_cond_init(&b->moved, NULL); }
 
 #if defined(__linux__)
-// Keeps the threads of a call on different cores until `release_cores`: the caller on its own, each worker on its last one if that is
-// free. To the Linux of a virtual machine an idle core can look busy. It then wakes a thread on its waker's core and leaves both there
-// for tens of milliseconds, in which they take turns at each barrier.
+static pthread_t thread_of(const Network *n, int t) { return t ? n->worker[t] : pthread_self(); }
+
+// Reads the cores that a thread may run on. If they are not as the last call left them, finds out what to set them to after this one:
+// the same if somebody chose them, else all, so that the thread follows later changes of its control group. Returns 0 if that failed.
+static int read_cores(pthread_t thread, Cores *c) {
+  cpu_set_t all, found;
+  if (pthread_getaffinity_np(thread, sizeof c->allowed, &c->allowed)) return 0;
+  if (CPU_EQUAL(&c->allowed, &c->left)) return 1;
+  c->after = c->allowed;
+  memset(&all, 0xff, sizeof all);
+  if (pthread_setaffinity_np(thread, sizeof all, &all) || pthread_getaffinity_np(thread, sizeof found, &found)) return 0;
+  if (CPU_EQUAL(&found, &c->allowed)) c->after = all;
+  else pthread_setaffinity_np(thread, sizeof c->allowed, &c->allowed);
+  return 1;
+}
+
+// Keeps the threads of a call off each other's cores until `release_cores`: the caller stays on its core, and a worker on its last one
+// or on one that no other thread was on, where there are enough. To the Linux of a virtual machine an idle core can look busy. It then
+// wakes a thread on its waker's core and leaves both there for tens of milliseconds, in which they take turns at each barrier.
 static void keep_apart(Network *n, int threads) {
-  int here = sched_getcpu(), stays[MAX_THREADS];
+  int here = sched_getcpu(), stays[MOST_APART];
   cpu_set_t taken, own;
   CPU_ZERO(&taken);
   CPU_SET(here, &taken);
-  n->restricted[0] = !sched_getaffinity(0, sizeof n->allowed[0], &n->allowed[0]) && !sched_setaffinity(0, sizeof taken, &taken);
   for (int t = 1; t < threads; t++) {
-    stays[t] = !CPU_ISSET(n->core[t], &taken);
-    CPU_SET(n->core[t], &taken);
+    stays[t] = !CPU_ISSET(n->cores[t].last, &taken);
+    CPU_SET(n->cores[t].last, &taken);
   }
-  for (int t = 1; t < threads; t++) {
-    cpu_set_t *allowed = &n->allowed[t];
-    n->restricted[t] = 0;
-    if (pthread_getaffinity_np(n->worker[t], sizeof *allowed, allowed)) continue;
-    CPU_XOR(&own, allowed, &taken);
-    CPU_AND(&own, allowed, &own);
-    if (stays[t] && CPU_ISSET(n->core[t], allowed)) CPU_SET(n->core[t], &own);
+  for (int t = 0; t < threads; t++) {
+    Cores *c = &n->cores[t];
+    if (!read_cores(thread_of(n, t), c)) continue;
+    CPU_XOR(&own, &c->allowed, &taken);
+    CPU_AND(&own, &c->allowed, &own);
+    if (t == 0) CPU_ZERO(&own);
+    int stay = t ? c->last : here;
+    if ((!t || stays[t]) && CPU_ISSET(stay, &c->allowed)) CPU_SET(stay, &own);
     if (!CPU_COUNT(&own)) {
-      own = *allowed;
+      own = c->allowed;
       CPU_CLR(here, &own);
     }
-    if (CPU_COUNT(&own)) n->restricted[t] = !pthread_setaffinity_np(n->worker[t], sizeof own, &own);
+    c->given = own;
+    c->restricted = CPU_COUNT(&own) && !pthread_setaffinity_np(thread_of(n, t), sizeof own, &own);
   }
 }
 
+// A thread whose cores somebody else has changed meanwhile keeps them.
 static void release_cores(Network *n, int threads) {
-  for (int t = 1; t < threads; t++)
-    if (n->restricted[t]) pthread_setaffinity_np(n->worker[t], sizeof n->allowed[t], &n->allowed[t]);
-  if (n->restricted[0]) sched_setaffinity(0, sizeof n->allowed[0], &n->allowed[0]);
+  for (int t = 0; t < threads; t++) {
+    Cores *c = &n->cores[t];
+    if (!c->restricted) continue;
+    c->restricted = 0;
+    pthread_t thread = thread_of(n, t);
+    if (pthread_getaffinity_np(thread, sizeof c->left, &c->left) || !CPU_EQUAL(&c->left, &c->given)) continue;
+    pthread_setaffinity_np(thread, sizeof c->after, &c->after);
+    pthread_getaffinity_np(thread, sizeof c->left, &c->left);
+  }
 }
 
-static void note_core(Network *n, int thread) { n->core[thread] = sched_getcpu(); }
+static void note_core(Network *n, int thread) { n->cores[thread].last = sched_getcpu(); }
 #else
 static void keep_apart(Network *n, int threads) { (void)n, (void)threads; }
 static void release_cores(Network *n, int threads) { (void)n, (void)threads; }
@@ -361,7 +385,7 @@ void folio_advance(Network *n, const Call *call) {
   }
   n->states.parties = n->drawn.parties = bounded.threads;
   if (bounded.threads > 1) {
-    keep_apart(n, bounded.threads);
+    if (bounded.threads <= MOST_APART) keep_apart(n, bounded.threads);
     pthread_mutex_lock(&n->lock);
     for (int t = 1; t < bounded.threads; t++) atomic_fetch_add(&n->turn[t], 1);
     pthread_cond_broadcast(&n->called);
@@ -369,7 +393,7 @@ void folio_advance(Network *n, const Call *call) {
   }
   n->instructions->begin_thread();  // the caller's thread may differ from call to call
   n->instructions->advance(n, 0);
-  if (bounded.threads > 1) release_cores(n, bounded.threads);
+  if (bounded.threads > 1 && bounded.threads <= MOST_APART) release_cores(n, bounded.threads);
   for (int r = 0; r < call->rows; r++)
     for (int v = 0; v < n->vectors; v++)
       memcpy(call->states + ((size_t)r * n->vectors + v) * n->units, n->h + ((size_t)r * n->vectors + v) * U, (size_t)n->units * 4);

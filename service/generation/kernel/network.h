@@ -12,7 +12,8 @@ enum {
   SHARED_BLOCKS = 64,  // the output product of a vocabulary of at least this many blocks is split over the threads
   MAX_THREADS = 64,
   SIGN = -128,  // flips the sign bit of an int8, which adds 128 to it as an unsigned byte
-  SPINS = 16000,  // polls of a barrier before a thread sleeps; a virtual machine's idle core starts in that time
+  MOST_APART = 16,  // threads that are kept on different cores: that takes five system calls each
+  SPINS = 16000,  // polls of a barrier before a thread sleeps. On x86 they take long enough for a virtual machine's idle core to start
 };
 
 typedef struct {
@@ -58,6 +59,14 @@ typedef struct {
   pthread_cond_t moved;
 } Barrier;
 
+#if defined(__linux__)
+// The cores of a thread: those that it may run on, has during a call, gets after it and had after the last one; where it woke last.
+typedef struct {
+  cpu_set_t allowed, given, after, left;
+  int restricted, last;
+} Cores;
+#endif
+
 typedef struct Network Network;
 
 // The code of one instruction set: step.c, compiled for it.
@@ -94,8 +103,7 @@ struct Network {
   Barrier states, drawn;
   atomic_int turn[MAX_THREADS];
 #if defined(__linux__)
-  cpu_set_t allowed[MAX_THREADS];  // the cores that each thread may run on
-  int restricted[MAX_THREADS], core[MAX_THREADS];  // whether it may run on some of them only during the call; where a worker woke last
+  Cores cores[MAX_THREADS];
 #endif
   pthread_mutex_t lock;
   pthread_cond_t called;

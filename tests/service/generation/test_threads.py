@@ -56,10 +56,10 @@ def test_a_way_that_has_become_twice_as_fast_is_taken_after_one_trial() -> None:
 def test_each_size_has_its_own() -> None:
     """Waking a thread takes as long as several steps. So what is slow for a step is fast for many."""
     count = ThreadCount(2)
-    chosen(count, {1: 1.0, 2: 30.0}, TRIAL_INTERVAL, rows=1)
-    chosen(count, {1: 1.0, 2: 0.5}, TRIAL_INTERVAL, rows=40)
-    chosen(count, {1: 1.0, 2: 0.5}, TRIAL_INTERVAL, steps=1, rows=1)
-    assert [count.choose(size_of(steps, rows)) for steps, rows in ((200, 1), (100, 50), (1, 1))] == [1, 2, 2]
+    chosen(count, {1: 1.0, 2: 30.0}, TRIAL_INTERVAL, steps=1, rows=1)
+    chosen(count, {1: 1.0, 2: 0.5}, TRIAL_INTERVAL, rows=1)
+    chosen(count, {1: 1.0, 2: 30.0}, TRIAL_INTERVAL, rows=40)
+    assert [count.choose(size_of(steps, rows)) for steps, rows in ((1, 1), (200, 1), (100, 50))] == [1, 2, 1]
 
 
 def test_one_core_leaves_nothing_to_choose() -> None:
