@@ -1,9 +1,7 @@
 """A server in a process of its own: started, waited for, its processor time and memory read, stopped."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,9 +9,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 180  # seconds that a server has to become ready
@@ -57,7 +57,7 @@ def running(module: str, flags: Sequence[object], ready_path: str, cores: Collec
 
     Raises ServerFailed.
     """
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", module, "--port", str(port), *map(str, flags)]
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
@@ -74,14 +74,6 @@ def running(module: str, flags: Sequence[object], ready_path: str, cores: Collec
             yield Server(port, process.pid, time.perf_counter() - start)
         finally:
             _stop(process)
-
-
-def _free_port() -> int:
-    """Below the ports of outgoing connections, which could take it before the server listens on it."""
-    for port in random.SystemRandom().sample(range(10_000, 32_000), 100):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise OSError("no free port was found")
 
 
 def _ready(port: int, path: str) -> bool:

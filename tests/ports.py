@@ -1,4 +1,4 @@
-"""Free TCP ports for processes that tests start. Needs only Python, so the tests of other environments can use it too."""
+"""Free TCP ports for processes that tests and benchmarks start. Needs only Python, so it works in every environment."""
 
 import random
 import socket

@@ -111,9 +111,10 @@ static int read_cores(pthread_t thread, Cores *c) {
 // wakes a thread on its waker's core and leaves both there for tens of milliseconds, in which they take turns at each barrier.
 static void keep_apart(Network *n, int threads) {
   int here = sched_getcpu(), stays[MOST_APART];
-  cpu_set_t taken, own;
-  CPU_ZERO(&taken);
-  CPU_SET(here, &taken);
+  cpu_set_t caller, taken;
+  CPU_ZERO(&caller);
+  CPU_SET(here, &caller);
+  taken = caller;
   for (int t = 1; t < threads; t++) {
     stays[t] = !CPU_ISSET(n->cores[t].last, &taken);
     CPU_SET(n->cores[t].last, &taken);
@@ -121,17 +122,17 @@ static void keep_apart(Network *n, int threads) {
   for (int t = 0; t < threads; t++) {
     Cores *c = &n->cores[t];
     if (!read_cores(thread_of(n, t), c)) continue;
-    CPU_XOR(&own, &c->allowed, &taken);
-    CPU_AND(&own, &c->allowed, &own);
-    if (t == 0) CPU_ZERO(&own);
-    int stay = t ? c->last : here;
-    if ((!t || stays[t]) && CPU_ISSET(stay, &c->allowed)) CPU_SET(stay, &own);
-    if (!CPU_COUNT(&own)) {
-      own = c->allowed;
-      CPU_CLR(here, &own);
+    c->given = caller;
+    if (t) {
+      CPU_XOR(&c->given, &c->allowed, &taken);
+      CPU_AND(&c->given, &c->allowed, &c->given);
+      if (stays[t] && CPU_ISSET(c->last, &c->allowed)) CPU_SET(c->last, &c->given);
     }
-    c->given = own;
-    c->restricted = CPU_COUNT(&own) && !pthread_setaffinity_np(thread_of(n, t), sizeof own, &own);
+    if (!CPU_COUNT(&c->given)) {
+      c->given = c->allowed;
+      CPU_CLR(here, &c->given);
+    }
+    c->restricted = CPU_COUNT(&c->given) && !pthread_setaffinity_np(thread_of(n, t), sizeof c->given, &c->given);
   }
 }
 
